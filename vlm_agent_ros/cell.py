@@ -1,0 +1,151 @@
+"""The cell file: the one description of robot, camera, workspace and limits that every part reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .camera import Camera
+from .config import bounded, find_config, load_yaml, parse
+from .errors import UserError
+
+
+@dataclass(frozen=True)
+class Robot:
+    """Names, poses and limits of arm and gripper (ros2_control names)."""
+
+    urdf: str = bounded(help='URDF file, relative to the cell file or to config/robots; kinematics are read from it')
+    base_frame: str = bounded(help='root link; all positions of the cell file are given in this frame, in metres')
+    tool_frame: str = bounded(help='link whose origin is the grasp point, z pointing out of the gripper')
+    arm_joints: tuple[str, ...] = bounded(help='arm joints in controller order')
+    gripper_joints: tuple[str, ...] = bounded(help='commanded gripper joints; further fingers mimic the first')
+    home: tuple[float, ...] = bounded(help='arm pose from which the camera sees the whole workspace, rad')
+    gripper_open: float = bounded(0.04, low=0.0, help='gripper joint position when open, m')
+    gripper_closed: float = bounded(0.0, low=0.0, help='gripper joint command when closing, m')
+    holding_range: tuple[float, float] = bounded(
+        (0.008, 0.036), help='measured gripper joint positions between which something is held, m')
+    max_velocity: tuple[float, ...] = bounded(low=0.0, help='rad/s or m/s per joint, arm then gripper')
+    max_acceleration: tuple[float, ...] = bounded(low=0.0, help='rad/s2 or m/s2 per joint, arm then gripper')
+    max_jerk: tuple[float, ...] = bounded(low=0.0, help='rad/s3 or m/s3 per joint, arm then gripper')
+
+    @property
+    def joints(self) -> tuple[str, ...]:
+        """Arm joints, then gripper joints."""
+        return self.arm_joints + self.gripper_joints
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Where the tool may be, in the base frame."""
+
+    low: tuple[float, float, float] = bounded(help='lower corner of the box that the tool may not leave, m')
+    high: tuple[float, float, float] = bounded(help='upper corner, m')
+    table_z: float = bounded(0.0, help='height of the table top, m')
+    plane_z: float = bounded(0.02, help='height of the plane onto which image cells are mapped, m')
+
+
+@dataclass(frozen=True)
+class Motion:
+    """How skills move."""
+
+    approach_height: float = bounded(0.12, low=0.02, high=0.5, help='tool height above the table before and after, m')
+    grasp_height: float = bounded(0.02, low=0.0, high=0.2, help='tool height above the table when closing, m')
+    release_height: float = bounded(0.03, low=0.0, high=0.2, help='tool height above the table when opening, m')
+    push_distance: float = bounded(0.06, low=0.01, high=0.2, help='length of a push, m')
+    point_period_s: float = bounded(0.04, low=0.005, high=0.2, help='spacing of trajectory points, s')
+    gripper_time_s: float = bounded(0.3, low=0.05, high=2.0, help='time given to the gripper to open or close, s')
+    settle_tolerance: float = bounded(0.02, low=0.001, high=0.2, help='arm joint error at which a motion is done, rad')
+    rest_velocity: float = bounded(0.02, low=0.001, high=0.5, help='arm joint speed below which it is at rest, rad/s')
+    time_limit_s: float = bounded(2.0, low=0.1, high=30.0, help='wait for rest after the last point at most, s')
+
+
+@dataclass(frozen=True)
+class Safety:
+    """Limits of the gate; the trainer and the worlds apply the same rules."""
+
+    max_image_age_s: float = bounded(1.0, low=0.01, help='oldest image a proposal may rest on, s')
+    max_joint_age_s: float = bounded(0.5, low=0.01, help='oldest joint state a proposal is checked against, s')
+    max_start_error: float = bounded(0.1, low=0.001, help='first point to measured joint position, rad or m')
+    velocity_tolerance: float = bounded(0.05, low=0.0, high=1.0, help='share by which a limit may be exceeded')
+    max_duration_s: float = bounded(30.0, low=0.1, help='longest proposal, s')
+    max_points: int = bounded(2000, low=2, help='most points of a proposal')
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A robot cell as its file describes it.
+
+    Attributes:
+        grid: Cells per image side in the action language ``skills``; a cell is one (column, row) pair.
+    """
+
+    name: str
+    robot: Robot
+    camera: Camera
+    workspace: Workspace
+    motion: Motion = Motion()
+    safety: Safety = Safety()
+    grid: int = bounded(48, low=2, high=100, help='cells per image side in the action language')
+    path: str = ''
+
+    def __post_init__(self) -> None:
+        joints = len(self.robot.joints)
+        for key in ('max_velocity', 'max_acceleration', 'max_jerk'):
+            if len(getattr(self.robot, key)) != joints:
+                raise UserError(f'{self.path or self.name}: robot.{key} must have {joints} entries, one per joint')
+        if len(self.robot.home) != len(self.robot.arm_joints):
+            raise UserError(f'{self.path or self.name}: robot.home must have one entry per arm joint')
+
+    @property
+    def urdf_path(self) -> Path:
+        """The URDF file: beside the cell file, else in config/robots.
+
+        Raises:
+            UserError: It is in neither place.
+        """
+        places = [Path(self.path).parent / self.robot.urdf, Path(self.path).parent.parent / 'robots' / self.robot.urdf,
+                  find_config('cells', 'panda_table').parent.parent / 'robots' / self.robot.urdf]
+        for place in places:
+            if place.is_file():
+                return place
+        raise UserError(f'{self.path}: robot.urdf {self.robot.urdf!r} is neither beside the cell file nor in '
+                        'config/robots: correct the name or copy the file there')
+
+    def cell_to_table(self, column: int, row: int) -> np.ndarray:
+        """Centre of an image cell on the mapping plane.
+
+        Args:
+            column: 0 … grid-1 from the left of the image.
+            row: 0 … grid-1 from the top.
+
+        Returns:
+            (3,) float64, metres in the base frame, z = ``workspace.plane_z``.
+        """
+        u = (column + 0.5) * self.camera.width / self.grid
+        v = (row + 0.5) * self.camera.height / self.grid
+        return self.camera.pixel_to_plane(u, v, self.workspace.plane_z)
+
+    def point_to_cell(self, point: np.ndarray) -> tuple[int, int]:
+        """Image cell (column, row) in which a point of the base frame appears, clipped to the image."""
+        u, v = self.camera.project(point)
+        column = int(np.clip(u * self.grid / self.camera.width, 0, self.grid - 1))
+        row = int(np.clip(v * self.grid / self.camera.height, 0, self.grid - 1))
+        return column, row
+
+    def gripper_state(self, joint_names: tuple[str, ...], joint_positions: np.ndarray) -> str:
+        """``open``, ``holding`` or ``closed``, from the measured gripper joint."""
+        position = float(joint_positions[joint_names.index(self.robot.gripper_joints[0])])
+        low, high = self.robot.holding_range
+        return 'closed' if position < low else 'open' if position > high else 'holding'
+
+
+def load_cell(name: str) -> Cell:
+    """A cell by shipped name or path of its YAML file.
+
+    Raises:
+        UserError: The file is missing or has a key that is unknown or out of range.
+    """
+    path = find_config('cells', name)
+    return parse(Cell, {**load_yaml(path), 'path': str(path)}, str(path))

@@ -22,13 +22,13 @@ class Robot:
     arm_joints: tuple[str, ...] = bounded(help='arm joints in controller order')
     gripper_joints: tuple[str, ...] = bounded(help='commanded gripper joints; further fingers mimic the first')
     home: tuple[float, ...] = bounded(help='arm pose from which the camera sees the whole workspace, rad')
+    max_velocity: tuple[float, ...] = bounded(low=0.0, help='rad/s or m/s per joint, arm then gripper')
+    max_acceleration: tuple[float, ...] = bounded(low=0.0, help='rad/s2 or m/s2 per joint, arm then gripper')
+    max_jerk: tuple[float, ...] = bounded(low=0.0, help='rad/s3 or m/s3 per joint, arm then gripper')
     gripper_open: float = bounded(0.04, low=0.0, help='gripper joint position when open, m')
     gripper_closed: float = bounded(0.0, low=0.0, help='gripper joint command when closing, m')
     holding_range: tuple[float, float] = bounded(
         (0.008, 0.036), help='measured gripper joint positions between which something is held, m')
-    max_velocity: tuple[float, ...] = bounded(low=0.0, help='rad/s or m/s per joint, arm then gripper')
-    max_acceleration: tuple[float, ...] = bounded(low=0.0, help='rad/s2 or m/s2 per joint, arm then gripper')
-    max_jerk: tuple[float, ...] = bounded(low=0.0, help='rad/s3 or m/s3 per joint, arm then gripper')
 
     @property
     def joints(self) -> tuple[str, ...]:

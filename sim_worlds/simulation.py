@@ -1,0 +1,180 @@
+"""A PyBullet scene of one cell: the arm with its low-poly meshes, the table, the objects, and the camera."""
+
+from __future__ import annotations
+
+import tempfile
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import numpy as np
+import pybullet
+import pybullet_data
+from pybullet_utils.bullet_client import BulletClient
+
+from vlm_agent_ros.cell import Cell
+
+from .scene import Conditions, Item
+
+PHYSICS_HZ = 240
+_TABLE_HALF = (0.4, 0.6, 0.02)  # clear of the arm's base, whose standing contact would be solved at every step
+_TABLE_CENTRE = (0.6, 0.0)
+_ARM_FORCE = (87.0, 87.0, 87.0, 87.0, 12.0, 12.0, 12.0)  # N m, the URDF's effort limits
+_GRIPPER_FORCE = 30.0  # N per finger
+_PAD_HALF_HEIGHT = 0.002
+
+
+class Simulation:
+    """Thin wrapper of one physics client; everything is rebuilt at ``build`` so that no episode sees an earlier one.
+
+    Reloading costs some 10 ms; Bullet keeps warm-starting and broad-phase state across a mere repositioning, which
+    would make an episode depend on what came before it.
+    """
+
+    def __init__(self, cell: Cell) -> None:
+        self.cell = cell
+        self._client = BulletClient(connection_mode=pybullet.DIRECT)
+        self._folder = tempfile.TemporaryDirectory(prefix='vlm_agent_ros_')
+        self._urdf = _low_poly_panda(Path(self._folder.name))
+        self.robot = self.table = -1
+        self.bodies: list[int] = []
+
+    def close(self) -> None:
+        """Disconnect from the physics server and remove the temporary files."""
+        self._client.disconnect()
+        self._folder.cleanup()
+
+    def build(self, cell: Cell, items: list[Item], conditions: Conditions, floor: tuple[float, float, float]) -> None:
+        """A fresh scene with the arm at home, gripper open."""
+        self.cell, client = cell, self._client
+        client.resetSimulation()
+        client.setGravity(0.0, 0.0, -9.81)
+        client.setPhysicsEngineParameter(fixedTimeStep=1.0 / PHYSICS_HZ, numSolverIterations=20,
+                                         deterministicOverlappingPairs=1)
+        self.table = self._box(_TABLE_HALF, (*_TABLE_CENTRE, cell.workspace.table_z - _TABLE_HALF[2]), conditions.table)
+        client.changeDynamics(self.table, -1, lateralFriction=0.8)
+        self._box((3.0, 3.0, 0.01), (0.5, 0.0, cell.workspace.table_z - 0.7), floor)
+        self.robot = client.loadURDF(self._urdf, useFixedBase=True,
+                                     flags=pybullet.URDF_ENABLE_CACHED_GRAPHICS_SHAPES)
+        self._index_joints()
+        self.bodies = [self._item(item, conditions) for item in items]
+
+    def _index_joints(self) -> None:
+        client, robot = self._client, self.cell.robot
+        names, links = {}, {}
+        for i in range(client.getNumJoints(self.robot)):
+            info = client.getJointInfo(self.robot, i)
+            names[info[1].decode()], links[info[12].decode()] = i, i
+        fingers = [i for name, i in names.items() if 'finger_joint' in name]
+        self.arm = [names[name] for name in robot.arm_joints]
+        self._fingers = fingers
+        self._motors = self.arm + fingers
+        self._forces = [*_ARM_FORCE[:len(self.arm)], *[_GRIPPER_FORCE] * len(fingers)]
+        self._tool = links[robot.tool_frame]
+        for joint, position in zip(self.arm, robot.home):
+            client.resetJointState(self.robot, joint, position)
+        for joint in fingers:
+            client.resetJointState(self.robot, joint, robot.gripper_open)
+            client.changeDynamics(self.robot, joint, lateralFriction=1.0, spinningFriction=0.01)
+        if len(fingers) == 2:  # the URDF's mimic joint, which Bullet does not read: both fingers move as one
+            gear = client.createConstraint(self.robot, fingers[0], self.robot, fingers[1], pybullet.JOINT_GEAR,
+                                           (1.0, 0.0, 0.0), (0.0, 0.0, 0.0), (0.0, 0.0, 0.0))
+            client.changeConstraint(gear, gearRatio=-1.0, erp=0.1, maxForce=50.0)
+        self.command(np.append(robot.home, robot.gripper_open), np.zeros(len(robot.joints)))
+
+    def _box(self, half: tuple[float, float, float], position: tuple[float, float, float],
+             rgb: tuple[float, ...], mass: float = 0.0, yaw: float = 0.0) -> int:
+        client = self._client
+        shape = client.createCollisionShape(pybullet.GEOM_BOX, halfExtents=half)
+        visual = client.createVisualShape(pybullet.GEOM_BOX, halfExtents=half, rgbaColor=[*rgb, 1.0],
+                                          specularColor=[0.0, 0.0, 0.0])
+        return client.createMultiBody(mass, shape, visual, position, client.getQuaternionFromEuler((0.0, 0.0, yaw)))
+
+    def _item(self, item: Item, conditions: Conditions) -> int:
+        client, table = self._client, self.cell.workspace.table_z
+        half = item.size / 2
+        if item.kind == 'pad':
+            return self._box((half, half, _PAD_HALF_HEIGHT), (*item.position, table + _PAD_HALF_HEIGHT), item.rgb,
+                             yaw=item.yaw)
+        if item.kind == 'cube':
+            body = self._box((half, half, half), (*item.position, table + half), item.rgb, conditions.mass, item.yaw)
+        else:
+            shape = client.createCollisionShape(pybullet.GEOM_CYLINDER, radius=half, height=half)
+            visual = client.createVisualShape(pybullet.GEOM_CYLINDER, radius=half, length=half,
+                                              rgbaColor=[*item.rgb, 1.0])
+            body = client.createMultiBody(conditions.mass, shape, visual, (*item.position, table + half / 2))
+        client.changeDynamics(body, -1, lateralFriction=conditions.friction, spinningFriction=0.01,
+                              rollingFriction=0.001)
+        return body
+
+    def command(self, positions: np.ndarray, velocities: np.ndarray) -> None:
+        """Set-points of ``cell.robot.joints`` for the joint controllers (rad, m, rad/s, m/s)."""
+        arm = len(self.arm)
+        fingers = len(self._fingers)
+        self._client.setJointMotorControlArray(
+            self.robot, self._motors, pybullet.POSITION_CONTROL,
+            targetPositions=[*positions[:arm], *[positions[arm]] * fingers],
+            targetVelocities=[*velocities[:arm], *[velocities[arm]] * fingers],
+            forces=self._forces, positionGains=[0.3] * (arm + fingers), velocityGains=[1.0] * (arm + fingers))
+
+    def settle(self, steps: int) -> None:
+        """Let everything come to rest, then let what lies still sleep until it is touched.
+
+        The contacts of resting objects would otherwise cost several times the arm's own physics.
+        """
+        self.step(steps)
+        for body in self.bodies:
+            self._client.changeDynamics(body, -1, activationState=pybullet.ACTIVATION_STATE_ENABLE_SLEEPING
+                                        | pybullet.ACTIVATION_STATE_SLEEP)
+
+    def step(self, steps: int) -> None:
+        """Advance physics by ``steps`` / PHYSICS_HZ seconds."""
+        for _ in range(steps):
+            self._client.stepSimulation()
+
+    def joint_state(self) -> tuple[np.ndarray, np.ndarray]:
+        """Measured positions and velocities of ``cell.robot.joints`` (rad, m and per second)."""
+        states = self._client.getJointStates(self.robot, [*self.arm, self._fingers[0]])
+        return np.array([s[0] for s in states]), np.array([s[1] for s in states])
+
+    def tool_position(self) -> np.ndarray:
+        """(3,) position of the tool frame, m, base frame."""
+        return np.array(self._client.getLinkState(self.robot, self._tool, computeForwardKinematics=True)[4])
+
+    def position(self, index: int) -> np.ndarray:
+        """(3,) centre of the ``index``-th item, m, base frame."""
+        return np.array(self._client.getBasePositionAndOrientation(self.bodies[index])[0])
+
+    def touches_table(self) -> bool:
+        """Whether the arm or the gripper is in contact with the table."""
+        return any(contact[3] > 0 for contact in self._client.getContactPoints(self.robot, self.table))
+
+    def grips(self, index: int) -> bool:
+        """Whether both fingers are in contact with the ``index``-th item."""
+        touching = {c[3] for c in self._client.getContactPoints(self.robot, self.bodies[index])}
+        return all(finger in touching for finger in self._fingers)
+
+    def render(self, conditions: Conditions, light_colour: tuple[float, float, float]) -> np.ndarray:
+        """(height, width, 3) uint8, rgb8, without sensor noise."""
+        camera, client = self.cell.camera, self._client
+        position = np.add(camera.position, conditions.camera_offset)
+        target = np.add(camera.target, conditions.target_offset)
+        view = client.computeViewMatrix(position.tolist(), target.tolist(), (0.0, 0.0, 1.0))
+        projection = client.computeProjectionMatrixFOV(camera.fov_deg, camera.width / camera.height, 0.05, 5.0)
+        pixels = client.getCameraImage(
+            camera.width, camera.height, view, projection, shadow=0, renderer=pybullet.ER_TINY_RENDERER,
+            lightDirection=conditions.light_direction, lightColor=light_colour, lightDistance=3.0,
+            lightAmbientCoeff=conditions.ambient, lightDiffuseCoeff=conditions.diffuse, lightSpecularCoeff=0.0,
+            flags=pybullet.ER_NO_SEGMENTATION_MASK)[2]
+        return np.reshape(pixels, (camera.height, camera.width, 4))[:, :, :3].astype(np.uint8)
+
+
+def _low_poly_panda(folder: Path) -> str:
+    """The Panda of pybullet_data with its collision meshes as visuals: 3,440 faces instead of 101,735."""
+    source = Path(pybullet_data.getDataPath()) / 'franka_panda'
+    tree = ElementTree.parse(source / 'panda.urdf')
+    for mesh in tree.getroot().iter('mesh'):
+        name = Path(mesh.attrib['filename']).name
+        mesh.attrib['filename'] = str(source / 'meshes' / 'collision' / name)
+    path = folder / 'panda.urdf'
+    tree.write(path)
+    return str(path)

@@ -1,0 +1,235 @@
+"""One simulated cell in lock step: it moves only while it carries out a trajectory, then shows what came of it."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from vlm_agent_ros.cell import Cell, load_cell
+from vlm_agent_ros.types import EpisodeRequest, Observation, Outcome, Trajectory
+
+from .config import WorldConfig, load_world
+from .scene import Conditions, Item, draw_conditions, draw_items
+from .simulation import PHYSICS_HZ, Simulation
+from .tasks import TASKS, Goal, SceneState, Task, make_task
+
+CONTROL_STEPS = 2  # physics steps per set-point: a 120 Hz joint controller
+_WATCH_EVERY = 6  # set-points between two looks at contacts and the tool: 20 Hz
+_SETTLE_STEPS = PHYSICS_HZ // 8
+_LOW_M = 0.06  # tool height over the table below which a motion counts as touching down
+
+
+@dataclass(frozen=True)
+class SceneTruth:
+    """What only the simulator knows; for experts, labels and tests, never for the agent."""
+
+    task: Task
+    goal: Goal
+    items: tuple[Item, ...]
+    state: SceneState
+    cell: Cell
+
+
+class CellWorld:
+    """A table-top cell with its tasks.
+
+    The same seed and the same trajectories give the same observations, rewards and outcomes to the bit, in any
+    process: every episode is rebuilt from nothing but its request.
+
+    Args:
+        world: Name or path of a world file, or its content.
+    """
+
+    def __init__(self, world: str | WorldConfig = 'panda_table') -> None:
+        self._loaded: dict[str, tuple[WorldConfig, Cell]] = {}
+        if isinstance(world, WorldConfig):
+            self._loaded[world.name] = world, load_cell(world.cell)
+            world = world.name
+        self._default = world
+        self.config, self.cell = self._load(world)
+        self._simulation = Simulation(self.cell)
+        self._steps = 0
+        self._episode = -1
+        self._motion: Iterator[None] | None = None
+
+    tasks = tuple(TASKS)
+
+    def close(self) -> None:
+        """Give the physics server back."""
+        self._simulation.close()
+
+    @property
+    def time_ns(self) -> int:
+        """Simulated time since construction in nanoseconds; monotonic, never rewound."""
+        return self._steps * 1_000_000_000 // PHYSICS_HZ
+
+    def reset(self, request: EpisodeRequest) -> Observation:
+        """Start an episode.
+
+        Raises:
+            UserError: The task or the world file does not exist.
+        """
+        task = make_task(request.task)
+        self.config, self.cell = self._load(request.world or self._default)
+        self._task, self._request = task, request
+        rng = np.random.Generator(np.random.PCG64([request.seed, zlib.crc32(request.task.encode())]))
+        self._items: list[Item] = draw_items(self.config, rng)
+        self._conditions: Conditions = draw_conditions(self.config, rng)
+        self._goal = task.draw_goal(self._items, rng)
+        self._noise = rng
+        self._simulation.build(self.cell, self._items, self._conditions, self.config.appearance.floor)
+        self._motion = None
+        self._episode += 1
+        self._turn = 0
+        self._simulation.settle(_SETTLE_STEPS)
+        self._steps += _SETTLE_STEPS
+        self._state = self._scene_state()
+        return self._observe()
+
+    def execute(self, trajectory: Trajectory | None) -> tuple[Observation, Outcome]:
+        """Carry out one turn to its end.
+
+        Args:
+            trajectory: The motion, or None for a turn in which nothing moves (illegal, refused or no motion).
+
+        Returns:
+            The observation exposed after the motion, and the outcome that refers to it.
+        """
+        self.begin(trajectory)
+        while self.advance():
+            pass
+        return self.finish()
+
+    def begin(self, trajectory: Trajectory | None) -> None:
+        """Accept a trajectory; ``advance`` then moves along it and ``finish`` ends the turn."""
+        self._touch: np.ndarray | None = None
+        self._lowest, self._collided = np.inf, False
+        self._started = self._steps
+        self._motion = self._move(trajectory) if trajectory is not None and len(trajectory.times_ns) else None
+
+    def advance(self) -> bool:
+        """Move for one set-point (CONTROL_STEPS physics steps); False once the motion has ended."""
+        if self._motion is None:
+            return False
+        if next(self._motion, StopIteration) is StopIteration:
+            self._motion = None
+        return self._motion is not None
+
+    def finish(self) -> tuple[Observation, Outcome]:
+        """End the turn: expose an image of the settled scene and judge it."""
+        self._turn += 1
+        moved_s = (self._steps - self._started) / PHYSICS_HZ
+        before, self._state = self._state, self._scene_state()
+        after, task, goal = self._state, self._task, self._goal
+        success = task.success(goal, self._items, after)
+        failed = task.failed(goal, after)
+        wrong = after.held is not None and after.held != goal.target
+        kpi = {
+            'success': float(success),
+            'progress': task.potential(goal, self._items, after) - task.potential(goal, self._items, before),
+            'precision': task.precision(goal, before, after, self._touch),
+            'wrong_object': float(wrong),
+            'safety': float(self._collided),
+            'cycle_time': moved_s,
+            'cost': 1.0,
+        }
+        reward = float(sum(weight * kpi.get(name, 0.0) for name, weight in self.config.reward.items()))
+        terminated = success or failed
+        truncated = not terminated and self._turn >= self.config.turn_limit
+        outcome = Outcome(reward, terminated, truncated, success, self._episode, self._turn, self._request.seed, kpi)
+        return self._observe(), outcome
+
+    def idle(self, seconds: float) -> Observation:
+        """Let simulated time pass without a command (free run)."""
+        self._advance_physics(max(1, round(seconds * PHYSICS_HZ)))
+        self._state = self._scene_state()
+        return self._observe()
+
+    def observe(self) -> Observation:
+        """An observation of this moment (free run, also while moving)."""
+        return self._observe(latency=False)
+
+    def truth(self) -> SceneTruth:
+        """The true scene as of the last turn."""
+        return SceneTruth(self._task, self._goal, tuple(self._items), self._state, self.cell)
+
+    def _load(self, world: str) -> tuple[WorldConfig, Cell]:
+        if world not in self._loaded:
+            config = load_world(world)
+            self._loaded[world] = config, load_cell(config.cell)
+        return self._loaded[world]
+
+    def _move(self, trajectory: Trajectory) -> Iterator[None]:
+        """Track the trajectory, then wait until the arm is at its last point and at rest, or the time limit."""
+        motion, arm = self.cell.motion, len(self.cell.robot.arm_joints)
+        self._advance_physics(round(self._conditions.command_latency_s * PHYSICS_HZ))
+        columns = [self.cell.robot.joints.index(name) for name in trajectory.joint_names]
+        target, _ = self._simulation.joint_state()
+        rest = np.zeros(len(target))
+        positions, velocities = _set_points(trajectory)
+        for i, (position, velocity) in enumerate(zip(positions, velocities)):
+            target[columns], rest[columns] = position, velocity
+            self._simulation.command(target, rest)
+            self._advance_physics(CONTROL_STEPS)
+            if i % _WATCH_EVERY == 0:
+                self._watch()
+            yield
+        self._simulation.command(target, np.zeros(len(target)))
+        for i in range(round(motion.time_limit_s * PHYSICS_HZ / CONTROL_STEPS)):
+            self._advance_physics(CONTROL_STEPS)
+            measured, speed = self._simulation.joint_state()
+            if i >= 2 and np.abs(measured - target)[:arm].max() < motion.settle_tolerance and (
+                    np.abs(speed)[:arm].max() < motion.rest_velocity):
+                return
+            yield
+
+    def _watch(self) -> None:
+        tool, table = self._simulation.tool_position(), self.cell.workspace.table_z
+        self._collided = self._collided or self._simulation.touches_table()
+        if tool[2] < min(self._lowest, table + _LOW_M):
+            self._lowest, self._touch = tool[2], tool[:2].copy()
+
+    def _advance_physics(self, steps: int) -> None:
+        self._simulation.step(steps)
+        self._steps += steps
+
+    def _scene_state(self) -> SceneState:
+        positions = np.array([self._simulation.position(i) for i in range(len(self._items))])
+        held = next((i for i, item in enumerate(self._items)
+                     if item.kind != 'pad' and self._simulation.grips(i)), None)
+        return SceneState(positions, held, self.cell.workspace.table_z)
+
+    def _observe(self, latency: bool = True) -> Observation:
+        image = self._simulation.render(self._conditions, self.config.appearance.light_colour).astype(np.float32)
+        image += self._noise.standard_normal(image.shape, dtype=np.float32) * np.float32(self._conditions.noise)
+        joints, _ = self._simulation.joint_state()
+        observation = Observation(np.clip(np.rint(image), 0, 255).astype(np.uint8), self.cell.robot.joints, joints,
+                                  self._goal.text, self.time_ns)
+        if latency:
+            self._advance_physics(round(self._conditions.camera_latency_s * PHYSICS_HZ))
+        return observation
+
+
+def _set_points(trajectory: Trajectory) -> tuple[np.ndarray, np.ndarray]:
+    """Cubic Hermite interpolation between the points, as joint_trajectory_controller does it with velocities.
+
+    Returns:
+        Positions and velocities, each (set-points, joints), one per control period, the last at the last point.
+    """
+    times = trajectory.times_ns.astype(np.float64) * 1e-9
+    period = CONTROL_STEPS / PHYSICS_HZ
+    wanted = np.minimum(np.arange(1, int(np.ceil(times[-1] / period)) + 1) * period, times[-1])
+    if len(times) == 1 or len(wanted) == 0:
+        return trajectory.positions[-1:], np.zeros_like(trajectory.positions[-1:])
+    segment = np.clip(np.searchsorted(times, wanted, side='left') - 1, 0, len(times) - 2)
+    span = (times[segment + 1] - times[segment])[:, None]
+    s = (wanted - times[segment])[:, None] / span
+    p0, p1 = trajectory.positions[segment], trajectory.positions[segment + 1]
+    v0, v1 = trajectory.velocities[segment] * span, trajectory.velocities[segment + 1] * span
+    positions = ((2 * s**3 - 3 * s**2 + 1) * p0 + (s**3 - 2 * s**2 + s) * v0 + (3 * s**2 - 2 * s**3) * p1
+                 + (s**3 - s**2) * v1)
+    velocities = ((6 * s**2 - 6 * s) * (p0 - p1) + (3 * s**2 - 4 * s + 1) * v0 + (3 * s**2 - 2 * s) * v1) / span
+    return positions, velocities

@@ -1,0 +1,130 @@
+"""``vlm-agent``: train, evaluate, sft and record. Also ``python -m training``."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib
+import signal
+import sys
+import typing
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import yaml
+
+from vlm_agent_ros.errors import UserError
+
+from .config import TrainConfig
+
+# Modules with add_arguments(parser) and run(args); imported only when their command is asked for, since they bring
+# PyTorch or the simulator with them.
+_COMMANDS = {
+    'train': ('training.train', 'improve a model by reinforcement learning in simulated worlds'),
+    'evaluate': ('training.evaluate_command', 'success of a model or checkpoint on held-out episodes'),
+    'sft': ('training.sft', 'make a model from demonstrations'),
+    'record': ('training.record', 'record demonstrations of the scripted expert'),
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one sentence, as every other error of the command line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f'{message}: see {self.prog} --help')
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Returns:
+        The exit status: 0, 2 for bad input (told in one sentence on stderr), 130 after an interrupt.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    # launch and a shell end a process by different signals; both shall leave a checkpoint.
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        args = _parser(arguments).parse_args(arguments)
+        importlib.import_module(_COMMANDS[args.command][0]).run(args)
+    except UserError as error:
+        print(f'vlm-agent: {error}', file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as interrupt:
+        print(f'vlm-agent: {str(interrupt) or "stopped by a signal"}', file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output, e.g. `head`, has gone
+        sys.stderr.close()
+        return 1
+    return 0
+
+
+def trainer() -> int:
+    """``ros2 run vlm_agent_ros trainer``: ``vlm-agent train`` without the arguments that are meant for ROS."""
+    return main(['train', *without_ros_arguments(sys.argv[1:])])
+
+
+def without_ros_arguments(arguments: Sequence[str]) -> list[str]:
+    """Arguments outside ``--ros-args … [--]``."""
+    kept, ours = [], True
+    for argument in arguments:
+        if argument == '--ros-args':
+            ours = False
+        elif argument == '--' and not ours:
+            ours = True
+        elif ours:
+            kept.append(argument)
+    return kept
+
+
+def add_config_flags(parser: argparse.ArgumentParser, cls: type[TrainConfig] = TrainConfig) -> None:
+    """A ``--kebab-case`` flag per field; what is not given leaves no attribute, so that the YAML file decides."""
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        flag = '--' + field.name.replace('_', '-')
+        help_text = f'{field.metadata["help"]} (default: {_shown(field.default)})'.replace('%', '%%')
+        options: dict[str, Any] = {'dest': field.name, 'default': argparse.SUPPRESS, 'help': help_text}
+        if hints[field.name] is bool:
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, **options)
+        elif typing.get_origin(hints[field.name]) is tuple:
+            parser.add_argument(flag, nargs='*', metavar='X', **options)
+        elif hints[field.name] is str:
+            parser.add_argument(flag, metavar=_metavar(field), **options)
+        else:
+            parser.add_argument(flag, type=_number, metavar=_metavar(field), **options)
+
+
+def config_overrides(args: argparse.Namespace) -> dict[str, Any]:
+    """The flags of ``add_config_flags`` that were given."""
+    names = {field.name for field in dataclasses.fields(TrainConfig)}
+    return {key: value for key, value in vars(args).items() if key in names}
+
+
+def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    parser = _Parser(prog='vlm-agent', description='Vision-language models that act in a robot cell.')
+    commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
+    chosen = next((argument for argument in arguments if not argument.startswith('-')), '')
+    for name, (module, text) in _COMMANDS.items():
+        sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + '.')
+        if name == chosen:
+            importlib.import_module(module).add_arguments(sub)
+    return parser
+
+
+def _number(text: str) -> Any:
+    """What YAML reads; the configuration checks type and range."""
+    return yaml.safe_load(text)
+
+
+def _metavar(field: dataclasses.Field[Any]) -> str:
+    choices = field.metadata.get('choices')
+    return '{' + ','.join(choices) + '}' if choices else {int: 'N', float: 'X'}.get(type(field.default), 'TEXT')
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ' '.join(map(str, value)) or 'none'
+    return 'none' if value == '' else str(value)
+
+
+def _interrupt(number: int, frame: Any) -> NoReturn:
+    raise KeyboardInterrupt

@@ -1,0 +1,140 @@
+"""Every choice of a training run, typed, with its range and one line of help; each is a YAML key and a flag."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlm_agent_ros.config import bounded, find_config, load_yaml, parse
+from vlm_agent_ros.errors import UserError
+
+
+@dataclass(frozen=True)
+class PPOConfig:
+    """The loss and its optimisation (RL4VLM, arXiv 2405.10292, and the switches that go beyond it)."""
+
+    thought_weight: float = bounded(0.3, low=0.0, high=1.0, help="λ: weight of the thought tokens' log-probability")
+    ratio_level: str = bounded('decision', choices=('decision', 'token'),
+                               help='one probability ratio per decision (the paper) or one per token')
+    clip: float = bounded(0.1, low=0.001, high=1.0, help='clip range of the probability ratio')
+    max_ratio: float = bounded(10.0, low=1.0, help='ratios above it use only the clipped surrogate')
+    value_coef: float = bounded(0.5, low=0.0, high=100.0, help='weight of the value loss')
+    value_clip: float = bounded(0.1, low=0.0, help='clip range of the value around its old estimate; 0 = off')
+    entropy_coef: float = bounded(0.0, low=0.0, high=1.0, help='weight of the entropy bonus (mean over tokens)')
+    kl_coef: float = bounded(0.0, low=0.0, high=100.0, help='weight of the KL (token mean) to the policy before RL')
+    target_kl: float = bounded(0.0, low=0.0, help='stop an update once the KL to its start (per decision) exceeds it; '
+                               '0 = off')
+    epochs: int = bounded(4, low=1, high=100, help='passes over the decisions of an update')
+    minibatch_size: int = bounded(128, low=1, help='decisions per optimiser step')
+    micro_batch_size: int = bounded(32, low=1, help='decisions per forward pass; gradients are accumulated over these')
+    learning_rate: float = bounded(1e-4, low=0.0, high=1.0, help='step size of the adapter')
+    value_learning_rate: float = bounded(1e-3, low=0.0, high=1.0, help='step size of the value head')
+    lr_schedule: str = bounded('cosine', choices=('constant', 'linear', 'cosine'), help='decay of both step sizes')
+    lr_final_fraction: float = bounded(0.1, low=0.0, high=1.0, help='share of the step sizes left at the end')
+    lr_warmup: float = bounded(0.0, low=0.0, high=1.0, help='share of the budget over which the step sizes rise from 0')
+    adam_eps: float = bounded(1e-7, low=0.0, high=1.0, help='ε of Adam')
+    max_grad_norm: float = bounded(1.0, low=0.0, help='adapter and value gradients are cut to this norm; 0 = off')
+    value_warmup_updates: int = bounded(1, low=0, help='first updates that train the value head only')
+
+
+@dataclass(frozen=True)
+class TrainConfig(PPOConfig):
+    """A training run: where, for how long, with which rollouts, and what is measured before and after."""
+
+    run_name: str = bounded('', help='folder of the run within runs_dir; empty = task and start time')
+    runs_dir: str = bounded('runs', help='folder of all runs')
+    seed: int = bounded(0, low=0, high=2**62, help='seed of the run; held-out seeds do not depend on it')
+    task: str = bounded('place', help='task that is trained and evaluated')
+    world: str = bounded('shifted', help='world file that is trained in')
+    own_world: str = bounded('panda_table', help='world file that the model was made in, for the own_cell figure; '
+                             'empty = skip')
+    model: str = bounded('tiny_vlm', help='model file, model directory or checkpoint to start from')
+    transport: str = bounded('ros', choices=('ros', 'in-process'), help='how worlds are reached')
+    attach: tuple[str, ...] = bounded((), help='namespaces of running worlds to attach to; none = start them')
+    worlds: int = bounded(8, low=1, high=256, help='worlds in lock step')
+    half_batches: bool = bounded(True, help='one half of the worlds moves while the policy decides for the other')
+    torch_threads: int = bounded(1, low=1, high=256, help='threads of PyTorch')
+
+    decisions: int = bounded(8192, low=0, help='decisions after which training ends')
+    max_wall_minutes: float = bounded(14.0, low=0.0, help='minutes after which training ends early; 0 = off')
+    decisions_per_update: int = bounded(256, low=1, help='an update starts no new episode beyond so many decisions')
+    group_size: int = bounded(1, low=1, high=256, help='worlds that get the same episode seeds')
+    baseline: str = bounded('value', choices=('value', 'group'),
+                            help='advantages from the value head (GAE) or from the other episodes of the same seed')
+    gamma: float = bounded(0.9, low=0.0, high=1.0, help='discount of a turn')
+    gae_lambda: float = bounded(0.95, low=0.0, high=1.0, help='λ of generalised advantage estimation')
+    normalise_advantages: bool = bounded(True, help='zero mean and unit variance over the decisions of an update')
+    temperature: float = bounded(0.6, low=0.01, high=5.0, help='sampling temperature at the start')
+    temperature_final: float = bounded(0.6, low=0.01, high=5.0, help='sampling temperature at the end; linear between')
+    constrained: bool = bounded(True, help='decode under the grammar of the action language')
+    illegal_rule: str = bounded('lost_turn', choices=('lost_turn', 'first_match'),
+                                help='an illegal output costs the turn, or the first legal action in its text counts')
+    illegal_penalty: float = bounded(0.0, low=0.0, help='subtracted from the reward of an illegal output')
+
+    eval_episodes: int = bounded(200, low=0, help='held-out episodes of each evaluation; 0 = skip them')
+    eval_temperature: float = bounded(0.0, low=0.0, high=5.0, help='temperature of evaluations; 0 = greedy')
+    select: str = bounded('last', choices=('last', 'best'),
+                          help='checkpoint that is evaluated at the end; best = by training success')
+    best_window: int = bounded(5, low=1, help='updates over which training success is averaged to find the best')
+    checkpoint_every: int = bounded(5, low=1, help='updates between checkpoints')
+    keep_checkpoints: int = bounded(3, low=1, help='newest checkpoints that are kept, besides the best')
+
+    def __post_init__(self) -> None:
+        if self.worlds % self.group_size:
+            raise UserError(f'worlds is {self.worlds}, but must be a multiple of group_size ({self.group_size})')
+        if self.baseline == 'group' and self.group_size < 2:
+            raise UserError('baseline is group, but group_size is 1: set group_size to at least 2')
+        if self.attach and len(self.attach) != self.worlds:
+            raise UserError(f'attach names {len(self.attach)} worlds, but worlds is {self.worlds}: make them equal')
+        if self.attach and self.transport != 'ros':
+            raise UserError('attach needs running ROS worlds: set transport to ros')
+        if any(part in ('..', '.') for part in Path(self.run_name).parts) or Path(self.run_name).is_absolute():
+            raise UserError(f'run_name is {self.run_name!r}, but must name a folder within runs_dir')
+
+    # Derived, never set.
+    @property
+    def groups(self) -> int:
+        """Groups of worlds that share their episode seeds."""
+        return self.worlds // self.group_size
+
+    def progress(self, decisions: int) -> float:
+        """Share of the budget of decisions that is used, 0 … 1; what every schedule follows."""
+        return min(decisions / self.decisions, 1.0) if self.decisions else 1.0
+
+    def temperature_at(self, decisions: int) -> float:
+        """Sampling temperature of an update that starts after so many decisions."""
+        return self.temperature + (self.temperature_final - self.temperature) * self.progress(decisions)
+
+
+def load_train_config(name: str, overrides: dict[str, Any]) -> TrainConfig:
+    """A training file with flags over it.
+
+    Args:
+        name: Shipped name or path of a YAML file in config/training.
+        overrides: Values by field name, as YAML would give them.
+
+    Raises:
+        UserError: A key is unknown, of the wrong type or out of range; the message names the file or the flag.
+    """
+    path = find_config('training', name)
+    mapping = load_yaml(path)
+    merge(TrainConfig, {}, mapping, str(path))
+    return merge(TrainConfig, mapping, overrides, 'command line')
+
+
+def merge(cls: type[TrainConfig], base: dict[str, Any], overrides: dict[str, Any], source: str) -> TrainConfig:
+    """``base`` with ``overrides`` over it; messages name ``source``, because the base was checked before."""
+    try:
+        return parse(cls, {**base, **overrides}, source)
+    except UserError as error:
+        if str(error).startswith(source):
+            raise
+        raise UserError(f'{source}: {error}') from error
+
+
+def as_mapping(config: TrainConfig) -> dict[str, Any]:
+    """The configuration as YAML or JSON holds it."""
+    return {key: list(value) if isinstance(value, tuple) else value
+            for key, value in dataclasses.asdict(config).items()}

@@ -1,0 +1,60 @@
+"""Returns and advantages of one finished episode: pure functions over numpy arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def generalized_advantages(
+    rewards: np.ndarray, values: np.ndarray, final_value: float, gamma: float, gae_lambda: float
+) -> np.ndarray:
+    """Generalised advantage estimates (Schulman et al. 2016, eq. 16), one per turn.
+
+    ``A_t = δ_t + γλ A_{t+1}`` with ``δ_t = r_t + γ V_{t+1} - V_t``, where ``V_T`` is ``final_value``.
+
+    Args:
+        rewards: (turns,) rewards of the turns.
+        values: (turns,) value estimates before the turns.
+        final_value: Value after the last turn: 0 where the episode *terminated*, the estimate for the final
+            observation where it was only *truncated* (Pardo et al. 2018), since there it would have gone on.
+        gamma: Discount of a turn, γ.
+        gae_lambda: λ of the estimator; 1 gives Monte-Carlo returns minus values.
+
+    Returns:
+        (turns,) float64 advantages; the value targets are ``advantages + values``.
+    """
+    following = np.append(values[1:], final_value)
+    deltas = rewards + gamma * following - values
+    advantages = np.zeros(len(rewards))
+    running = 0.0
+    for turn in range(len(rewards) - 1, -1, -1):
+        running = deltas[turn] + gamma * gae_lambda * running
+        advantages[turn] = running
+    return advantages
+
+
+def discounted_return(rewards: np.ndarray, gamma: float) -> float:
+    """``Σ_t γ^t r_t`` over the turns of an episode, from its start."""
+    return float(np.sum(np.asarray(rewards) * gamma ** np.arange(len(rewards))))
+
+
+def leave_one_out(returns: np.ndarray) -> np.ndarray:
+    """Each return minus the mean of the *others* of its group (RLOO, Ahmadian et al. 2024, eq. 8).
+
+    The baseline does not depend on the episode that it is subtracted from, so the policy gradient stays unbiased.
+
+    Args:
+        returns: (group,) returns of episodes that started from the same seed.
+
+    Returns:
+        (group,) advantages; zeros where nothing is left to compare with.
+    """
+    returns = np.asarray(returns, dtype=np.float64)
+    if len(returns) < 2:
+        return np.zeros(len(returns))
+    return returns - (returns.sum() - returns) / (len(returns) - 1)
+
+
+def standardise(advantages: np.ndarray) -> np.ndarray:
+    """Zero mean and unit variance over an update's decisions."""
+    return (advantages - advantages.mean()) / (advantages.std() + 1e-8)

@@ -1,0 +1,78 @@
+"""The chain of thought as an operator reads it: one line for the action, numbered lines for the thought."""
+
+from __future__ import annotations
+
+import html
+import textwrap
+from dataclasses import dataclass
+
+LINE_LENGTH = 120
+MAX_LINES = 24
+
+
+@dataclass(frozen=True)
+class CotReport:
+    """One decision, for ``/diagnostics`` and ``~/chain_of_thought``.
+
+    Attributes:
+        task: The instruction, untrusted text.
+        thought: The thought of the output.
+        action: The action of the output; empty where the output holds none.
+        text: The full, verbatim output.
+        logprob: Log-probability of the output under the sampling distribution, nats.
+        value: Value head's estimate of the return from here.
+        latency_ms: From observation to decision, ms.
+        checkpoint: Name of the checkpoint that decided.
+        image_age_ms: Age of the image when the decision was published, ms.
+    """
+
+    task: str
+    thought: str
+    action: str
+    text: str
+    logprob: float
+    value: float
+    latency_ms: float
+    checkpoint: str
+    image_age_ms: float
+
+    def message(self) -> str:
+        """The action in one escaped line."""
+        return escape(_one_line(self.action)) or 'no legal action'
+
+    def values(self) -> dict[str, str]:
+        """Key-values of the diagnostic status, in display order; escaped, because rqt renders them as HTML."""
+        lines = _wrap(self.thought)
+        return {
+            'task': escape(_one_line(self.task)),
+            **{f'thought.{i:02d}': escape(line) for i, line in enumerate(lines, start=1)},
+            'action': self.message(),
+            'logprob': f'{self.logprob:.4f}',
+            'value': f'{self.value:.4f}',
+            'latency_ms': f'{self.latency_ms:.1f}',
+            'checkpoint': escape(_one_line(self.checkpoint)),
+            'image_age_ms': f'{self.image_age_ms:.1f}',
+        }
+
+
+def escape(text: str) -> str:
+    """``<``, ``>`` and ``&`` as HTML entities: rqt_runtime_monitor would swallow ``<think>`` as a tag."""
+    return html.escape(text, quote=False)
+
+
+def unescape(text: str) -> str:
+    """The text that ``escape`` was given."""
+    return html.unescape(text)
+
+
+def _one_line(text: str) -> str:
+    """Printable characters only, on one line of at most LINE_LENGTH characters."""
+    line = ' '.join(''.join(c if c.isprintable() else ' ' for c in text).split())
+    return line if len(line) <= LINE_LENGTH else line[:LINE_LENGTH - 1] + '…'
+
+
+def _wrap(text: str) -> list[str]:
+    """Lines of at most LINE_LENGTH printable characters, at most MAX_LINES of them."""
+    printable = (''.join(c if c.isprintable() else ' ' for c in line) for line in text.splitlines())
+    lines = [part for line in printable for part in textwrap.wrap(line, LINE_LENGTH)]
+    return lines if len(lines) <= MAX_LINES else [*lines[:MAX_LINES - 1], '… (cut; whole on ~/chain_of_thought)']

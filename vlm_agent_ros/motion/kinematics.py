@@ -1,0 +1,94 @@
+"""Forward and inverse kinematics of the cell's arm with Pinocchio."""
+
+from __future__ import annotations
+
+import numpy as np
+import pinocchio as pin
+
+from ..cell import Cell
+from ..errors import UserError
+
+_DAMPING = 1e-4
+_MAX_ITERATIONS = 200
+
+
+class MotionError(ValueError):
+    """A command that the arm cannot carry out; the message says why."""
+
+
+class Kinematics:
+    """Kinematics of the arm up to the tool frame, with the joint limits of the URDF.
+
+    Attributes:
+        lower, upper: (joints,) float64 position limits of ``cell.robot.joints``, rad or m.
+    """
+
+    def __init__(self, cell: Cell) -> None:
+        robot = cell.robot
+        try:
+            full = pin.buildModelFromUrdf(str(cell.urdf_path))
+        except (ValueError, RuntimeError) as error:
+            raise UserError(f'{cell.urdf_path} is not a readable URDF: correct robot.urdf of {cell.path}') from error
+        for name in (*robot.joints,):
+            if not full.existJointName(name):
+                raise UserError(f'{cell.path}: joint {name!r} is not in {cell.urdf_path.name}: correct robot.*_joints')
+        for frame in (robot.base_frame, robot.tool_frame):
+            if not full.existFrame(frame):
+                raise UserError(f'{cell.path}: frame {frame!r} is not a link of {cell.urdf_path.name}')
+        indices = [full.joints[full.getJointId(name)].idx_q for name in robot.joints]
+        self.lower = full.lowerPositionLimit[indices].copy()
+        self.upper = full.upperPositionLimit[indices].copy()
+        # Only the arm moves the tool; every other joint is locked at its neutral position.
+        locked = [i for i, name in enumerate(full.names) if i > 0 and name not in robot.arm_joints]
+        self._model = pin.buildReducedModel(full, locked, pin.neutral(full))
+        order = [self._model.joints[self._model.getJointId(name)].idx_q for name in robot.arm_joints]
+        if order != list(range(len(order))):
+            raise UserError(f'{cell.path}: robot.arm_joints must follow the kinematic chain of {cell.urdf_path.name}')
+        self._data = self._model.createData()
+        self._tool = self._model.getFrameId(robot.tool_frame)
+        self._base = self._model.getFrameId(robot.base_frame)
+        self.arm_lower, self.arm_upper = self.lower[:len(order)], self.upper[:len(order)]
+
+    def forward(self, arm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Pose of the tool frame.
+
+        Args:
+            arm: (arm joints,) float64, rad.
+
+        Returns:
+            Position (3,) in metres and rotation (3, 3), both in the base frame.
+        """
+        pose = self._pose(np.asarray(arm, dtype=np.float64))
+        return pose.translation.copy(), pose.rotation.copy()
+
+    def inverse(self, position: np.ndarray, rotation: np.ndarray, seed: np.ndarray, *, tolerance: float = 1e-4
+                ) -> np.ndarray:
+        """Arm joints that bring the tool frame to a pose: damped least squares on SE(3), clipped to the limits.
+
+        Args:
+            position: (3,) metres, base frame.
+            rotation: (3, 3), base frame.
+            seed: (arm joints,) rad; the solution is continuous with it.
+            tolerance: Largest remaining error, metres and radians.
+
+        Returns:
+            (arm joints,) float64, rad, within the URDF's limits.
+
+        Raises:
+            MotionError: The pose is out of reach within the joint limits.
+        """
+        goal = pin.SE3(np.asarray(rotation, dtype=np.float64), np.asarray(position, dtype=np.float64))
+        joints = np.clip(np.asarray(seed, dtype=np.float64), self.arm_lower, self.arm_upper)
+        for _ in range(_MAX_ITERATIONS):
+            error = pin.log6(self._pose(joints).actInv(goal)).vector
+            if np.abs(error).max() < tolerance:
+                return joints
+            jacobian = pin.computeFrameJacobian(self._model, self._data, joints, self._tool, pin.LOCAL)
+            step = jacobian.T @ np.linalg.solve(jacobian @ jacobian.T + _DAMPING * np.eye(6), error)
+            joints = np.clip(joints + np.clip(step, -0.3, 0.3), self.arm_lower, self.arm_upper)
+        x, y, z = position
+        raise MotionError(f'the arm cannot reach ({x:.3f}, {y:.3f}, {z:.3f}) m within its joint limits')
+
+    def _pose(self, arm: np.ndarray) -> pin.SE3:
+        pin.framesForwardKinematics(self._model, self._data, arm)
+        return self._data.oMf[self._base].actInv(self._data.oMf[self._tool])

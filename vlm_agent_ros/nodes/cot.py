@@ -1,0 +1,68 @@
+"""Publishes the chain of thought: on ``/diagnostics`` for rqt, verbatim on ``~/chain_of_thought`` for bags."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.node import Node
+from std_msgs.msg import String
+
+from ..cot import CotReport
+from .interface import CHAIN_OF_THOUGHT, DIAGNOSTICS, EVENT_QOS, LATCHED_QOS
+
+REPEAT_S = 1.0  # rqt marks a status that is not refreshed as stale
+
+
+class CotPublisher:
+    """One constant diagnostic status per source, repeated at 1 Hz with its age.
+
+    ``publish``, ``repeat`` and ``clear`` may be called from any thread.
+
+    Args:
+        node: The publishing node.
+        sources: What decides, as in ``agent_node`` or ``trainer: world_0``, each with the topic of its verbatim text.
+    """
+
+    def __init__(self, node: Node, sources: dict[str, str] | None = None) -> None:
+        self._node = node
+        self._lock = threading.Lock()
+        self._last: dict[str, tuple[CotReport, float]] = {}
+        self._diagnostics = node.create_publisher(DiagnosticArray, DIAGNOSTICS, EVENT_QOS)
+        topics = sources or {node.get_name(): CHAIN_OF_THOUGHT}
+        self._texts = {source: node.create_publisher(String, topic, LATCHED_QOS) for source, topic in topics.items()}
+
+    def publish(self, report: CotReport, source: str | None = None) -> None:
+        """Publish a new decision of a source (of the only one by default)."""
+        source = source or next(iter(self._texts))
+        with self._lock:
+            self._last[source] = report, time.monotonic()
+        self._texts[source].publish(String(data=report.text))
+        self._send({source: (report, 0.0)})
+
+    def repeat(self) -> None:
+        """Publish the last decision of every source again, with its age."""
+        now = time.monotonic()
+        with self._lock:
+            last = {source: (report, now - then) for source, (report, then) in self._last.items()}
+        if last:
+            self._send(last)
+
+    def clear(self) -> None:
+        """Forget all decisions: nothing is repeated until the next one."""
+        with self._lock:
+            self._last.clear()
+
+    def _send(self, reports: dict[str, tuple[CotReport, float]]) -> None:
+        array = DiagnosticArray(status=[_status(s, report, age) for s, (report, age) in reports.items()])
+        array.header.stamp = self._node.get_clock().now().to_msg()
+        self._diagnostics.publish(array)
+
+
+def _status(source: str, report: CotReport, age_s: float) -> DiagnosticStatus:
+    values = {**report.values(), 'cot_age_s': f'{age_s:.1f}'}
+    return DiagnosticStatus(
+        level=DiagnosticStatus.OK if report.action else DiagnosticStatus.WARN,
+        name=f'{source}: chain of thought', message=report.message(), hardware_id='vlm_agent_ros',
+        values=[KeyValue(key=key, value=value) for key, value in values.items()])

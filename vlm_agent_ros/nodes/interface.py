@@ -1,0 +1,32 @@
+"""The names and qualities of service of the interface: standard messages only, relative names."""
+
+from __future__ import annotations
+
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+
+IMAGE = 'camera/image_raw'
+COMPRESSED_IMAGE = 'camera/image_raw/compressed'
+CAMERA_INFO = 'camera/camera_info'
+JOINT_STATES = 'joint_states'
+TASK = 'task'
+PROPOSAL = 'proposal'
+ARM_COMMAND = 'joint_trajectory_controller/joint_trajectory'
+GRIPPER_COMMAND = 'gripper_controller/joint_trajectory'
+OUTCOME = 'outcome'
+DIAGNOSTICS = '/diagnostics'
+CHAIN_OF_THOUGHT = '~/chain_of_thought'
+CLOCK = 'clock'
+RESET = 'world/reset'
+
+
+def _qos(depth: int, reliability: ReliabilityPolicy, durability: DurabilityPolicy) -> QoSProfile:
+    return QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=depth, reliability=reliability, durability=durability)
+
+
+# Of a sensor only the newest message matters, and a lost one is replaced by the next.
+SENSOR_QOS = _qos(5, ReliabilityPolicy.BEST_EFFORT, DurabilityPolicy.VOLATILE)
+NEWEST_QOS = _qos(1, ReliabilityPolicy.BEST_EFFORT, DurabilityPolicy.VOLATILE)
+# Depth 1 and volatile: a command is never replayed to a controller that comes up later.
+COMMAND_QOS = _qos(1, ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE)
+EVENT_QOS = _qos(10, ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE)
+LATCHED_QOS = _qos(1, ReliabilityPolicy.RELIABLE, DurabilityPolicy.TRANSIENT_LOCAL)

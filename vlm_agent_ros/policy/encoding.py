@@ -1,0 +1,109 @@
+"""Images and prompts into model inputs, by the model's own processor and chat template."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..errors import UserError
+
+
+class PromptEncoder:
+    """One user message, an image and a text, for any Hugging Face VLM processor.
+
+    Args:
+        processor: What ``AutoProcessor.from_pretrained`` gives; it must hold a tokenizer and a chat template.
+        source: Name of the model, for messages.
+
+    Raises:
+        UserError: The processor has no chat template, or one that does not take an image.
+    """
+
+    def __init__(self, processor: Any, source: str) -> None:
+        self.processor = processor
+        self.tokenizer = processor.tokenizer
+        if self.tokenizer.pad_token_id is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+        added = self.tokenizer.added_tokens_decoder
+        self.special_ids = sorted({*self.tokenizer.all_special_ids, *(i for i, t in added.items() if t.special)})
+        texts = {*self.tokenizer.all_special_tokens, *(t.content for t in added.values() if t.special)}
+        self._special_texts = sorted((t for t in texts if t.strip()), key=len, reverse=True)
+        try:
+            self.chat_text('task')
+        except Exception as error:  # jinja and the processors raise what they like
+            raise UserError(
+                f'{source} has no chat template for one image and one text ({error}): choose an instruction-tuned '
+                'model, or add a chat_template.jinja to its directory'
+            ) from error
+
+    def chat_text(self, prompt: str) -> str:
+        """The text that the tokenizer sees; special tokens written by a user are taken out first."""
+        content = [{'type': 'image'}, {'type': 'text', 'text': self._neutral(prompt)}]
+        messages = [{'role': 'user', 'content': content}]
+        return str(self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+
+    def encode(self, images: Sequence[np.ndarray], prompts: Sequence[str], padding_side: str = 'left') -> Any:
+        """Model inputs of a batch.
+
+        Args:
+            images: (height, width, 3) uint8 each.
+            prompts: Text of the user message, one per image.
+            padding_side: ``left`` or ``right``.
+
+        Returns:
+            The processor's BatchFeature of tensors: input_ids and attention_mask (batch, length) int64, pixel_values
+            and whatever else the architecture takes.
+        """
+        self.tokenizer.padding_side = padding_side
+        return self.processor(
+            images=[[image] for image in images],
+            text=[self.chat_text(prompt) for prompt in prompts],
+            add_special_tokens=False,
+            padding=True,
+            return_tensors='pt',
+        )
+
+    def encode_output(self, text: str) -> torch.Tensor:
+        """(tokens,) int64 of an output with the end-of-sequence token, as supervised training teaches it."""
+        ids = self.tokenizer(text, add_special_tokens=False)['input_ids']
+        return torch.tensor([*ids, self.tokenizer.eos_token_id])
+
+    def _neutral(self, prompt: str) -> str:
+        # Taking out one token may join the halves of another: repeat until nothing is left.
+        while any(text in prompt for text in self._special_texts):
+            for text in self._special_texts:
+                prompt = prompt.replace(text, ' ')
+        return prompt
+
+
+def join_outputs(inputs: Any, outputs: torch.Tensor, lengths: torch.Tensor, padding_side: str = 'left') -> dict[str, Any]:
+    """Model inputs of prompts followed by their outputs, as a supervised or an update pass needs them.
+
+    Args:
+        inputs: Left-padded inputs of the prompts, as ``PromptEncoder.encode`` gives them.
+        outputs: (batch, tokens) int64, padded on the right with any legal id.
+        lengths: (batch,) int64, tokens of each output.
+        padding_side: ``left`` keeps the outputs in the same columns for every row, ``right`` starts every row at 0.
+
+    Returns:
+        The inputs with the outputs appended. Token-level entries other than ids and mask continue as ``generate``
+        continues them: token_type_ids with its last value, others (image markers) with 0.
+    """
+    mask = (torch.arange(outputs.shape[1], device=outputs.device) < lengths[:, None]).to(inputs['attention_mask'].dtype)
+    prompt_shape = inputs['input_ids'].shape
+    shift = (inputs['attention_mask'] == 0).sum(dim=1, keepdim=True)
+    joined = {}
+    for name, value in inputs.items():
+        if isinstance(value, torch.Tensor) and value.shape == prompt_shape:
+            tail = {'input_ids': outputs, 'attention_mask': mask}.get(name)
+            if tail is None:
+                tail = value[:, -1:].expand_as(outputs) if name == 'token_type_ids' else torch.zeros_like(outputs)
+            value = torch.cat([value, tail.to(value.dtype)], dim=1)
+            if padding_side == 'right':
+                columns = torch.arange(value.shape[1], device=value.device)
+                value = value.gather(1, (columns + shift) % value.shape[1])
+        joined[name] = value
+    return joined

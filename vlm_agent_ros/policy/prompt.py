@@ -1,0 +1,55 @@
+"""The user message of a decision: instruction and state put into a template that belongs to the model."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+
+from ..actions import ActionLanguage
+from ..config import bounded
+
+DETAILED_TEMPLATE = """\
+You control a robot arm with a parallel gripper. The image is the view of a fixed camera over the table.
+Task: {task}
+Gripper: {state}
+Possible actions: {actions}
+Examples of actions: {examples}
+First think: name what you have to grasp or where it has to go, and its position in the image. Then decide on one action.
+Answer with JSON only: {"thoughts": "<what you see and conclude>", "action": "<one action>"}"""
+
+_CONTROL = re.compile(r'[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]+')
+
+
+@dataclass(frozen=True)
+class PromptTemplate:
+    """Template with the placeholders ``{task}``, ``{state}``, ``{actions}`` and ``{examples}``; other braces stay.
+
+    A pretrained VLM needs the detailed default; the small one was trained on a short text of its own.
+    """
+
+    template: str = bounded(DETAILED_TEMPLATE, help='text of the user message; the image comes before it')
+    max_task_chars: int = bounded(200, low=10, high=4000, help='the untrusted instruction is cut to this length')
+
+    def render(self, task: str, state: str, language: ActionLanguage) -> str:
+        """The text of the user message.
+
+        Args:
+            task: The instruction, untrusted: control and invisible characters become spaces, the rest is cut to
+                ``max_task_chars``. What the tokenizer would read as a special token is taken out by the encoder,
+                which knows the tokenizer.
+            state: Short text, e.g. ``open`` or ``holding``.
+            language: Gives ``{actions}`` and ``{examples}``.
+        """
+        task = ' '.join(_CONTROL.sub(' ', task).split())[: self.max_task_chars]
+        values = {
+            'task': task,
+            'state': state,
+            'actions': language.description,
+            'examples': ', '.join(language.examples),
+        }
+        return re.sub(r'\{(task|state|actions|examples)\}', lambda match: values[match[1]], self.template)
+
+    def digest(self) -> str:
+        """SHA-256 (hex) of everything that defines the prompt; a checkpoint is bound to it."""
+        return hashlib.sha256(f'{self.max_task_chars}\n{self.template}'.encode()).hexdigest()

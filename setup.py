@@ -40,15 +40,15 @@ setup(
     python_requires='>=3.10',
     # What the robot needs. Neither a simulator nor the training stack is among it.
     install_requires=[
-        'setuptools', 'numpy', 'pyyaml', 'pillow', 'torch>=2.4', 'transformers>=5', 'peft>=0.18', 'safetensors',
+        'numpy', 'pyyaml', 'pillow', 'torch>=2.4', 'transformers>=5', 'peft>=0.18', 'safetensors',
         'llguidance>=1', 'pin>=3', 'ruckig',
     ],
     extras_require={
         'sim': ['pybullet>=3.2.7', 'gymnasium>=1'],
-        'train': ['tensorboard', 'rich'],
+        'train': ['psutil', 'rich', 'tensorboard', 'tokenizers'],
         # ROS 2 Jazzy from wheels, for machines without a ROS installation.
         'ros': ['ros-rclpy[fastrtps]==7.1.6', 'ros-jazzy-common-interfaces'],
-        'dev': ['pytest', 'pytest-timeout', 'pytest-xdist', 'ruff', 'mypy'],
+        'dev': ['mypy', 'pytest', 'pytest-timeout', 'pytest-xdist', 'ruff', 'setuptools>=70.1'],
     },
     entry_points={
         'console_scripts': [
@@ -56,7 +56,7 @@ setup(
             'gate_node = vlm_agent_ros.nodes.gate_node:main',
             'cot_viewer = vlm_agent_ros.nodes.cot_viewer:main',
             'world_node = sim_worlds.world_node:main',
-            'trainer = training.cli:trainer_main',
+            'trainer = training.cli:trainer',
             'vlm-agent = training.cli:main',
         ],
     },

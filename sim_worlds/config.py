@@ -77,7 +77,7 @@ def load_world(name: str) -> WorldConfig:
     config = parse(WorldConfig, {**load_yaml(path), 'path': str(path)}, str(path))
     objects = config.objects
     if len(objects.palette) < max(objects.cubes, objects.pads):
-        raise UserError(f'{path}: objects.palette has {len(objects.palette)} colours, fewer than there are cubes or pads')
+        raise UserError(f'{path}: objects.palette has {len(objects.palette)} colours, fewer than the cubes or pads')
     spans = [(part, key) for part, keys in (
         ('objects', ('cube_size', 'pad_size', 'distractors')), ('appearance', ('ambient', 'diffuse', 'noise')),
         ('dynamics', ('friction', 'mass', 'command_latency_s', 'camera_latency_s'))) for key in keys]

@@ -33,7 +33,7 @@ class CellEnv(gymnasium.Env[dict[str, Any], str]):
         render_mode: ``rgb_array`` or None.
     """
 
-    metadata = {'render_modes': ['rgb_array'], 'render_fps': 1}
+    metadata = {'render_modes': ['rgb_array'], 'render_fps': 1}  # noqa: RUF012 - declared by gymnasium.Env
 
     def __init__(self, task: str = 'place', world: str = 'panda_table', render_mode: str | None = None) -> None:
         self.task, self.render_mode = task, render_mode

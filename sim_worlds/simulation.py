@@ -39,8 +39,9 @@ class Simulation:
         self.bodies: list[int] = []
 
     def close(self) -> None:
-        """Disconnect from the physics server and remove the temporary files."""
-        self._client.disconnect()
+        """Disconnect from the physics server and remove the temporary files; a second call does nothing."""
+        if self._client.isConnected():
+            self._client.disconnect()
         self._folder.cleanup()
 
     def build(self, cell: Cell, items: list[Item], conditions: Conditions, floor: tuple[float, float, float]) -> None:

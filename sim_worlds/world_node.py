@@ -68,7 +68,8 @@ class Parameters:
     world: str = bounded('panda_table', help='world file: a shipped name or the path of a YAML file')
     lock_step: bool = bounded(False, help='move only while carrying out a command (training) instead of with wall time')
     rate_hz: float = bounded(10.0, low=0.5, high=60.0, help='rate of images and joint states when free-running, Hz')
-    pause_s: float = bounded(2.0, low=0.0, high=3600.0, help='wait after an episode before the next when free-running, s')
+    pause_s: float = bounded(2.0, low=0.0, high=3600.0,
+                             help='wait between two episodes when free-running, s')
     parent_pid: int = bounded(0, low=0, help='end with this process, which must be the parent; 0 for none')
     episode: Episode = Episode()
 

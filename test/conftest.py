@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
-import torch
 
 from vlm_agent_ros.cell import Cell, load_cell
 from vlm_agent_ros.motion import Kinematics, SkillPlanner
 from vlm_agent_ros.types import Observation
 
-torch.set_num_threads(1)  # the workers of pytest-xdist share the cores
+# Before anything starts threads or processes: pytest's workers share the cores, and no test talks to the network.
+os.environ['OMP_NUM_THREADS'] = '1'
+os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
+os.environ['HF_HUB_OFFLINE'] = '1'
 
 
 @pytest.fixture(scope='session')

@@ -63,7 +63,7 @@ def test_the_gripper_state_follows_from_the_measured_finger(cell: Cell) -> None:
         assert cell.gripper_state(cell.robot.joints, np.array([*cell.robot.home, position])) == state
 
 
-def test_a_cell_file_of_the_users_own_finds_the_shipped_urdf_or_its_own(tmp_path: Path, content: dict[str, Any]) -> None:
+def test_a_cell_file_elsewhere_finds_the_shipped_urdf_or_its_own(tmp_path: Path, content: dict[str, Any]) -> None:
     shipped = load(tmp_path, content).urdf_path
     assert shipped.parent.name == 'robots'
     own = tmp_path / content['robot']['urdf']

@@ -33,7 +33,6 @@ class PPOConfig:
     value_learning_rate: float = bounded(1e-3, low=0.0, high=1.0, help='step size of the value head')
     lr_schedule: str = bounded('cosine', choices=('constant', 'linear', 'cosine'), help='decay of both step sizes')
     lr_final_fraction: float = bounded(0.1, low=0.0, high=1.0, help='share of the step sizes left at the end')
-    lr_warmup: float = bounded(0.0, low=0.0, high=1.0, help='share of the budget over which the step sizes rise from 0')
     adam_eps: float = bounded(1e-7, low=0.0, high=1.0, help='ε of Adam')
     max_grad_norm: float = bounded(1.0, low=0.0, help='adapter and value gradients are cut to this norm; 0 = off')
     value_warmup_updates: int = bounded(1, low=0, help='first updates that train the value head only')

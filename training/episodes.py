@@ -145,32 +145,37 @@ class Player:
 
     def _visit(self, worlds: list[int], schedule: Schedule, temperature: float, greedy: bool) -> list[Episode]:
         """Take up what these worlds answer, send them on, and return the episodes that ended."""
-        answers = self._collect(worlds, schedule)
         inputs: dict[int, PolicyInput] = {}
+        observations: dict[int, Observation] = {}
         finished: list[Episode] = []
-        for world, (observation, outcome) in answers.items():
-            episode = self._running[world]
-            episode.instruction = observation.task
-            seen = self.commander_of(episode.slot.request.world).observe(observation)
-            if outcome is not None:
-                episode.turns[-1].outcome = outcome
-            if outcome is not None and (outcome.terminated or outcome.truncated):
-                episode.final = seen
-                finished.append(self._running.pop(world))
-            else:
-                inputs[world] = seen
-        # New episodes are set up by the worlds while the policy decides for the others.
-        self._start([w for w in worlds if w not in self._running], schedule)
+        waiting = worlds
+        while waiting:
+            answers = self._collect(waiting, schedule)
+            for world, (observation, outcome) in answers.items():
+                episode = self._running[world]
+                episode.instruction = observation.task
+                seen = self.commander_of(episode.slot.request.world).observe(observation)
+                if outcome is not None:
+                    episode.turns[-1].outcome = outcome
+                if outcome is not None and (outcome.terminated or outcome.truncated):
+                    episode.final = seen
+                    finished.append(self._running.pop(world))
+                else:
+                    inputs[world], observations[world] = seen, observation
+            # A reset is short: waiting for it keeps the batch whole, while the other half of the worlds moves.
+            waiting = self._start([world for world in waiting if world not in self._running], schedule)
         if inputs:
-            self._decide(inputs, {w: answers[w][0] for w in inputs}, temperature, greedy)
+            self._decide({w: inputs[w] for w in sorted(inputs)}, observations, temperature, greedy)
         return finished
 
-    def _start(self, worlds: Sequence[int], schedule: Schedule) -> None:
+    def _start(self, worlds: Sequence[int], schedule: Schedule) -> list[int]:
+        """Begin the next episodes of these worlds; returns the worlds that have one."""
         slots = {world: schedule.next(world, self._decisions) for world in worlds}
         self._running.update({world: Episode(world, slot) for world, slot in slots.items() if slot is not None})
         requests = {world: slot.request for world, slot in slots.items() if slot is not None}
         if requests:
             self.pool.reset(requests)
+        return list(requests)
 
     def _collect(self, worlds: list[int], schedule: Schedule) -> dict[int, tuple[Observation, Outcome | None]]:
         """Answers in the order of ``worlds``, without those whose world broke down."""

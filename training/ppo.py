@@ -134,8 +134,6 @@ class PPO:
         shape = {'constant': 1.0, 'linear': 1.0 - progress,
                  'cosine': 0.5 * (1.0 + math.cos(math.pi * progress))}[config.lr_schedule]
         factor = config.lr_final_fraction + (1.0 - config.lr_final_fraction) * shape
-        if progress < config.lr_warmup:
-            factor *= progress / config.lr_warmup
         return config.learning_rate * factor, config.value_learning_rate * factor
 
     def update(self, samples: list[Sample], *, number: int, temperature: float, progress: float) -> dict[str, float]:

@@ -5,27 +5,29 @@ from __future__ import annotations
 import sys
 import time
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 
 class Progress:
     """Bar of one phase at a time.
 
     Args:
-        live: Draw a bar; by default where stdout is a terminal. Without it, a phase prints one line when it ends and
-            training one line per update.
+        stream: Where to. A terminal gets a bar; elsewhere a phase prints one line when it ends, and training one line
+            per update.
     """
 
-    def __init__(self, live: bool | None = None) -> None:
-        self.live = sys.stdout.isatty() if live is None else live
+    def __init__(self, stream: TextIO = sys.stdout) -> None:
+        self._stream, self.live = stream, stream.isatty()
         self._bar: Any = None
         self._task: Any = None
         if self.live:
+            from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
 
             self._bar = Bar(TextColumn('[bold]{task.description}'), BarColumn(bar_width=24), MofNCompleteColumn(),
-                            TextColumn('{task.fields[figures]}'), TimeRemainingColumn(), transient=False)
+                            TextColumn('{task.fields[figures]}'), TimeRemainingColumn(),
+                            console=Console(file=stream))
 
     def __enter__(self) -> Progress:
         if self._bar:
@@ -48,7 +50,7 @@ class Progress:
         if self._bar:
             self._bar.console.print(text, markup=False, highlight=False)
         else:
-            print(text, flush=True)
+            print(text, file=self._stream, flush=True)
 
     def update(self, task: Any, **fields: Any) -> None:
         """Change a bar."""

@@ -18,7 +18,7 @@ from training.dataset import DemonstrationDataset
 from vlm_agent_ros.actions import ActionError, SkillLanguage
 from vlm_agent_ros.motion import MotionError, SkillPlanner
 from vlm_agent_ros.policy.config import load_model_config
-from vlm_agent_ros.types import EpisodeRequest, Observation
+from vlm_agent_ros.types import EpisodeRequest, Observation, Trajectory
 
 _SLOTS = 12  # objects per scene at most
 _CHUNK = 250  # episodes per unit of work
@@ -129,20 +129,22 @@ class _Recorder:
             if outcome.terminated or outcome.truncated:
                 return
 
-    def _plan(self, action: str, observation: Observation):
+    def _plan(self, action: str, observation: Observation) -> Trajectory | None:
         try:
-            return self._planner.plan(self._language.parse(action), observation.joint_names, observation.joint_positions)
+            command = self._language.parse(action)
+            return self._planner.plan(command, observation.joint_names, observation.joint_positions)
         except (ActionError, MotionError):
             return None
 
     def _spoil(self, action: str, rng: np.random.Generator) -> str:
         """The action aimed at another item, or a few cells off."""
-        skill, column, row = action.split()
+        skill, *cell = action.split()
         if rng.random() < 0.5:
             truth = self._world.truth()
             column, row = truth.cell.point_to_cell(truth.state.positions[rng.integers(len(truth.items))])
         else:
-            column, row = (int(np.clip(int(c) + rng.integers(-6, 7), 0, self._world.cell.grid - 1)) for c in (column, row))
+            last = self._world.cell.grid - 1
+            column, row = (int(np.clip(int(c) + rng.integers(-6, 7), 0, last)) for c in cell)
         return f'{skill} {column:02d} {row:02d}'
 
     def _objects(self) -> np.ndarray:

@@ -133,7 +133,7 @@ def _evaluations(summary: dict[str, Any]) -> str:
 
 
 def _charts(summary: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
-    levels = [Level(key, r['success'], *r['ci95'], key) for key in ('before', 'after')
+    levels = [Level(key, r['success'], r['ci95'][0], r['ci95'][1], key) for key in ('before', 'after')
               if (r := summary.get(key)) and r['n']]
     decisions = [row['decisions_total'] for row in rows]
     charts = [Chart('success while training (sampled), with the held-out evaluations', decisions,

@@ -7,8 +7,6 @@ and joint states of the same stamp. Nothing here waits by sleeping: ``collect`` 
 from __future__ import annotations
 
 import os
-import random
-import socket
 import sys
 import tempfile
 import threading
@@ -27,7 +25,8 @@ from vlm_agent_ros.cot import CotReport
 from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.nodes.cot import REPEAT_S, CotPublisher
 from vlm_agent_ros.nodes.process import NodeProcess
-from vlm_agent_ros.nodes.ros_env import keep_local
+from vlm_agent_ros.nodes.ros_env import free_domain, keep_local
+from vlm_agent_ros.nodes.shared_memory import remove_stale_segments
 from vlm_agent_ros.types import EpisodeRequest, Trajectory
 
 from .world_link import WorldLink, WorldSilent
@@ -63,7 +62,7 @@ class RosWorlds:
         self._failures = [0] * self.size
         namespaces = [name.strip('/') for name in attach] or [f'world_{i}' for i in range(count)]
         keep_local()
-        self.domain_id = int(os.environ.get('ROS_DOMAIN_ID') or (0 if attach else _free_domain()))
+        self.domain_id = int(os.environ.get('ROS_DOMAIN_ID') or (0 if attach else free_domain()))
         self._processes = [] if attach else self._make_processes(namespaces, world, logs)
         self._context = Context()
         rclpy.init(context=self._context, domain_id=self.domain_id, signal_handler_options=SignalHandlerOptions.NO)
@@ -121,6 +120,7 @@ class RosWorlds:
         deadline = time.monotonic() + _END_S
         for process in self._processes:
             process.end(max(0.0, deadline - time.monotonic()))
+        remove_stale_segments()
 
     def _advance(self, index: int) -> None:
         link = self._links[index]
@@ -144,15 +144,15 @@ class RosWorlds:
             process = self._processes[index]
             process.signal(9)
             process.end(_END_S)
+            remove_stale_segments()
             process.start()
             raise WorldError(index, f'{reason}; it is being restarted')
         raise WorldError(index, f'{reason}; it was started elsewhere and has to be restarted there')
 
     def _make_processes(self, namespaces: list[str], world: str, logs: Path | None) -> list[NodeProcess]:
         folder = logs or Path(tempfile.mkdtemp(prefix='vlm_agent_ros_logs_'))
-        # The package may be run from its source tree without being installed.
-        path = os.pathsep.join(dict.fromkeys([*map(str, _import_roots()), *filter(None, (
-            os.environ.get('PYTHONPATH', '')).split(os.pathsep))]))
+        source = str(Path(__file__).resolve().parent.parent)  # the package may be run without being installed
+        path = os.pathsep.join(filter(None, (source, os.environ.get('PYTHONPATH'))))
         environment = {**os.environ, 'ROS_DOMAIN_ID': str(self.domain_id), 'OMP_NUM_THREADS': '1', 'PYTHONPATH': path}
         return [NodeProcess(
             [sys.executable, '-m', 'sim_worlds.world_node', '--ros-args', '-r', f'__ns:=/{name}', '-p',
@@ -162,25 +162,3 @@ class RosWorlds:
     def _repeat_cot(self) -> None:
         while not self._closing.wait(REPEAT_S):
             self._cot.repeat()
-
-
-def _import_roots() -> list[Path]:
-    return [Path(__file__).resolve().parent.parent]
-
-
-def _free_domain() -> int:
-    """A ROS domain in which nobody on this machine is, so that two trainings do not meet.
-
-    The first participant of domain d listens on UDP port 7400 + 250 d + 10; above 101 these reach into the range
-    that Linux hands out to others.
-    """
-    candidates = list(range(1, 102))
-    random.SystemRandom().shuffle(candidates)
-    for domain in candidates:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            try:
-                probe.bind(('', 7410 + 250 * domain))
-            except OSError:
-                continue
-        return domain
-    raise UserError('every ROS domain from 1 to 101 is in use on this machine: set ROS_DOMAIN_ID')

@@ -1,11 +1,10 @@
-"""What training and evaluation set up alike: worlds, the agent of each world file, and PyTorch."""
+"""What training and evaluation set up alike: the agent of each world file, PyTorch, and a note of what it all is."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import os
 import platform
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,33 +21,9 @@ from vlm_agent_ros.policy.prompt import PromptTemplate
 from vlm_agent_ros.safety.rules import SafetyRules
 
 from .commands import Commander, CommanderOf
-from .worlds import WorldPool
 
 _PACKAGES = ('torch', 'transformers', 'peft', 'llguidance', 'numpy', 'pybullet', 'gymnasium', 'pin', 'ruckig', 'rclpy',
              'ros-rclpy')
-
-
-def open_worlds(transport: str, count: int, world: str, *, attach: Sequence[str] = (), logs: Path | None = None
-                ) -> WorldPool:
-    """Start worlds, or attach to running ones.
-
-    Args:
-        transport: ``ros`` or ``in-process``.
-        count: Number of worlds.
-        world: World file that they start with.
-        attach: Namespaces of running worlds.
-        logs: Folder for the output of world processes.
-
-    Raises:
-        UserError: ROS is not installed, or no world comes up.
-    """
-    if transport == 'in-process':
-        from .worlds import InProcessWorlds
-
-        return InProcessWorlds(count, world)
-    from .ros_worlds import RosWorlds
-
-    return RosWorlds(count, world, attach=attach, logs=logs)
 
 
 def commanders(prompt: PromptTemplate, illegal_rule: str = 'lost_turn') -> CommanderOf:

@@ -83,23 +83,24 @@ class SftData:
 
     def vision_inputs(self, index: np.ndarray, seed: int | None) -> dict[str, Any]:
         """Inputs of the vision tower alone."""
-        inputs = self._prompt_inputs(index, seed)
+        inputs = self.prompt_inputs(index, seed)
         return {k: v for k, v in inputs.items() if k not in ('input_ids', 'attention_mask')}
 
     def batch(self, index: np.ndarray, seed: int | None) -> Batch:
         """A batch of samples; the seed makes the augmentation, None switches it off."""
         rows = torch.from_numpy(index).to(self.device)
         outputs, mask = self.outputs[rows], self.mask[rows]
-        inputs = join_outputs(self._prompt_inputs(index, seed), outputs, mask.sum(dim=1))
+        inputs = join_outputs(self.prompt_inputs(index, seed), outputs, mask.sum(dim=1))
         return Batch(inputs, outputs, mask, self.numbers[rows], self.in_action[rows], self.objects[rows])
 
-    def _prompt_inputs(self, index: np.ndarray, seed: int | None) -> dict[str, Any]:
+    def prompt_inputs(self, index: np.ndarray, seed: int | None) -> dict[str, Any]:
+        """Inputs of the model without outputs, padded on the left."""
         pixels = self.pixels(index, seed)
         if self.affine is not None:
             scale, shift = (t.to(self.device) for t in self.affine)
             rows = torch.from_numpy(self.prompt_row[index]).to(self.device)
             return {**{k: v[rows] for k, v in self.prompts.items()}, 'pixel_values': pixels * scale + shift}
-        images = (pixels * 255).round().byte().permute(0, 2, 3, 1).numpy()
+        images = (pixels * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
         return dict(self.encoder.encode(list(images), [str(p) for p in self.dataset.prompts[index]]).to(self.device))
 
     def _tokenize_outputs(self) -> tuple[torch.Tensor, ...]:

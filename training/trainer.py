@@ -89,8 +89,11 @@ class Trainer:
         self._stopped = ''
         self._boundary = self._copy()
 
-    def run(self) -> dict[str, Any]:
+    def run(self, started: float) -> dict[str, Any]:
         """Everything from the first evaluation to the report.
+
+        Args:
+            started: ``time.perf_counter`` when the command began; loading and starting worlds count as its time.
 
         Returns:
             The content of summary.json.
@@ -100,7 +103,7 @@ class Trainer:
                 to go on.
             UserError: A file cannot be written.
         """
-        started = time.perf_counter()
+        self._spend('start', time.perf_counter() - started)
         write_atomically(self.folder.path / 'config.json', json.dumps(as_mapping(self.config), indent=2) + '\n')
         log = MetricsLog(self.folder.path, self.state.update)
         try:
@@ -108,10 +111,9 @@ class Trainer:
                 if self.config.own_world:
                     self._evaluate_once('own_cell', self.config.own_world)
                 self._evaluate_once('before', self.config.world)
-                self._boundary = self._copy()
                 self._train(log)
                 after = self._evaluate_last()
-                return self._finish(log, after, time.perf_counter() - started)
+                return self._finish(log, after)
         except KeyboardInterrupt:
             path = self._save_boundary()
             raise KeyboardInterrupt(
@@ -124,6 +126,7 @@ class Trainer:
         """The evaluations before training, unless a resumed run has them already."""
         if self.config.eval_episodes and name not in self.state.evaluations:
             self.state.evaluations[name] = self._evaluate(name, world).to_json()
+            self._boundary = self._copy()
 
     def _evaluate_last(self) -> EvaluationResult | None:
         best = self.folder.checkpoints / 'best'
@@ -248,14 +251,13 @@ class Trainer:
     def _spend(self, phase: str, seconds: float) -> None:
         self.state.phases_s[phase] = self.state.phases_s.get(phase, 0.0) + seconds
 
-    def _finish(self, log: MetricsLog, after: EvaluationResult | None, session_s: float) -> dict[str, Any]:
+    def _finish(self, log: MetricsLog, after: EvaluationResult | None) -> dict[str, Any]:
         """Write summary.json and report.html."""
         config, state = self.config, self.state
-        wall_s = sum(state.phases_s.values())
         summary = {
             'run_name': self.folder.path.name, 'transport': self.pool.transport, 'task': config.task,
             'world': config.world, 'model': config.model, 'worlds': config.worlds, 'decisions': state.decisions,
-            'updates': state.update, 'wall_s': round(wall_s, 1), 'session_s': round(session_s, 1),
+            'updates': state.update, 'wall_s': round(sum(state.phases_s.values()), 1),
             'before': state.evaluations.get('before'), 'after': after.to_json() if after else None,
             'own_cell': state.evaluations.get('own_cell'), 'seed': config.seed, 'stopped': self._stopped,
             'gate_refusals': state.rejected['refused'], 'rejected': state.rejected, 'lost_episodes': state.lost,

@@ -20,17 +20,10 @@ from sim_worlds.config import load_world
 from vlm_agent_ros.cell import Cell, load_cell
 from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.nodes import interface
-from vlm_agent_ros.nodes.messages import (
-    image_array,
-    joint_positions,
-    outcome_from,
-    to_ns,
-    trajectory_message,
-)
+from vlm_agent_ros.nodes.messages import image_array, joint_positions, outcome_from, to_ns, trajectory_message
 from vlm_agent_ros.types import EpisodeRequest, Observation, Outcome, Trajectory
 
 from .worlds import Answer
-
 
 _RESEND_S = 1.0
 
@@ -137,8 +130,8 @@ class WorldLink:
         while self._stage and getattr(self, f'_after_{self._stage}')():
             pass
         if self._stage and time.monotonic() > self._deadline:
-            waited = 'did not come up' if self._stage in ('discover', 'parameters') else f'did not answer in stage {self._stage!r}'
-            raise WorldSilent(f'{waited} in time')
+            starting = self._stage in ('discover', 'parameters')
+            raise WorldSilent('did not come up in time' if starting else f'did not answer in time ({self._stage})')
 
     def _enter(self, stage: str, timeout_s: float) -> None:
         self.answer, self._stage = None, stage

@@ -122,11 +122,12 @@ def check_range(field: dataclasses.Field[Any], value: Any, source: str) -> None:
     low, high, choices = (field.metadata.get(k) for k in ('low', 'high', 'choices'))
     numbers = value if isinstance(value, (tuple, list)) else [value]
     for number in numbers:
-        if isinstance(number, (int, float)) and not isinstance(number, bool):
-            if number != number or (low is not None and number < low) or (high is not None and number > high):
-                span = f'between {low} and {high}' if None not in (low, high) else (
-                    f'at least {low}' if low is not None else f'at most {high}')
-                raise UserError(f'{source} is {number}, but must be {span}')
+        if not isinstance(number, (int, float)) or isinstance(number, bool):
+            continue
+        if number != number or (low is not None and number < low) or (high is not None and number > high):
+            span = f'between {low} and {high}' if None not in (low, high) else (
+                f'at least {low}' if low is not None else f'at most {high}')
+            raise UserError(f'{source} is {number}, but must be {span}')
     if choices is not None and value not in choices:
         raise UserError(f'{source} is {value!r}, but must be one of {", ".join(map(str, choices))}')
 

@@ -24,6 +24,7 @@ class CotReport:
         latency_ms: From observation to decision, ms.
         checkpoint: Name of the checkpoint that decided.
         image_age_ms: Age of the image when the decision was published, ms.
+        refusal: Why the action is not carried out, in one sentence; empty if it is.
     """
 
     task: str
@@ -35,6 +36,7 @@ class CotReport:
     latency_ms: float
     checkpoint: str
     image_age_ms: float
+    refusal: str = ''
 
     def message(self) -> str:
         """The action in one escaped line."""
@@ -52,6 +54,7 @@ class CotReport:
             'latency_ms': f'{self.latency_ms:.1f}',
             'checkpoint': escape(_one_line(self.checkpoint)),
             'image_age_ms': f'{self.image_age_ms:.1f}',
+            **({'refusal': escape(_one_line(self.refusal))} if self.refusal else {}),
         }
 
 

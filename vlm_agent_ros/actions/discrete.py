@@ -23,7 +23,7 @@ class DiscreteLanguage:
             raise ValueError('the list of actions is empty: give at least one action text')
         for action in actions:
             if action != action.strip() or not action.isprintable() or not action or set('"\\') & set(action):
-                raise ValueError(f'action {action!r} must be printable text without quotes, backslashes or outer spaces')
+                raise ValueError(f'action {action!r} must be printable, without quotes, backslashes or outer spaces')
         if len(set(actions)) != len(actions):
             raise ValueError('the list of actions is ambiguous: two actions have the same text')
         self.actions = tuple(actions)

@@ -30,8 +30,9 @@ class SkillLanguage:
             f'pick x y | place x y | push x y left/right/up/down | done, where x (00-{last}, from the left) and y '
             f'(00-{last}, from the top) are cells of a {grid}x{grid} grid over the image'
         )
-        self.examples = (f'pick 07 {grid // 2:02d}', f'place {grid // 2:02d} 12', f'push 09 {grid // 2:02d} left', 'done')
-        self._pattern = re.compile(r'(pick|place|push) (\d\d) (\d\d)(?: (left|right|up|down))?')
+        middle = f'{grid // 2:02d}'
+        self.examples: tuple[str, ...] = (f'pick 00 {middle}', f'place {middle} 01', f'push 01 {middle} left', 'done')
+        self._pattern = re.compile(r'(pick|place|push) ([0-9]{2}) ([0-9]{2})(?: (left|right|up|down))?')
 
     def parse(self, text: str) -> Command:
         """The command that a text means.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -112,7 +113,7 @@ class SkillPlanner:
         """Rest-to-rest segments between waypoints, sampled every ``point_period_s``."""
         arm_joints = len(self.cell.robot.arm_joints)
         times, positions, velocities = [0], [_joints(waypoints[0])], [np.zeros(arm_joints + 1)]
-        for before, after in zip(waypoints, waypoints[1:]):
+        for before, after in itertools.pairwise(waypoints):
             segment = self._segment(_joints(before), _joints(after))
             # A gripper that closes on something never arrives: it is given a fixed time instead.
             hold_s = self.cell.motion.gripper_time_s if before.gripper != after.gripper else 0.0

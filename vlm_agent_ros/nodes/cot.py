@@ -18,7 +18,7 @@ REPEAT_S = 1.0  # rqt marks a status that is not refreshed as stale
 class CotPublisher:
     """One constant diagnostic status per source, repeated at 1 Hz with its age.
 
-    ``publish``, ``repeat`` and ``clear`` may be called from any thread.
+    ``publish`` and ``repeat`` may be called from any thread.
 
     Args:
         node: The publishing node.
@@ -49,10 +49,12 @@ class CotPublisher:
         if last:
             self._send(last)
 
-    def clear(self) -> None:
-        """Forget all decisions: nothing is repeated until the next one."""
+    def close(self) -> None:
+        """Take the publishers down, and with them what latched subscribers would still be given."""
         with self._lock:
             self._last.clear()
+        for publisher in (self._diagnostics, *self._texts.values()):
+            self._node.destroy_publisher(publisher)
 
     def _send(self, reports: dict[str, tuple[CotReport, float]]) -> None:
         array = DiagnosticArray(status=[_status(s, report, age) for s, (report, age) in reports.items()])
@@ -61,8 +63,8 @@ class CotPublisher:
 
 
 def _status(source: str, report: CotReport, age_s: float) -> DiagnosticStatus:
-    values = {**report.values(), 'cot_age_s': f'{age_s:.1f}'}
+    values = {**report.values(), 'cot_age_s': f'{age_s:.3f}'}
     return DiagnosticStatus(
-        level=DiagnosticStatus.OK if report.action else DiagnosticStatus.WARN,
+        level=DiagnosticStatus.WARN if report.refusal or not report.action else DiagnosticStatus.OK,
         name=f'{source}: chain of thought', message=report.message(), hardware_id='vlm_agent_ros',
         values=[KeyValue(key=key, value=value) for key, value in values.items()])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from dataclasses import fields
+from typing import Any
 
 import numpy as np
 from builtin_interfaces.msg import Duration, Time
@@ -19,6 +21,8 @@ from ..types import Outcome, Trajectory
 
 OUTCOME_STATUS = 'world: outcome'
 _NS = 1_000_000_000
+_READ: dict[str, Callable[[str], Any]] = {
+    'float': float, 'int': int, 'bool': {'True': True, 'False': False}.__getitem__}
 
 
 def to_time(stamp_ns: int) -> Time:
@@ -195,9 +199,8 @@ def outcome_from(message: DiagnosticArray, topic: str) -> Outcome:
         UserError: A value is missing or is not of its type.
     """
     values = {v.key: v.value for status in message.status if status.name == OUTCOME_STATUS for v in status.values}
-    convert = {'float': float, 'int': int, 'bool': {'True': True, 'False': False}.__getitem__}
     try:
-        parsed = {f.name: convert[str(f.type)](values[f.name]) for f in fields(Outcome) if f.name != 'kpi'}
+        parsed = {f.name: _READ[str(f.type)](values[f.name]) for f in fields(Outcome) if f.name != 'kpi'}
         kpi = {key[4:]: float(value) for key, value in values.items() if key.startswith('kpi.')}
     except (KeyError, ValueError) as error:
         raise UserError(f'{topic}: no outcome of vlm_agent_ros ({error}): check which node publishes it') from error

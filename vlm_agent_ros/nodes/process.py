@@ -22,7 +22,7 @@ def end_with_parent(parent_pid: int) -> None:
     if not parent_pid:
         return
     if hasattr(ctypes.CDLL(None), 'prctl'):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if os.getppid() != parent_pid:  # also covers a parent that died before the call above
         raise UserError(f'parent_pid is {parent_pid}, but process {os.getppid()} started this one: leave it out')
 

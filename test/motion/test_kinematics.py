@@ -1,0 +1,48 @@
+"""The arm's kinematics agree with the simulated arm and never answer outside the joint limits."""
+
+import numpy as np
+import pytest
+
+from sim_worlds.world import CellWorld
+from vlm_agent_ros.cell import load_cell
+from vlm_agent_ros.motion import Kinematics, MotionError
+from vlm_agent_ros.motion.planner import TOOL_DOWN
+from vlm_agent_ros.types import EpisodeRequest
+
+
+@pytest.fixture(scope='module')
+def cell():
+    return load_cell('panda_table')
+
+
+@pytest.fixture(scope='module')
+def kinematics(cell):
+    return Kinematics(cell)
+
+
+def test_forward_kinematics_equal_the_simulators(cell, kinematics):
+    world = CellWorld('panda_table')
+    world.reset(EpisodeRequest(0, 'pick'))
+    simulation, rng = world._simulation, np.random.default_rng(0)
+    for _ in range(20):
+        joints = rng.uniform(kinematics.arm_lower, kinematics.arm_upper)
+        for joint, position in zip(simulation.arm, joints):
+            simulation._client.resetJointState(simulation.robot, joint, position)
+        np.testing.assert_allclose(kinematics.forward(joints)[0], simulation.tool_position(), atol=1e-6)
+    world.close()
+
+
+def test_inverse_then_forward_returns_the_pose(cell, kinematics):
+    rng = np.random.default_rng(1)
+    for _ in range(50):
+        point = rng.uniform((0.38, -0.2, 0.02), (0.65, 0.2, 0.3))
+        joints = kinematics.inverse(point, TOOL_DOWN, np.array(cell.robot.home))
+        position, rotation = kinematics.forward(joints)
+        np.testing.assert_allclose(position, point, atol=2e-4)
+        np.testing.assert_allclose(rotation, TOOL_DOWN, atol=1e-3)
+        assert np.all(joints >= kinematics.arm_lower) and np.all(joints <= kinematics.arm_upper)
+
+
+def test_a_pose_out_of_reach_is_refused(cell, kinematics):
+    with pytest.raises(MotionError, match='cannot reach'):
+        kinematics.inverse(np.array([1.5, 0.0, 0.2]), TOOL_DOWN, np.array(cell.robot.home))

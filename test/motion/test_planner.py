@@ -1,0 +1,71 @@
+"""Planned motions start where the arm is, keep every limit, and go where the image cell says."""
+
+import numpy as np
+import pytest
+
+from vlm_agent_ros.actions import Done, Pick, Place, Push
+from vlm_agent_ros.cell import load_cell
+from vlm_agent_ros.motion import MotionError, SkillPlanner
+
+
+@pytest.fixture(scope='module')
+def cell():
+    return load_cell('panda_table')
+
+
+@pytest.fixture(scope='module')
+def planner(cell):
+    return SkillPlanner(cell)
+
+
+@pytest.fixture()
+def measured(cell):
+    return np.append(cell.robot.home, cell.robot.gripper_open) + 0.003
+
+
+@pytest.mark.parametrize('command', [Pick(12, 20), Place(30, 30), Push(20, 22, 'left'), Push(24, 22, 'up')])
+def test_trajectory_starts_at_the_measured_position_and_keeps_the_limits(cell, planner, measured, command):
+    trajectory = planner.plan(command, cell.robot.joints, measured)
+    arm = len(cell.robot.arm_joints)
+    np.testing.assert_allclose(trajectory.positions[0, :arm], measured[:arm])
+    assert np.all(np.diff(trajectory.times_ns) > 0)
+    assert np.all(np.abs(trajectory.velocities) <= np.array(cell.robot.max_velocity) * 1.001)
+    implied = np.diff(trajectory.positions, axis=0) / np.diff(trajectory.times_ns)[:, None] * 1e9
+    assert np.all(np.abs(implied) <= np.array(cell.robot.max_velocity) * 1.01)
+    np.testing.assert_allclose(trajectory.positions[-1, :arm], cell.robot.home, atol=1e-9)
+    assert not trajectory.velocities[-1].any()
+
+
+def test_pick_lowers_the_open_gripper_onto_the_image_cell_and_closes_it(cell, planner, measured):
+    trajectory = planner.plan(Pick(12, 20), cell.robot.joints, measured)
+    arm = len(cell.robot.arm_joints)
+    tool = np.array([planner.kinematics.forward(q[:arm])[0] for q in trajectory.positions])
+    lowest = int(np.argmin(tool[:, 2]))
+    np.testing.assert_allclose(tool[lowest, :2], cell.cell_to_table(12, 20)[:2], atol=1e-3)
+    assert trajectory.positions[lowest - 1, arm] > 0.9 * cell.robot.gripper_open
+    assert trajectory.positions[-1, arm] == cell.robot.gripper_closed
+
+
+def test_place_keeps_squeezing_until_it_releases(cell, planner, measured):
+    measured[-1] = 0.022  # a cube is between the fingers
+    trajectory = planner.plan(Place(30, 30), cell.robot.joints, measured)
+    gripper = trajectory.positions[:, -1]
+    release = int(np.argmax(gripper > cell.robot.gripper_closed))
+    tool = planner.kinematics.forward(trajectory.positions[release, :-1])[0]
+    assert tool[2] < cell.motion.release_height + 0.005
+    assert gripper[0] == cell.robot.gripper_closed and gripper[-1] == cell.robot.gripper_open
+
+
+def test_same_request_gives_the_same_bits(cell, planner, measured):
+    first, second = (planner.plan(Pick(12, 20), cell.robot.joints, measured) for _ in range(2))
+    assert first.positions.tobytes() == second.positions.tobytes()
+    assert first.times_ns.tobytes() == second.times_ns.tobytes()
+
+
+def test_target_outside_the_workspace_is_refused(cell, planner, measured):
+    with pytest.raises(MotionError, match='workspace'):
+        planner.plan(Pick(0, 0), cell.robot.joints, measured)
+
+
+def test_done_moves_nothing(cell, planner, measured):
+    assert planner.plan(Done(), cell.robot.joints, measured) is None

@@ -1,0 +1,106 @@
+"""The simulated cell: physical grasps, honest predicates, rewards that add up, time that never runs back."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sim_worlds.config import load_world
+from sim_worlds.expert import demonstrate, projected
+from sim_worlds.world import CellWorld, _set_points
+from vlm_agent_ros.actions import SkillLanguage
+from vlm_agent_ros.errors import UserError
+from vlm_agent_ros.motion import SkillPlanner
+from vlm_agent_ros.types import EpisodeRequest, Trajectory
+
+
+@pytest.fixture(scope='module', params=['panda_table', 'shifted'])
+def world(request):
+    world = CellWorld(request.param)
+    yield world
+    world.close()
+
+
+def act(world, observation, action):
+    planner, language = SkillPlanner(world.cell), SkillLanguage(world.cell.grid)
+    return world.execute(planner.plan(language.parse(action), observation.joint_names, observation.joint_positions))
+
+
+def play(world, seed, task):
+    observation = world.reset(EpisodeRequest(seed, task))
+    outcomes = []
+    while not outcomes or not (outcomes[-1].terminated or outcomes[-1].truncated):
+        observation, outcome = act(world, observation, demonstrate(world).action)
+        outcomes.append(outcome)
+    return outcomes
+
+
+@pytest.mark.parametrize('task', CellWorld.tasks)
+def test_expert_succeeds(world, task):
+    assert sum(play(world, seed, task)[-1].success for seed in range(10)) == 10
+
+
+def test_reward_is_the_weighted_sum_of_the_kpi_terms(world):
+    for outcome in play(world, 1, 'place'):
+        expected = sum(weight * outcome.kpi[name] for name, weight in world.config.reward.items())
+        assert outcome.reward == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_grasp_beside_every_cube_holds_nothing_and_earns_less(world):
+    good = play(world, 4, 'pick')[0]
+    observation = world.reset(EpisodeRequest(4, 'pick'))
+    truth = world.truth()
+    column, row = (int(v) for v in projected(truth, truth.goal.target))
+    _, miss = act(world, observation, f'pick {column:02d} {min(row + 5, 47):02d}')
+    assert not miss.success and world.truth().state.held is None
+    assert miss.reward < good.reward and 0.0 < miss.kpi['precision'] < good.kpi['precision']
+
+
+def test_the_wrong_cube_in_the_gripper_is_no_success_and_is_counted(world):
+    observation = world.reset(EpisodeRequest(6, 'pick'))
+    truth = world.truth()
+    wrong = next(i for i, item in enumerate(truth.items) if item.kind == 'cube' and i != truth.goal.target)
+    _, outcome = act(world, observation, 'pick {:02d} {:02d}'.format(*(int(v) for v in projected(truth, wrong))))
+    assert not outcome.success and outcome.kpi['wrong_object'] == 1.0
+
+
+def test_objects_appear_where_the_calibrated_camera_says(world):
+    """The error that remains is the camera jitter of the world file and half a cell."""
+    world.reset(EpisodeRequest(2, 'place'))
+    truth, image = world.truth(), world.observe().image.astype(float)
+    background = np.median(image.reshape(-1, 3), axis=0)
+    for i, item in enumerate(truth.items):
+        if item.kind == 'pad':
+            u, v = world.cell.camera.project(truth.state.positions[i])
+            patch = image[int(v) - 1:int(v) + 2, int(u) - 1:int(u) + 2].reshape(-1, 3).mean(0)
+            assert np.abs(patch - background).max() > 20
+
+
+def test_time_is_monotonic_over_resets(world):
+    stamps = [world.reset(EpisodeRequest(seed, 'pick')).stamp_ns for seed in (1, 1, 2)]
+    assert stamps == sorted(stamps) and len(set(stamps)) == 3
+
+
+def test_unknown_task_and_world_are_refused_by_name(world):
+    with pytest.raises(UserError, match="no task named 'juggle'"):
+        world.reset(EpisodeRequest(0, 'juggle'))
+    with pytest.raises(UserError, match='no worlds file named'):
+        world.reset(EpisodeRequest(0, 'pick', 'atlantis'))
+
+
+def test_world_file_with_a_reversed_range_is_refused(tmp_path):
+    path = tmp_path / 'bad.yaml'
+    text = Path(load_world('panda_table').path).read_text()
+    path.write_text(text.replace('cube_size: [0.042, 0.048]', 'cube_size: [0.048, 0.042]'))
+    with pytest.raises(UserError, match='cube_size'):
+        load_world(str(path))
+
+
+def test_set_points_interpolate_position_and_velocity_and_end_at_the_last_point():
+    times = np.array([0, 500_000_000, 1_000_000_000])
+    positions = np.array([[0.0], [0.25], [1.0]])  # x = t², v = 2t, which a cubic reproduces exactly
+    trajectory = Trajectory(('j',), times, positions, np.array([[0.0], [1.0], [2.0]]))
+    where, speed = _set_points(trajectory)
+    t = np.arange(1, 121) / 120
+    np.testing.assert_allclose(where[:, 0], t**2, atol=1e-12)
+    np.testing.assert_allclose(speed[:, 0], 2 * t, atol=1e-12)

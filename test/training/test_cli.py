@@ -1,0 +1,106 @@
+"""The command line: flags over YAML, and one sentence for whatever is wrong."""
+
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from training.cli import main, without_ros_arguments
+from training.config import TrainConfig, as_mapping, load_train_config
+from vlm_agent_ros.config import parse
+from vlm_agent_ros.errors import UserError
+
+
+def sentence(capsys, *arguments):
+    """What a command that must fail says."""
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == '' and captured.err.count('\n') == 1 and 'Traceback' not in captured.err
+    return captured.err
+
+
+def yaml_file(folder, **content):
+    path = folder / 'mine.yaml'
+    path.write_text(yaml.safe_dump(content))
+    return str(path)
+
+
+def test_flags_override_the_file_and_the_file_overrides_the_defaults(tmp_path):
+    path = yaml_file(tmp_path, clip=0.25, epochs=7)
+    config = load_train_config(path, {'epochs': 2, 'attach': ['a'], 'worlds': 1})
+    assert (config.clip, config.epochs, config.attach, config.gamma) == (0.25, 2, ('a',), TrainConfig().gamma)
+
+
+def test_a_configuration_survives_its_way_through_json():
+    config = TrainConfig(attach=('a', 'b'), worlds=2)
+    assert parse(TrainConfig, as_mapping(config), 'json') == config
+
+
+def test_the_shipped_files_are_valid():
+    assert load_train_config('ppo', {}).world != ''
+
+
+def test_every_option_has_a_line_of_help():
+    text = subprocess.run([sys.executable, '-m', 'training', 'train', '--help'], capture_output=True, text=True,
+                          check=True).stdout
+    assert '--thought-weight' in text and '--no-constrained' in text and 'λ' in text
+
+
+def test_help_does_not_load_pytorch():
+    code = "import sys, training.cli; assert 'torch' not in sys.modules and 'pybullet' not in sys.modules"
+    subprocess.run([sys.executable, '-c', code], check=True)
+
+
+@pytest.mark.parametrize(('arguments', 'said'), [
+    (['train', '--clip', '7'], 'clip is 7'),
+    (['train', '--clip', 'wide'], 'clip must be of type float'),
+    (['train', '--seed', '-1'], 'seed is -1'),
+    (['train', '--ratio-level', 'word'], 'decision, token'),
+    (['train', '--worlds', '6', '--group-size', '4'], 'multiple of group_size'),
+    (['train', '--baseline', 'group'], 'group_size'),
+    (['train', '--config', 'nothing'], 'nothing'),
+    (['train', '--run-name', '../x'], 'run_name'),
+    (['train', '--transport', 'in-process', '--task', 'juggle'], 'juggle'),
+    (['train', '--transport', 'in-process', '--world', 'mars'], 'mars'),
+    (['train', '--unknown', '1'], '--unknown'),
+    (['train', '--resume', '/nowhere/step_000001'], '/nowhere/step_000001'),
+    (['train', '--resume', '/nowhere', '--config', 'ppo'], 'exclude'),
+    (['evaluate', '--episodes', '0'], '--episodes'),
+    (['evaluate', '--task', 'juggle'], 'juggle'),
+    (['evaluate', '--checkpoint', '/nowhere'], '/nowhere'),
+    (['fly'], 'fly'),
+    ([], 'COMMAND'),
+])
+def test_bad_input_ends_in_one_sentence(capsys, tmp_path, monkeypatch, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    assert said in sentence(capsys, *arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_key_of_a_file_is_named_with_its_file(capsys, tmp_path):
+    path = yaml_file(tmp_path, clipp=0.1)
+    error = sentence(capsys, 'train', '--config', path)
+    assert path in error and "'clipp'" in error
+
+
+def test_a_value_out_of_range_is_named_with_its_file(capsys, tmp_path):
+    path = yaml_file(tmp_path, gamma=1.5)
+    error = sentence(capsys, 'train', '--config', path)
+    assert path in error and 'gamma is 1.5' in error
+
+
+def test_arguments_for_ros_are_left_out():
+    arguments = '--seed 1 --ros-args -r __node:=trainer -- --worlds 2 --ros-args -p a:=b'.split()
+    assert without_ros_arguments(arguments) == ['--seed', '1', '--worlds', '2']
+
+
+def test_a_derived_schedule_is_linear_in_the_decisions():
+    config = TrainConfig(temperature=1.0, temperature_final=0.5, decisions=100)
+    assert config.temperature_at(50) == pytest.approx(0.75)
+    assert config.progress(1000) == 1.0
+
+
+def test_attached_worlds_must_be_as_many_as_worlds():
+    with pytest.raises(UserError, match='attach names 1'):
+        TrainConfig(attach=('a',), worlds=2)

@@ -1,0 +1,40 @@
+"""Advantages against values computed by hand."""
+
+import numpy as np
+import pytest
+
+from training.gae import discounted_return, generalized_advantages, leave_one_out, standardise
+
+REWARDS, VALUES = np.array([1.0, 0.0, 2.0]), np.array([0.5, 1.0, 0.25])
+
+
+def test_a_terminated_episode_has_no_value_beyond_its_end():
+    # δ = 1 + 0.9·1 - 0.5 = 1.4; 0 + 0.9·0.25 - 1 = -0.775; 2 + 0 - 0.25 = 1.75; γλ = 0.45
+    expected = [1.4 + 0.45 * (-0.775 + 0.45 * 1.75), -0.775 + 0.45 * 1.75, 1.75]
+    np.testing.assert_allclose(generalized_advantages(REWARDS, VALUES, 0.0, 0.9, 0.5), expected, rtol=1e-12)
+
+
+def test_a_truncated_episode_bootstraps_from_the_value_of_its_final_observation():
+    # Only the last δ changes: 2 + 0.9·3 - 0.25 = 4.45
+    expected = [1.4 + 0.45 * (-0.775 + 0.45 * 4.45), -0.775 + 0.45 * 4.45, 4.45]
+    np.testing.assert_allclose(generalized_advantages(REWARDS, VALUES, 3.0, 0.9, 0.5), expected, rtol=1e-12)
+
+
+def test_lambda_one_gives_discounted_returns_less_values():
+    returns = [1 + 0.81 * 2, 0.9 * 2, 2]
+    np.testing.assert_allclose(generalized_advantages(REWARDS, VALUES, 0.0, 0.9, 1.0), returns - VALUES, rtol=1e-12)
+    assert discounted_return(REWARDS, 0.9) == pytest.approx(returns[0])
+
+
+def test_leave_one_out_compares_each_return_with_the_mean_of_the_others():
+    np.testing.assert_allclose(leave_one_out(np.array([1.0, 0.0, 0.5])), [0.75, -0.75, 0.0])
+
+
+def test_a_group_of_one_has_nothing_to_learn_from():
+    np.testing.assert_array_equal(leave_one_out(np.array([1.0])), [0.0])
+
+
+def test_standardised_advantages_have_zero_mean_and_unit_variance_and_stay_finite():
+    result = standardise(np.array([1.0, 2.0, 3.0]))
+    assert result.mean() == pytest.approx(0.0) and result.std() == pytest.approx(1.0)
+    np.testing.assert_array_equal(standardise(np.ones(4)), np.zeros(4))

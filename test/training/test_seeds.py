@@ -1,0 +1,41 @@
+"""Streams of random numbers that never meet."""
+
+import argparse
+
+import numpy as np
+
+from training.record import add_arguments
+from training.seeds import (
+    DEMONSTRATION_START,
+    EVALUATION_START,
+    TRAINING_START,
+    evaluation_seeds,
+    keyed_seed,
+    training_seed,
+)
+
+
+def test_training_seeds_are_disjoint_from_held_out_and_demonstration_seeds():
+    training = {training_seed(run, group, index) for run in (0, 1, 2**62) for group in range(8) for index in range(99)}
+    assert min(training) >= TRAINING_START > DEMONSTRATION_START > max(evaluation_seeds(10_000)) > EVALUATION_START
+
+
+def test_demonstrations_are_recorded_from_their_own_stream():
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    args = parser.parse_args([])
+    first, last = args.seed, args.seed + args.scenes + args.episodes
+    assert DEMONSTRATION_START <= first < last < TRAINING_START
+
+
+def test_a_longer_evaluation_starts_with_the_seeds_of_a_shorter_one():
+    assert evaluation_seeds(200)[:50] == evaluation_seeds(50)
+
+
+def test_draws_depend_on_purpose_and_every_part_of_the_key():
+    seeds = [keyed_seed('decision', 1, 2), keyed_seed('decision', 2, 1), keyed_seed('decision', 1, 2, 0),
+             keyed_seed('episode', 1, 2)]
+    assert len(set(seeds)) == 4
+    assert keyed_seed('decision', 1, 2) == seeds[0]
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    np.random.default_rng(seeds[0])

@@ -1,0 +1,250 @@
+"""The agent: a vision-language model that looks, thinks, and proposes one motion at a time to the gate.
+
+A lifecycle node. ``configure`` loads the model, ``activate`` starts deciding, ``deactivate`` stops at once; while it
+is not active it publishes nothing. Inference runs in one worker thread, never in a callback.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.publisher import Publisher
+from rclpy.timer import Timer
+from sensor_msgs.msg import CompressedImage, Image, JointState
+from std_msgs.msg import String
+from trajectory_msgs.msg import JointTrajectory
+
+from ..config import bounded
+from ..errors import UserError
+from ..motion.monitor import MotionMonitor
+from ..types import Observation
+from . import interface
+from .cot import REPEAT_S, CotPublisher
+from .decider import Decided, Decider, DeciderSettings
+from .messages import image_array, joint_positions, to_ns, trajectory_from, trajectory_message
+from .parameters import declare_parameters
+from .ros_env import run_node
+
+_POLL_S = 0.05
+
+
+@dataclass(frozen=True)
+class Parameters(DeciderSettings):
+    """Parameters of agent_node."""
+
+    max_rate_hz: float = bounded(2.0, low=0.01, high=30.0, help='decisions per second at most, Hz')
+    proposal_timeout_s: float = bounded(
+        2.0, low=0.1, high=7200.0,
+        help='decide anew if the gate has not forwarded a proposal by then; longer than its approve_timeout_s, s')
+    image_transport: str = bounded('raw', choices=('raw', 'compressed'), help='which image topic to subscribe to')
+    autostart: bool = bounded(False, help='configure and activate at start instead of waiting for transitions')
+
+
+class AgentNode(LifecycleNode):
+    """Adapter of the agent; at most one decision and one motion are under way at a time."""
+
+    def __init__(self) -> None:
+        super().__init__('agent_node')
+        self._settings = declare_parameters(self, Parameters)
+        self._decider: Decider | None = None
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix='inference')
+        self._failure = ''
+        self._task = ''
+        self._thinking: tuple[Future[Decided], Observation] | None = None
+        self._forget()
+        self._active_entities: tuple[Publisher, CotPublisher, list[Timer]] | None = None
+        if self._settings.autostart:
+            self._starter = self.create_timer(0.0, self._autostart)
+
+    def close(self) -> None:
+        """Stop deciding; a decision that is being computed is not waited for."""
+        self._silence()
+        self._worker.shutdown(wait=False, cancel_futures=True)
+
+    # --- lifecycle ----------------------------------------------------------------------------------------------
+
+    def on_configure(self, _: LifecycleState) -> TransitionCallbackReturn:
+        """Load cell, planner and checkpoint; a failure is one sentence in the log."""
+        started = time.monotonic()
+        try:
+            self._decider = Decider(self._settings)
+        except UserError as error:
+            self._failure = str(error)
+            self.get_logger().error(self._failure)
+            return TransitionCallbackReturn.FAILURE
+        except Exception as error:  # rclpy would swallow it
+            self._failure = f'{self._settings.model} cannot be loaded ({type(error).__name__}: {error})'
+            self.get_logger().error(self._failure)
+            return TransitionCallbackReturn.FAILURE
+        self._monitor = MotionMonitor(self._decider.cell)
+        self._subscribe()
+        self.get_logger().info(f'{self._decider.checkpoint} loaded in {time.monotonic() - started:.1f} s')
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Start deciding, from images exposed from now on."""
+        self._forget()
+        self._not_before_ns = self._now_ns()
+        timers = [self.create_timer(_POLL_S, self._step)]
+        cot = CotPublisher(self)
+        timers.append(self.create_timer(REPEAT_S, cot.repeat))
+        proposals = self.create_publisher(JointTrajectory, interface.PROPOSAL, interface.COMMAND_QOS)
+        self._active_entities = proposals, cot, timers
+        return super().on_activate(state)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop deciding at once; a motion that the gate has forwarded is the gate's to stop."""
+        self._silence()
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, _: LifecycleState) -> TransitionCallbackReturn:
+        """Let the model go."""
+        self._silence()
+        for subscription in self._inputs:
+            self.destroy_subscription(subscription)
+        self._decider = None
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """As on_deactivate."""
+        self._silence()
+        return super().on_shutdown(state)
+
+    def _autostart(self) -> None:
+        self.destroy_timer(self._starter)
+        if self.trigger_configure() != TransitionCallbackReturn.SUCCESS:
+            raise UserError(self._failure)
+        self.trigger_activate()
+
+    def _silence(self) -> None:
+        """Take everything down that could publish; the result of a running inference is dropped."""
+        self._thinking = None
+        if self._active_entities is not None:
+            proposals, cot, timers = self._active_entities
+            self._active_entities = None
+            for timer in timers:
+                self.destroy_timer(timer)
+            cot.close()
+            self.destroy_publisher(proposals)
+
+    # --- what the cell says -------------------------------------------------------------------------------------
+
+    def _subscribe(self) -> None:
+        compressed = self._settings.image_transport == 'compressed'
+        self._image_name = interface.COMPRESSED_IMAGE if compressed else interface.IMAGE
+        image_type = CompressedImage if compressed else Image
+        commands = ((topic, self._on_command) for topic in (interface.ARM_COMMAND, interface.GRIPPER_COMMAND))
+        self._inputs = [
+            self.create_subscription(image_type, self._image_name, self._on_image, interface.NEWEST_QOS),
+            self.create_subscription(JointState, interface.JOINT_STATES, self._on_joints, interface.SENSOR_QOS),
+            self.create_subscription(String, interface.TASK, self._on_task, interface.LATCHED_QOS),
+            # What the gate forwards, or anyone else: the arm must be at rest before the next decision.
+            *(self.create_subscription(JointTrajectory, topic, callback, interface.COMMAND_QOS)
+              for topic, callback in commands),
+        ]
+
+    def _forget(self) -> None:
+        self._image: Image | CompressedImage | None = None
+        self._joints: JointState | None = None
+        self._thinking = None
+        self._not_before_ns = 0
+        self._awaited_until_ns = 0
+        self._next_decision = 0.0
+
+    def _on_image(self, message: Image | CompressedImage) -> None:
+        self._image = message
+
+    def _on_task(self, message: String) -> None:
+        self._task = message.data
+
+    def _on_command(self, message: JointTrajectory) -> None:
+        try:
+            trajectory = trajectory_from(message, 'the robot command')
+        except UserError as error:
+            self._complain(error)
+            return
+        if trajectory is not None:
+            self._awaited_until_ns = 0
+            self._monitor.command(trajectory, self._now_ns())
+
+    def _on_joints(self, message: JointState) -> None:
+        self._joints = message
+        decider = self._decider
+        if decider is None or not self._monitor.moving:
+            return
+        try:
+            positions = joint_positions(message, interface.JOINT_STATES, decider.cell.robot.arm_joints)
+        except UserError as error:
+            self._complain(error)
+            return
+        if self._monitor.update(to_ns(message.header.stamp), positions):
+            self._not_before_ns = to_ns(message.header.stamp)
+
+    # --- deciding -----------------------------------------------------------------------------------------------
+
+    def _step(self) -> None:
+        """Take the next step that is possible: finish a decision, or start one on a fresh image of an arm at rest."""
+        if self._thinking is not None:
+            if self._thinking[0].done():
+                self._finish(*self._thinking)
+            return
+        now_ns = self._now_ns()
+        if self._monitor.moving or now_ns < self._awaited_until_ns or time.monotonic() < self._next_decision:
+            return
+        observation = self._observe()
+        if observation is not None and self._decider is not None:
+            self._next_decision = time.monotonic() + 1.0 / self._settings.max_rate_hz
+            self._thinking = self._worker.submit(self._decider.decide, observation), observation
+
+    def _observe(self) -> Observation | None:
+        """Everything that a decision needs, if it is there and usable."""
+        image, joints, decider = self._image, self._joints, self._decider
+        if image is None or joints is None or decider is None or not self._task:
+            return None
+        stamp_ns = to_ns(image.header.stamp)
+        if stamp_ns <= self._not_before_ns:
+            return None
+        names = decider.cell.robot.joints
+        image_topic, joint_topic = map(self.resolve_topic_name, (self._image_name, interface.JOINT_STATES))
+        try:
+            return Observation(image_array(image, image_topic, decider.cell.camera), names,
+                               joint_positions(joints, joint_topic, names), self._task, stamp_ns)
+        except UserError as error:
+            self._complain(error)
+            return None
+
+    def _finish(self, future: Future[Decided], observation: Observation) -> None:
+        self._thinking = None
+        try:
+            decided = future.result()
+        except UserError as error:
+            self._complain(error)
+            return
+        if self._active_entities is None or self._task != observation.task:
+            return  # deactivated, or decided on an instruction that no longer holds
+        proposals, cot, _ = self._active_entities
+        self._not_before_ns = observation.stamp_ns
+        now_ns = self._now_ns()
+        cot.publish(decided.report((now_ns - observation.stamp_ns) * 1e-6))
+        if decided.trajectory is not None:
+            self._awaited_until_ns = now_ns + int(self._settings.proposal_timeout_s * 1e9)
+            proposals.publish(trajectory_message(decided.trajectory, observation.stamp_ns))
+
+    def _complain(self, error: UserError) -> None:
+        self.get_logger().error(str(error), throttle_duration_sec=5.0)
+
+    def _now_ns(self) -> int:
+        return int(self.get_clock().now().nanoseconds)
+
+
+def main(args: list[str] | None = None) -> int:
+    """Entry point of ``ros2 run vlm_agent_ros agent_node``."""
+    return run_node('agent_node', AgentNode, args)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""One decision from one observation: what the agent node's worker thread runs. Free of rclpy."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..actions import ActionError
+from ..agent import Agent
+from ..cell import load_cell
+from ..config import bounded
+from ..cot import CotReport
+from ..motion import MotionError
+from ..policy.policy import Decision, load_policy
+from ..types import Observation, Trajectory
+
+
+@dataclass(frozen=True)
+class DeciderSettings:
+    """What decides, and how."""
+
+    cell: str = bounded('panda_table', help='cell file: a shipped name or the path of a YAML file')
+    model: str = bounded('tiny_vlm', help='models file by name, a checkpoint directory, or a Hugging Face directory')
+    temperature: float = bounded(0.0, low=0.0, high=2.0, help='sampling temperature; 0 takes the likeliest output')
+    seed: int = bounded(0, low=0, help='seed of the sampling')
+    threads: int = bounded(2, low=1, high=256, help='threads of PyTorch for one inference')
+
+
+@dataclass(frozen=True)
+class Decided:
+    """A decision and what became of it.
+
+    Attributes:
+        trajectory: The motion to propose; None where nothing is to move or nothing can.
+        refusal: Why there is no motion; empty where that is what the agent decided.
+    """
+
+    task: str
+    decision: Decision
+    trajectory: Trajectory | None
+    refusal: str
+    latency_ms: float
+    checkpoint: str
+
+    def report(self, image_age_ms: float) -> CotReport:
+        """What the operator is shown."""
+        decision = self.decision
+        return CotReport(
+            task=self.task, thought=decision.thought, action=decision.action, text=decision.text,
+            logprob=float(decision.token_logprobs.sum()), value=decision.value, latency_ms=self.latency_ms,
+            checkpoint=self.checkpoint, image_age_ms=image_age_ms, refusal=self.refusal)
+
+
+class Decider:
+    """Model, prompt and planner of one cell.
+
+    Raises:
+        UserError: Cell, model or checkpoint are missing or unusable.
+    """
+
+    def __init__(self, settings: DeciderSettings) -> None:
+        torch.set_num_threads(settings.threads)
+        self.cell = load_cell(settings.cell)
+        self.checkpoint = Path(settings.model).name
+        self._settings = settings
+        self._policy = load_policy(settings.model)
+        self._agent = Agent(self.cell, self._policy.prompt)
+        self._decisions = 0
+
+    def decide(self, observation: Observation) -> Decided:
+        """Think about an observation and plan what was decided.
+
+        Raises:
+            UserError: The observation is unusable.
+        """
+        started = time.monotonic()
+        inputs = self._agent.policy_input(observation)
+        greedy = self._settings.temperature == 0.0
+        self._decisions += 1
+        decision = self._policy.decide(
+            [inputs], temperature=1.0 if greedy else self._settings.temperature, greedy=greedy,
+            seeds=[(self._settings.seed << 32) + self._decisions])[0]
+        trajectory, refusal = None, ''
+        if not decision.legal:
+            refusal = 'the output holds no legal action'
+        else:
+            try:
+                trajectory = self._agent.plan(decision.action, observation)
+            except (ActionError, MotionError) as error:
+                refusal = str(error)
+        return Decided(observation.task, decision, trajectory, refusal, (time.monotonic() - started) * 1e3,
+                       self.checkpoint)

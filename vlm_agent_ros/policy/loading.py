@@ -1,0 +1,80 @@
+"""Base models from disk: any ``AutoModelForImageTextToText`` with its processor, and LoRA adapters on top."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import UserError
+from .config import LoraSettings, ModelConfig
+
+
+def select_device(name: str) -> torch.device:
+    """``auto`` (CUDA where there is one), ``cpu`` or ``cuda``.
+
+    Raises:
+        UserError: The device does not exist.
+    """
+    if name == 'auto':
+        name = 'cuda' if torch.cuda.is_available() else 'cpu'
+    if name.startswith('cuda') and not torch.cuda.is_available():
+        raise UserError('device is cuda, but PyTorch sees no GPU here: use device cpu or auto')
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f'device is {name!r}, but must be auto, cpu or cuda') from error
+
+
+def load_base(config: ModelConfig, device: torch.device) -> tuple[Any, Any]:
+    """Model and processor of a models file.
+
+    Args:
+        config: Says where the model is and in which type its weights are held.
+        device: Where the model goes.
+
+    Returns:
+        The model in evaluation mode (dropout off, in sampling and in the update alike) and its processor.
+
+    Raises:
+        UserError: There is no such model, it is damaged, or it is no vision-language model.
+    """
+    from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+    path = config.base_path
+    if not Path(path).is_dir() and (path.startswith(('.', '/', '~')) or path.count('/') != 1 or path.startswith('models/')):
+        raise UserError(f'model directory {path} does not exist: correct base in the models file, or make the shipped '
+                        'one with `make sft`')
+    try:
+        kind = AutoConfig.from_pretrained(path)
+        if type(kind) not in AutoModelForImageTextToText._model_mapping:
+            raise UserError(f'{path} holds a {kind.model_type} model, which is no vision-language model: choose one that '
+                            'AutoModelForImageTextToText loads')
+        model = AutoModelForImageTextToText.from_pretrained(path, dtype=getattr(torch, config.dtype))
+        processor = AutoProcessor.from_pretrained(path)
+    except UserError:
+        raise
+    except Exception as error:  # the libraries underneath raise what they like
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f'{path} cannot be loaded as a vision-language model ({reason}): check that the directory is '
+                        'complete, or make it again') from error
+    if getattr(processor, 'tokenizer', None) is None:
+        raise UserError(f'{path} has no processor for images and text: copy the processor files of the model into it')
+    return model.to(device).eval(), processor
+
+
+def add_lora(model: Any, settings: LoraSettings) -> Any:
+    """The model with low-rank adapters on every linear layer but the output embedding; the base is frozen.
+
+    Linear layers of the vision tower are found by their path, which holds ``vision`` or ``visual`` in every family.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    output = model.get_output_embeddings()
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not output]
+    if not settings.vision:
+        names = [name for name in names if 'vision' not in name and 'visual' not in name]
+    lora = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, lora_dropout=0.0, target_modules=names)
+    return get_peft_model(model, lora).eval()

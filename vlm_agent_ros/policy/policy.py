@@ -1,0 +1,332 @@
+"""The policy: a vision-language model that writes a thought and an action, with exact log-probabilities and a value."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..actions import ActionLanguage
+from .config import ModelConfig
+from .constraint import OutputConstraint, tempered_log_probs
+from .encoding import PromptEncoder, join_outputs
+from .loading import add_lora, load_base
+from .output import output_regex, parse_output
+
+
+@dataclass(frozen=True)
+class PolicyInput:
+    """What the policy reads.
+
+    Attributes:
+        image: (height, width, 3) uint8, rgb8.
+        prompt: Text of the user message.
+    """
+
+    image: np.ndarray
+    prompt: str
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the policy wrote, and how likely it was.
+
+    Attributes:
+        text: The verbatim output.
+        thought: The chain of thought.
+        action: The action text.
+        legal: The output parses and its action belongs to the language.
+        token_ids: (tokens,) int64, the end of the sequence included.
+        token_logprobs: (tokens,) float32 under the sampling distribution (constraint and temperature).
+        thought_mask: (tokens,) bool, True for tokens that lie wholly within the thought; by byte offsets of the
+            parsed output, never by token ids.
+        value: The value head's estimate of the return from here.
+    """
+
+    text: str
+    thought: str
+    action: str
+    legal: bool
+    token_ids: np.ndarray
+    token_logprobs: np.ndarray
+    thought_mask: np.ndarray
+    value: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Recomputed probabilities of decisions, with gradients.
+
+    Attributes:
+        logprobs: (batch, tokens) float32, 0 on padding.
+        mask: (batch, tokens) bool, True on tokens.
+        thought_mask: (batch, tokens) bool.
+        entropy: (batch, tokens) float32, nats, 0 on padding.
+        values: (batch,) float32.
+    """
+
+    logprobs: torch.Tensor
+    mask: torch.Tensor
+    thought_mask: torch.Tensor
+    entropy: torch.Tensor
+    values: torch.Tensor
+
+
+class Policy:
+    """A base model, adapters and a value head.
+
+    Dropout is off always: sampling and update must see one distribution. The value head reads the hidden state before
+    the first output token with a stop-gradient (VL-DAC), so that its error never moves the policy.
+
+    Args:
+        config: The models file.
+        language: Action language.
+        device: Where the model runs.
+        seed: Seed of freshly initialised adapters and value head.
+    """
+
+    def __init__(self, config: ModelConfig, language: ActionLanguage, device: torch.device, seed: int = 0) -> None:
+        self.config, self.language, self.device = config, language, device
+        self.prompt = config.prompt
+        model, self.processor = load_base(config, device)
+        self.encoder = PromptEncoder(self.processor, config.base)
+        output = model.get_output_embeddings()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.model = add_lora(model, config.lora) if config.lora is not None else model
+            self.value_head = _value_head(output.weight.shape[1], config.value_width).to(device)
+        regex = output_regex(language, config.decoding.max_thought_chars) if config.decoding.constrained else None
+        self.constraint = OutputConstraint(self.encoder.tokenizer, self.encoder.special_ids, output.weight.shape[0],
+                                           regex)
+        self._hidden = _HiddenStates(output)
+
+    # -- deciding
+
+    @torch.no_grad()
+    def decide(self, inputs: Sequence[PolicyInput], *, temperature: float, seeds: Sequence[int] | None = None,
+               greedy: bool = False) -> list[Decision]:
+        """Write one output per input.
+
+        Args:
+            inputs: A batch; prompts may differ in length.
+            temperature: Of the sampling distribution, also of the reported log-probabilities.
+            seeds: One per row; a row's random numbers depend on its seed alone, never on the rest of the batch.
+            greedy: Take the most likely token instead; ``seeds`` may then be missing.
+
+        Returns:
+            One decision per input, in order.
+        """
+        from transformers import GenerationConfig, LogitsProcessorList
+
+        if not greedy and (seeds is None or len(seeds) != len(inputs)):
+            raise ValueError('sampling needs one seed per input')
+        encoded = self._encode(inputs, 'left')
+        sampler = _Sampler(self.constraint, len(inputs), temperature, None if greedy else seeds)
+        settings = GenerationConfig(
+            do_sample=False, num_beams=1, max_new_tokens=self.config.decoding.max_new_tokens,
+            eos_token_id=self.constraint.eos, pad_token_id=self.encoder.tokenizer.pad_token_id)
+        self._hidden.clear()
+        self.model.generate(**encoded, generation_config=settings, logits_processor=LogitsProcessorList([sampler]))
+        values = self._value(self._hidden.first[:, -1]).cpu().numpy()
+        return [self._decision(np.array(ids, np.int64), np.array(logprobs, np.float32), float(value))
+                for ids, logprobs, value in zip(sampler.token_ids, sampler.logprobs, values)]
+
+    @torch.no_grad()
+    def values(self, inputs: Sequence[PolicyInput]) -> np.ndarray:
+        """(batch,) float32 values of observations on which nothing is decided, e.g. the last of a truncated episode."""
+        self.model(**self._encode(inputs, 'left'), **self._keep(1))
+        return self._value(self._hidden.last[:, -1]).cpu().numpy()
+
+    def _decision(self, token_ids: np.ndarray, logprobs: np.ndarray, value: float) -> Decision:
+        pieces = self.constraint.token_bytes(token_ids)
+        parsed = parse_output(b''.join(pieces), self.language)
+        ends = np.cumsum([len(piece) for piece in pieces])
+        starts = np.concatenate([[0], ends[:-1]])
+        first, last = parsed.thought_span
+        inside = (starts >= first) & (ends <= last) & (ends > starts)
+        complete = bool(len(token_ids)) and token_ids[-1] == self.constraint.eos
+        return Decision(parsed.text, parsed.thought, parsed.action, bool(parsed.legal and complete), token_ids, logprobs,
+                        inside, value)
+
+    # -- learning
+
+    def evaluate(self, inputs: Sequence[PolicyInput], decisions: Sequence[Decision], temperature: float,
+                 padding_side: str = 'left') -> Evaluation:
+        """Log-probabilities, entropies and values of decisions under the present weights, with gradients.
+
+        Args:
+            inputs: What was decided on.
+            decisions: What was written.
+            temperature: At which it was sampled.
+            padding_side: Layout of the forward pass; the result is the same to rounding.
+        """
+        lengths = [len(decision.token_ids) for decision in decisions]
+        tokens = max(lengths)
+        ids = np.full((len(decisions), tokens), self.constraint.eos, np.int64)
+        thoughts = np.zeros(ids.shape, bool)
+        allowed = np.ones((*ids.shape, self.constraint.vocabulary), bool)
+        for row, decision in enumerate(decisions):
+            ids[row, :lengths[row]], thoughts[row, :lengths[row]] = decision.token_ids, decision.thought_mask
+            allowed[row, :lengths[row]] = self.constraint.replay(decision.token_ids)
+        outputs = torch.from_numpy(ids).to(self.device)
+        counts = torch.tensor(lengths, device=self.device)
+        mask = torch.arange(tokens, device=self.device) < counts[:, None]
+        prompts = self._encode(inputs, 'left')
+        joined = join_outputs(prompts, outputs, counts, padding_side)
+        logits, hidden = self._forward(joined, prompts['attention_mask'].sum(dim=1), tokens, padding_side)
+        log_probs = tempered_log_probs(logits, torch.from_numpy(allowed).to(self.device), temperature)
+        chosen = log_probs.gather(-1, outputs[..., None]).squeeze(-1)
+        entropy = -(log_probs.exp() * log_probs).sum(dim=-1)
+        return Evaluation(chosen * mask, mask, torch.from_numpy(thoughts).to(self.device), entropy * mask,
+                          self._value(hidden))
+
+    def _forward(self, joined: dict[str, Any], prompt_lengths: torch.Tensor, tokens: int, padding_side: str
+                 ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits (batch, tokens, vocabulary) that predict the outputs, and the hidden state (batch, width) before."""
+        if padding_side == 'left':
+            # The outputs are the last columns of every row: nothing else needs the width of the vocabulary.
+            logits = self.model(**joined, **self._keep(tokens + 1)).logits[:, -tokens - 1:-1]
+            return logits, self._hidden.last[:, -tokens - 1]
+        logits = self.model(**joined).logits
+        columns = prompt_lengths[:, None] - 1 + torch.arange(tokens, device=logits.device)
+        columns = columns.clamp(max=logits.shape[1] - 1)
+        rows = torch.arange(len(logits), device=logits.device)
+        return logits[rows[:, None], columns], self._hidden.last[rows, columns[:, 0]]
+
+    def _value(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(batch,) float32 values of hidden states (batch, width)."""
+        return self.value_head(hidden.detach().float()).squeeze(-1)
+
+    @contextlib.contextmanager
+    def reference(self) -> Iterator[None]:
+        """Within it the policy is what it was before RL: adapters off (without LoRA there is none to go back to)."""
+        if self.config.lora is None:
+            raise ValueError('a reference policy needs LoRA: set lora in the models file, or kl_coef to 0')
+        with self.model.disable_adapter():
+            yield
+
+    # -- parameters
+
+    def adapter_parameters(self) -> list[nn.Parameter]:
+        """What the policy loss trains."""
+        return [p for p in self.model.parameters() if p.requires_grad]
+
+    def value_parameters(self) -> list[nn.Parameter]:
+        """What the value loss trains."""
+        return list(self.value_head.parameters())
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Everything that is trained."""
+        return self.adapter_parameters() + self.value_parameters()
+
+    def adapter_state(self) -> dict[str, torch.Tensor]:
+        """Trained tensors of the model by name: the adapters, or all weights without LoRA."""
+        return {name: p.detach().cpu().contiguous() for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def value_state(self) -> dict[str, torch.Tensor]:
+        """Tensors of the value head by name."""
+        return {name: p.detach().cpu().contiguous() for name, p in self.value_head.state_dict().items()}
+
+    def load_state(self, adapter: dict[str, torch.Tensor], value_head: dict[str, torch.Tensor]) -> None:
+        """Take over tensors by name; every trained one must be there, with its shape.
+
+        Raises:
+            ValueError: The tensors belong to another model or other LoRA settings.
+        """
+        own = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        if own.keys() != adapter.keys() or any(own[name].shape != adapter[name].shape for name in own):
+            raise ValueError('the adapter does not fit the base model and its LoRA settings')
+        with torch.no_grad():
+            for name, parameter in own.items():
+                parameter.copy_(adapter[name])
+        self.value_head.load_state_dict(value_head)
+
+    # -- inputs and hidden states
+
+    def _encode(self, inputs: Sequence[PolicyInput], padding_side: str) -> Any:
+        encoded = self.encoder.encode([i.image for i in inputs], [i.prompt for i in inputs], padding_side)
+        encoded = encoded.to(self.device)
+        dtype = next(self.model.parameters()).dtype
+        return {k: v.to(dtype) if torch.is_floating_point(v) else v for k, v in encoded.items()}
+
+    def _keep(self, positions: int) -> dict[str, int]:
+        """Tell the model how many positions need logits; families without the argument compute them all."""
+        base = self.model.get_base_model() if self.config.lora is not None else self.model
+        return {'logits_to_keep': positions} if 'logits_to_keep' in inspect.signature(base.forward).parameters else {}
+
+
+class _HiddenStates:
+    """What goes into the output embedding: the last hidden states, in every architecture.
+
+    Attributes:
+        first: (batch, positions, width) of the first forward pass since ``clear``.
+        last: The same of the latest.
+    """
+
+    def __init__(self, output_embedding: nn.Module) -> None:
+        self.first = self.last = torch.empty(0)
+        output_embedding.register_forward_pre_hook(self._keep)
+
+    def clear(self) -> None:
+        """Forget ``first``."""
+        self.first = torch.empty(0)
+
+    def _keep(self, module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        self.last = arguments[0]
+        if not len(self.first):
+            self.first = self.last
+
+
+class _Sampler:
+    """A logits processor that draws the token itself and forces it, so that ``generate`` of any family serves.
+
+    Args:
+        constraint: Masks.
+        rows: Batch size.
+        temperature: Of the distribution.
+        seeds: One per row, or None for the most likely token.
+    """
+
+    def __init__(self, constraint: OutputConstraint, rows: int, temperature: float, seeds: Sequence[int] | None) -> None:
+        self._constraint, self._temperature = constraint, temperature
+        self._matchers = [constraint.start() for _ in range(rows)]
+        self._random = None if seeds is None else [np.random.Generator(np.random.Philox(key=seed)) for seed in seeds]
+        self._done = [False] * rows
+        self.token_ids: list[list[int]] = [[] for _ in range(rows)]
+        self.logprobs: list[list[float]] = [[] for _ in range(rows)]
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        forced = torch.full_like(scores, torch.finfo(scores.dtype).min)
+        active = [row for row, done in enumerate(self._done) if not done]
+        allowed = torch.from_numpy(self._constraint.allowed([self._matchers[row] for row in active])).to(scores.device)
+        log_probs = tempered_log_probs(scores[active], allowed, self._temperature).cpu().numpy()
+        for row, row_log_probs in zip(active, log_probs):
+            token = self._draw(row, row_log_probs)
+            self.token_ids[row].append(token)
+            self.logprobs[row].append(float(row_log_probs[token]))
+            forced[row, token] = 0.0
+            self._done[row] = token == self._constraint.eos
+            if not self._done[row] and self._matchers[row] is not None:
+                self._matchers[row].consume_token(token)
+        return forced
+
+    def _draw(self, row: int, log_probs: np.ndarray) -> int:
+        if self._random is None:
+            return int(log_probs.argmax())
+        cumulative = np.cumsum(np.exp(log_probs.astype(np.float64)))
+        # First token whose cumulative probability exceeds the number: never one of probability zero.
+        drawn = np.searchsorted(cumulative, self._random[row].random() * cumulative[-1], side='right')
+        return int(min(drawn, np.searchsorted(cumulative, cumulative[-1])))
+
+
+def _value_head(width: int, hidden: int) -> nn.Sequential:
+    head = nn.Sequential(nn.Linear(width, hidden), nn.Tanh(), nn.Linear(hidden, 1))
+    nn.init.zeros_(head[2].weight)
+    nn.init.zeros_(head[2].bias)
+    return head

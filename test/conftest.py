@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -43,3 +44,23 @@ def at_home(cell: Cell) -> Observation:
         task='pick up the red cube',
         stamp_ns=1_000_000_000,
     )
+
+
+@pytest.fixture(scope='session')
+def vlm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A very small VLM as a Hugging Face directory, with random weights that have clear preferences."""
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    from training.tiny_vlm import TinyVlmConfig, build_tiny_vlm
+
+    folder = tmp_path_factory.mktemp('models') / 'vlm'
+    build_tiny_vlm(TinyVlmConfig(image_size=32, patch_size=16, vision_width=16, vision_layers=1, text_width=16,
+                                 text_layers=2, heads=2), folder)
+    model = AutoModelForImageTextToText.from_pretrained(folder)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+    model.save_pretrained(folder)
+    return folder

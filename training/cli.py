@@ -41,8 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0, 2 for bad input (told in one sentence on stderr), 130 after an interrupt.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    # launch and a shell end a process by different signals; both shall leave a checkpoint.
-    signal.signal(signal.SIGTERM, _interrupt)
+    # A terminal, launch and a service manager end a process by different signals, and a shell starts background jobs
+    # with SIGINT ignored: any of them shall leave a checkpoint.
+    previous = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         args = _parser(arguments).parse_args(arguments)
         importlib.import_module(_COMMANDS[args.command][0]).run(args)
@@ -55,6 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output, e.g. `head`, has gone
         sys.stderr.close()
         return 1
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
     return 0
 
 

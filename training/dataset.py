@@ -61,7 +61,8 @@ class DemonstrationDataset:
                 os.fsync(file.fileno())
             os.replace(temporary, path)
         except OSError as error:
-            raise UserError(f'{path} cannot be written ({error.strerror}): free space or choose another place') from error
+            raise UserError(f'{path} cannot be written ({error.strerror}): free space or choose another place'
+                            ) from error
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -95,11 +96,13 @@ class DemonstrationDataset:
         for part in parts[1:]:
             same = part.grid == first.grid and list(part.classes) == list(first.classes)
             if not same or part.images.shape[1:] != first.images.shape[1:]:
-                raise UserError('demonstration files differ in grid, classes or image size: record them with one setting')
+                raise UserError('demonstration files differ in grid, classes or image size: record them with one '
+                                'setting')
         if len(parts) == 1:
             return first
         slots = max(part.objects.shape[1] for part in parts)
-        columns = {name: np.concatenate([getattr(p, name) for p in parts]) for name in ('images', 'prompts', 'thoughts', 'actions')}
+        columns = {name: np.concatenate([getattr(part, name) for part in parts])
+                   for name in ('images', 'prompts', 'thoughts', 'actions')}
         objects, episodes, offset = [], [], 0
         for part in parts:
             padded = np.full((len(part), slots, 4), -1.0, np.float32)

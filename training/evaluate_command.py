@@ -41,18 +41,18 @@ def run(args: argparse.Namespace) -> None:
     from .transport import open_worlds, prepare
 
     prepare(args.transport)
-    from vlm_agent_ros.policy.policy import load_policy
+    from vlm_agent_ros.checkpoint import load_policy
 
     from .episodes import Episode, Player
     from .evaluate import evaluate
     from .metrics import write_atomically
     from .progress import Progress
     from .seeds import evaluation_seeds
-    from .session import check_names, commanders, use_threads, versions
+    from .session import check_names, commanders, language_of, use_threads, versions
 
     use_threads(args.torch_threads)
     check_names(args.task, args.world)
-    policy = load_policy(args.checkpoint, constrained=not args.unconstrained)
+    policy = load_policy(args.checkpoint, language=language_of(args.world), constrained=not args.unconstrained)
     pool = open_worlds(args.transport, len(args.attach) or min(args.worlds, args.episodes), args.world,
                        attach=args.attach)
     try:

@@ -14,6 +14,7 @@ import torch
 from sim_worlds.config import load_world
 from sim_worlds.tasks import make_task
 from vlm_agent_ros import __version__
+from vlm_agent_ros.actions import SkillLanguage
 from vlm_agent_ros.agent import Agent
 from vlm_agent_ros.cell import load_cell
 from vlm_agent_ros.motion import SkillPlanner
@@ -36,6 +37,11 @@ def commanders(prompt: PromptTemplate, illegal_rule: str = 'lost_turn') -> Comma
         return Commander(Agent(cell, prompt, planner=planner), SafetyRules(cell, planner.kinematics), illegal_rule)
 
     return commander_of
+
+
+def language_of(world: str) -> SkillLanguage:
+    """The action language of a world file's cell."""
+    return SkillLanguage(load_cell(load_world(world).cell).grid)
 
 
 def check_names(task: str, *worlds: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from vlm_agent_ros.config import find_config, load_yaml, parse
 from vlm_agent_ros.errors import UserError
 
-_STAGES = ('vision', 'text')
+_STAGES = ('vision', 'text', 'joint')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,8 +35,11 @@ def run(args: argparse.Namespace) -> None:
         KeyboardInterrupt: After an interrupt; the message says how to go on.
     """
     # Imported here: PyTorch takes a second that `--help` should not.
+    from transformers.utils.logging import disable_progress_bar
+
     from .sft_trainer import SftConfig, SftTrainer
 
+    disable_progress_bar()
     config = parse(SftConfig, _mapping(args), f'{args.config} with the options given')
     trainer = SftTrainer(config, args.out.expanduser(), args.device)
     try:

@@ -74,8 +74,10 @@ class SftData:
 
     def pixels(self, index: np.ndarray, seed: int | None) -> torch.Tensor:
         """(batch, 3, height, width) float32 in [0, 1], augmented if there is a seed."""
-        rows = torch.from_numpy(index)
-        source = self.images[rows.to(self.device)] if self.affine is not None else torch.from_numpy(self.dataset.images[index])
+        if self.affine is not None:
+            source = self.images[torch.from_numpy(index).to(self.device)]
+        else:
+            source = torch.from_numpy(self.dataset.images[index])
         images = source.permute(0, 3, 1, 2).float() / 255
         if seed is None:
             return images
@@ -127,7 +129,7 @@ class SftData:
 
 
 def _affine_normalisation(encoder: PromptEncoder, images: np.ndarray) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Scale and shift by which the processor turns pixels of this size into ``pixel_values``, if that is all it does."""
+    """Scale and shift by which the processor makes ``pixel_values`` of this size, if that is all it does."""
     probe = np.random.default_rng(0).integers(0, 256, images.shape, np.uint8)
     inputs = encoder.encode(list(probe), ['probe'])
     values = inputs['pixel_values']

@@ -43,16 +43,17 @@ def run(args: argparse.Namespace) -> None:
     from .transport import open_worlds, prepare
 
     prepare(config.transport)
-    from vlm_agent_ros.policy.policy import load_policy
+    from vlm_agent_ros.checkpoint import load_policy
 
     from .progress import Progress
     from .run_folder import RunFolder
-    from .session import check_names, commanders, use_threads
+    from .session import check_names, commanders, language_of, use_threads
     from .trainer import Trainer
 
     use_threads(config.torch_threads)
     check_names(config.task, config.world, *([config.own_world] if config.own_world else []))
-    policy = load_policy(config.model, constrained=config.constrained)
+    policy = load_policy(config.model, language=language_of(config.world), constrained=config.constrained,
+                         seed=config.seed)
     folder = RunFolder(path)
     pool = open_worlds(config.transport, config.worlds, config.world, attach=config.attach, logs=path / 'logs')
     try:

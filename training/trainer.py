@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.policy.policy import Policy
 
 from .commands import REJECTIONS, CommanderOf
@@ -80,6 +81,9 @@ class Trainer:
                  commander_of: CommanderOf, progress: Progress, resume: Path | None = None) -> None:
         self.config, self.folder, self.policy, self.pool = config, folder, policy, pool
         self.commander_of, self.progress = commander_of, progress
+        if config.kl_coef and policy.config.lora is None:
+            raise UserError(f'kl_coef is {config.kl_coef:g}, but the model has no adapter to switch off: set lora in '
+                            'its models file, or kl_coef to 0')
         self.ppo = PPO(policy, config, config.seed)
         self.state = RunState(opened=[0] * config.groups)
         if resume is not None:

@@ -26,6 +26,7 @@ from vlm_agent_ros.types import EpisodeRequest, Observation, Outcome, Trajectory
 from .worlds import Answer
 
 _RESEND_S = 1.0
+_LOOK_S = 1.0
 
 
 class WorldSilent(RuntimeError):
@@ -54,7 +55,9 @@ class WorldLink:
         self._stage = ''
         self._deadline = 0.0
         self._turn_timeout_s = 0.0
-        self._resend = 0.0
+        self._resend = self._look_again = 0.0
+        self._publishers: set[tuple[int, ...]] = set()
+        self._node = node
         self._request: EpisodeRequest | None = None
         self._future: Future | None = None
         self._stamp_ns = -1
@@ -64,9 +67,11 @@ class WorldLink:
         self._joints: JointState | None = None
         self._task: str | None = None
         self._turn: DiagnosticArray | None = None
-        self._connect(node)
+        self._connect()
 
-    def _connect(self, node: Node) -> None:
+    def _connect(self) -> None:
+        node = self._node
+
         def topic(relative: str) -> str:
             return f'/{self.name}/{relative}'
 
@@ -96,6 +101,7 @@ class WorldLink:
     def execute(self, trajectory: Trajectory | None, turn_timeout_s: float) -> None:
         """Command a turn; it rests on the last image."""
         self._turn = None
+        self._publishers, self._look_again = self._find_publishers(), time.monotonic() + _LOOK_S
         if trajectory is not None:
             robot = self._cell.robot
             for publisher, joints in ((self._gripper, robot.gripper_joints), (self._arm, robot.arm_joints)):
@@ -129,6 +135,8 @@ class WorldLink:
             raise UserError(f'{self.name} was asked for an answer without a request')
         while self._stage and getattr(self, f'_after_{self._stage}')():
             pass
+        if self._stage == 'outcome' and time.monotonic() > self._look_again:
+            self._check_publishers()
         if self._stage and time.monotonic() > self._deadline:
             starting = self._stage in ('discover', 'parameters')
             raise WorldSilent('did not come up in time' if starting else f'did not answer in time ({self._stage})')
@@ -205,6 +213,19 @@ class WorldLink:
             joint_positions(joints, f'/{self.name}/{interface.JOINT_STATES}', names), self._text, self._stamp_ns)
         self.answer, self._stage = (observation, self._outcome), ''
         return False
+
+    def _check_publishers(self) -> None:
+        """A world that was started elsewhere may die and come back unseen; its successor publishes as someone new."""
+        publishers, self._look_again = self._find_publishers(), time.monotonic() + _LOOK_S
+        if not publishers:
+            raise WorldSilent('has gone')
+        if publishers - self._publishers:
+            raise WorldSilent('was restarted in the middle of a turn')
+
+    def _find_publishers(self) -> set[tuple[int, ...]]:
+        """Global identifiers of who publishes the outcome."""
+        publishers = self._node.get_publishers_info_by_topic(f'/{self.name}/{interface.OUTCOME}')
+        return {tuple(publisher.endpoint_gid) for publisher in publishers}
 
     def _find_cell(self, world: str) -> Cell:
         if world not in self._cells:

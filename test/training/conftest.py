@@ -63,7 +63,7 @@ class ToyPolicy(torch.nn.Module):
             action = ACTIONS[tokens[1]]
             decisions.append(Decision(
                 text=f'<b>{tokens[0]}</b> {action}', thought=f'<script>{tokens[0]}</script>', action=action, legal=True,
-                prompt_ids=np.zeros(1, dtype=np.int64), token_ids=np.array([tokens[0], tokens[1] + 2]),
+                token_ids=np.array([tokens[0], tokens[1] + 2]),
                 token_logprobs=np.array([table[0, token] for table, token in zip(log_probs, tokens)], dtype=np.float32),
                 thought_mask=np.array([True, False]), value=float(value)))
         return decisions

@@ -91,8 +91,9 @@ def test_a_value_out_of_range_is_named_with_its_file(capsys, tmp_path):
 
 
 def test_arguments_for_ros_are_left_out():
-    arguments = '--seed 1 --ros-args -r __node:=trainer -- --worlds 2 --ros-args -p a:=b'.split()
-    assert without_ros_arguments(arguments) == ['--seed', '1', '--worlds', '2']
+    for_ros = ['--ros-args', '-r', '__node:=trainer']
+    assert without_ros_arguments(['--seed', '1', *for_ros, '--', '--worlds', '2', *for_ros]) == [
+        '--seed', '1', '--worlds', '2']
 
 
 def test_a_derived_schedule_is_linear_in_the_decisions():

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import torch
 
-from ..actions import ActionError
+from ..actions import ActionError, SkillLanguage
 from ..agent import Agent
 from ..cell import load_cell
+from ..checkpoint import load_policy
 from ..config import bounded
 from ..cot import CotReport
 from ..motion import MotionError
-from ..policy.policy import Decision, load_policy
+from ..policy.policy import Decision
 from ..types import Observation, Trajectory
 
 
@@ -66,8 +67,9 @@ class Decider:
         self.cell = load_cell(settings.cell)
         self.checkpoint = Path(settings.model).name
         self._settings = settings
-        self._policy = load_policy(settings.model)
-        self._agent = Agent(self.cell, self._policy.prompt)
+        language = SkillLanguage(self.cell.grid)
+        self._policy = load_policy(settings.model, language=language)
+        self._agent = Agent(self.cell, self._policy.prompt, language)
         self._decisions = 0
 
     def decide(self, observation: Observation) -> Decided:

@@ -59,3 +59,16 @@ def load_model_config(name: str) -> ModelConfig:
     """
     path = find_config('models', name)
     return parse(ModelConfig, load_yaml(path), str(path))
+
+
+def model_config_of_directory(path: Path) -> ModelConfig:
+    """The shipped models file whose base is this model directory, or the defaults with it as base.
+
+    Raises:
+        UserError: A shipped models file has been damaged.
+    """
+    for file in sorted((resource_root() / 'config' / 'models').glob('*.yaml')):
+        config = parse(ModelConfig, load_yaml(file), str(file))
+        if Path(config.base_path).resolve() == path.resolve():
+            return config
+    return ModelConfig(base=str(path.resolve()))

@@ -6,6 +6,7 @@ the sequence are impossible always: an image placeholder in an output would brea
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any
 
 import llguidance
@@ -15,6 +16,8 @@ import numpy as np
 import torch
 
 from ..errors import UserError
+
+_REPLAY_BYTES = 64 << 20
 
 
 class OutputConstraint:
@@ -42,33 +45,53 @@ class OutputConstraint:
         self._free = np.zeros(vocabulary, bool)
         self._free[:len(tokenizer)] = True
         self._free[[i for i in special_ids if i != self.eos and i < vocabulary]] = False
-        self._grammar = llguidance.LLMatcher.grammar_from_regex(regex) if regex is not None else None
-        if self._grammar is not None:
-            problem = llguidance.LLMatcher.validate_grammar(self._grammar, self._tokenizer)
+        self._replayed: OrderedDict[bytes, np.ndarray] = OrderedDict()
+        self._first: Any = None
+        if regex is not None:
+            grammar = llguidance.LLMatcher.grammar_from_regex(regex)
+            problem = llguidance.LLMatcher.validate_grammar(grammar, self._tokenizer)
             if problem:
                 raise UserError(f'the action language has no usable grammar ({problem}): correct its regex')
+            self._first = llguidance.LLMatcher(self._tokenizer, grammar)  # compiled once, copied for each output
 
     def start(self) -> Any:
         """Matcher of a new output; None where the text is free."""
-        return None if self._grammar is None else llguidance.LLMatcher(self._tokenizer, self._grammar)
+        return None if self._first is None else self._first.deep_copy()
 
     def allowed(self, matchers: list[Any]) -> np.ndarray:
         """(batch, vocabulary) bool, True where a token may come next."""
         allowed = np.broadcast_to(self._free, (len(matchers), self.vocabulary)).copy()
-        bits = llguidance.numpy.allocate_token_bitmask(1, self._tokenizer.vocab_size)
+        if self._first is None:
+            return allowed
+        bits = llguidance.numpy.allocate_token_bitmask(len(matchers), self._tokenizer.vocab_size)
         for row, matcher in enumerate(matchers):
-            if matcher is not None:
-                llguidance.numpy.fill_next_token_bitmask(matcher, bits, 0)
-                unpacked = np.unpackbits(bits[0].view(np.uint8), bitorder='little')[:self._known].astype(bool)
-                allowed[row, :self._known] &= unpacked
-                allowed[row, self._known:] = False
+            llguidance.numpy.fill_next_token_bitmask(matcher, bits, row)
+        unpacked = np.unpackbits(bits.view(np.uint8), axis=1, count=self._known, bitorder='little')
+        allowed[:, :self._known] &= unpacked.astype(bool)
+        allowed[:, self._known:] = False
+        if not allowed.any(axis=1).all():
+            errors = ', '.join(filter(None, (matcher.get_error() for matcher in matchers)))
+            raise RuntimeError(f'the grammar allows no further token ({errors})')
         return allowed
 
     def replay(self, token_ids: np.ndarray) -> np.ndarray:
-        """(tokens, vocabulary) bool masks under which the tokens of one output were written."""
-        matcher = self.start()
-        if matcher is None:
+        """(tokens, vocabulary) bool masks under which the tokens of one output were written.
+
+        An update passes over the same outputs several times: the masks of the latest are kept, as bits.
+        """
+        if self._first is None:
             return np.broadcast_to(self._free, (len(token_ids), self.vocabulary))
+        key = token_ids.tobytes()
+        bits = self._replayed.pop(key, None)
+        if bits is None:
+            bits = np.packbits(self._replay(token_ids), axis=1)
+            while self._replayed and (len(self._replayed) + 1) * bits.nbytes > _REPLAY_BYTES:
+                self._replayed.popitem(last=False)
+        self._replayed[key] = bits
+        return np.unpackbits(bits, axis=1, count=self.vocabulary).astype(bool)
+
+    def _replay(self, token_ids: np.ndarray) -> np.ndarray:
+        matcher = self.start()
         masks = np.empty((len(token_ids), self.vocabulary), bool)
         for step, token in enumerate(token_ids):
             masks[step] = self.allowed([matcher])[0]

@@ -79,7 +79,9 @@ class PromptEncoder:
         return prompt
 
 
-def join_outputs(inputs: Any, outputs: torch.Tensor, lengths: torch.Tensor, padding_side: str = 'left') -> dict[str, Any]:
+def join_outputs(
+    inputs: Any, outputs: torch.Tensor, lengths: torch.Tensor, padding_side: str = 'left'
+) -> dict[str, Any]:
     """Model inputs of prompts followed by their outputs, as a supervised or an update pass needs them.
 
     Args:

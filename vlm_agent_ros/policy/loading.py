@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,16 +45,18 @@ def load_base(config: ModelConfig, device: torch.device) -> tuple[Any, Any]:
         UserError: There is no such model, it is damaged, or it is no vision-language model.
     """
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # a bar per file says nothing that the caller's progress does not
     path = config.base_path
-    if not Path(path).is_dir() and (path.startswith(('.', '/', '~')) or path.count('/') != 1 or path.startswith('models/')):
+    if not Path(path).is_dir() and (path.startswith(('.', '/', '~', 'models/')) or path.count('/') != 1):
         raise UserError(f'model directory {path} does not exist: correct base in the models file, or make the shipped '
                         'one with `make sft`')
     try:
         kind = AutoConfig.from_pretrained(path)
         if type(kind) not in AutoModelForImageTextToText._model_mapping:
-            raise UserError(f'{path} holds a {kind.model_type} model, which is no vision-language model: choose one that '
-                            'AutoModelForImageTextToText loads')
+            raise UserError(f'{path} holds a {kind.model_type} model, which is no vision-language model: choose one '
+                            'that AutoModelForImageTextToText loads')
         model = AutoModelForImageTextToText.from_pretrained(path, dtype=getattr(torch, config.dtype))
         processor = AutoProcessor.from_pretrained(path)
     except UserError:
@@ -77,4 +82,27 @@ def add_lora(model: Any, settings: LoraSettings) -> Any:
     if not settings.vision:
         names = [name for name in names if 'vision' not in name and 'visual' not in name]
     lora = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, lora_dropout=0.0, target_modules=names)
-    return get_peft_model(model, lora).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', FutureWarning)  # PEFT reads a property that transformers has renamed
+        return get_peft_model(model, lora).eval()
+
+
+@contextmanager
+def merged_lora(model: Any) -> Iterator[None]:
+    """Within it the adapters are folded into the base weights: half the operations where a step is one token.
+
+    The base weights are put back from copies, not by subtraction, so that they stay what they were to the bit.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    kept = [layer.get_base_layer().weight.detach().clone() for layer in layers]
+    try:
+        for layer in layers:
+            layer.merge()
+        yield
+    finally:
+        with torch.no_grad():
+            for layer, weight in zip(layers, kept):
+                layer.get_base_layer().weight.copy_(weight)
+                layer.merged_adapters.clear()

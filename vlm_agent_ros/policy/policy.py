@@ -16,8 +16,9 @@ from ..actions import ActionLanguage
 from .config import ModelConfig
 from .constraint import OutputConstraint, tempered_log_probs
 from .encoding import PromptEncoder, join_outputs
-from .loading import add_lora, load_base
+from .loading import add_lora, load_base, merged_lora
 from .output import output_regex, parse_output
+from .sampling import Sampler
 
 
 @dataclass(frozen=True)
@@ -127,12 +128,13 @@ class Policy:
         if not greedy and (seeds is None or len(seeds) != len(inputs)):
             raise ValueError('sampling needs one seed per input')
         encoded = self._encode(inputs, 'left')
-        sampler = _Sampler(self.constraint, len(inputs), temperature, None if greedy else seeds)
+        sampler = Sampler(self.constraint, len(inputs), temperature, None if greedy else seeds)
         settings = GenerationConfig(
             do_sample=False, num_beams=1, max_new_tokens=self.config.decoding.max_new_tokens,
             eos_token_id=self.constraint.eos, pad_token_id=self.encoder.tokenizer.pad_token_id)
         self._hidden.clear()
-        self.model.generate(**encoded, generation_config=settings, logits_processor=LogitsProcessorList([sampler]))
+        with merged_lora(self.model):
+            self.model.generate(**encoded, generation_config=settings, logits_processor=LogitsProcessorList([sampler]))
         values = self._value(self._hidden.first[:, -1]).cpu().numpy()
         return [self._decision(np.array(ids, np.int64), np.array(logprobs, np.float32), float(value))
                 for ids, logprobs, value in zip(sampler.token_ids, sampler.logprobs, values)]
@@ -151,8 +153,9 @@ class Policy:
         first, last = parsed.thought_span
         inside = (starts >= first) & (ends <= last) & (ends > starts)
         complete = bool(len(token_ids)) and token_ids[-1] == self.constraint.eos
-        return Decision(parsed.text, parsed.thought, parsed.action, bool(parsed.legal and complete), token_ids, logprobs,
-                        inside, value)
+        return Decision(text=parsed.text, thought=parsed.thought, action=parsed.action,
+                        legal=bool(parsed.legal and complete), token_ids=token_ids, token_logprobs=logprobs,
+                        thought_mask=inside, value=value)
 
     # -- learning
 
@@ -226,12 +229,21 @@ class Policy:
         return self.adapter_parameters() + self.value_parameters()
 
     def adapter_state(self) -> dict[str, torch.Tensor]:
-        """Trained tensors of the model by name: the adapters, or all weights without LoRA."""
-        return {name: p.detach().cpu().contiguous() for name, p in self.model.named_parameters() if p.requires_grad}
+        """Trained tensors of the model by name: the adapters as PEFT names them, or all weights without LoRA."""
+        if self.config.lora is None:
+            return {name: p.detach() for name, p in self.model.named_parameters()}
+        from peft import get_peft_model_state_dict
+
+        return dict(get_peft_model_state_dict(self.model))
+
+    def adapter_config(self) -> dict[str, Any]:
+        """PEFT's description of the adapters, as JSON holds it."""
+        content = self.model.peft_config['default'].to_dict()
+        return {key: sorted(value) if isinstance(value, set) else value for key, value in content.items()}
 
     def value_state(self) -> dict[str, torch.Tensor]:
         """Tensors of the value head by name."""
-        return {name: p.detach().cpu().contiguous() for name, p in self.value_head.state_dict().items()}
+        return dict(self.value_head.state_dict())
 
     def load_state(self, adapter: dict[str, torch.Tensor], value_head: dict[str, torch.Tensor]) -> None:
         """Take over tensors by name; every trained one must be there, with its shape.
@@ -239,12 +251,12 @@ class Policy:
         Raises:
             ValueError: The tensors belong to another model or other LoRA settings.
         """
-        own = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        own = self.adapter_state()
         if own.keys() != adapter.keys() or any(own[name].shape != adapter[name].shape for name in own):
-            raise ValueError('the adapter does not fit the base model and its LoRA settings')
+            raise ValueError('its tensors are not those of the base model and its LoRA settings')
         with torch.no_grad():
-            for name, parameter in own.items():
-                parameter.copy_(adapter[name])
+            for name, tensor in own.items():  # shares memory with the model
+                tensor.copy_(adapter[name])
         self.value_head.load_state_dict(value_head)
 
     # -- inputs and hidden states
@@ -281,48 +293,6 @@ class _HiddenStates:
         self.last = arguments[0]
         if not len(self.first):
             self.first = self.last
-
-
-class _Sampler:
-    """A logits processor that draws the token itself and forces it, so that ``generate`` of any family serves.
-
-    Args:
-        constraint: Masks.
-        rows: Batch size.
-        temperature: Of the distribution.
-        seeds: One per row, or None for the most likely token.
-    """
-
-    def __init__(self, constraint: OutputConstraint, rows: int, temperature: float, seeds: Sequence[int] | None) -> None:
-        self._constraint, self._temperature = constraint, temperature
-        self._matchers = [constraint.start() for _ in range(rows)]
-        self._random = None if seeds is None else [np.random.Generator(np.random.Philox(key=seed)) for seed in seeds]
-        self._done = [False] * rows
-        self.token_ids: list[list[int]] = [[] for _ in range(rows)]
-        self.logprobs: list[list[float]] = [[] for _ in range(rows)]
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        forced = torch.full_like(scores, torch.finfo(scores.dtype).min)
-        active = [row for row, done in enumerate(self._done) if not done]
-        allowed = torch.from_numpy(self._constraint.allowed([self._matchers[row] for row in active])).to(scores.device)
-        log_probs = tempered_log_probs(scores[active], allowed, self._temperature).cpu().numpy()
-        for row, row_log_probs in zip(active, log_probs):
-            token = self._draw(row, row_log_probs)
-            self.token_ids[row].append(token)
-            self.logprobs[row].append(float(row_log_probs[token]))
-            forced[row, token] = 0.0
-            self._done[row] = token == self._constraint.eos
-            if not self._done[row] and self._matchers[row] is not None:
-                self._matchers[row].consume_token(token)
-        return forced
-
-    def _draw(self, row: int, log_probs: np.ndarray) -> int:
-        if self._random is None:
-            return int(log_probs.argmax())
-        cumulative = np.cumsum(np.exp(log_probs.astype(np.float64)))
-        # First token whose cumulative probability exceeds the number: never one of probability zero.
-        drawn = np.searchsorted(cumulative, self._random[row].random() * cumulative[-1], side='right')
-        return int(min(drawn, np.searchsorted(cumulative, cumulative[-1])))
 
 
 def _value_head(width: int, hidden: int) -> nn.Sequential:

@@ -15,7 +15,8 @@ Task: {task}
 Gripper: {state}
 Possible actions: {actions}
 Examples of actions: {examples}
-First think: name what you have to grasp or where it has to go, and its position in the image. Then decide on one action.
+First think: name what you have to grasp or where it has to go, and its position in the image.
+Then decide on one action.
 Answer with JSON only: {"thoughts": "<what you see and conclude>", "action": "<one action>"}"""
 
 _CONTROL = re.compile(r'[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]+')

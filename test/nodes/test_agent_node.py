@@ -1,0 +1,156 @@
+"""The agent as a process, with a small random VLM: it looks, thinks and proposes only while active."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import String
+from trajectory_msgs.msg import JointTrajectory
+
+from training.tiny_vlm import TinyVlmConfig, build_tiny_vlm
+from vlm_agent_ros.nodes import interface
+from vlm_agent_ros.nodes.messages import image_message, joint_state_message, to_ns
+
+AGENT, GATE, WORLD = 'vlm_agent_ros.nodes.agent_node', 'vlm_agent_ros.nodes.gate_node', 'sim_worlds.world_node'
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope='module')
+def model(tmp_path_factory):
+    """A models file of a VLM that has learned nothing: legal outputs, random actions, thoughts with markup."""
+    folder = tmp_path_factory.mktemp('vlm')
+    sizes = TinyVlmConfig(image_size=128, patch_size=32, vision_width=32, vision_layers=1, text_width=32, text_layers=1)
+    build_tiny_vlm(sizes, folder / 'base', seed=0)
+    path = folder / 'random.yaml'
+    path.write_text(f'base: {folder / "base"}\nlora: null\nprompt: {{template: "task: {{task}}"}}\n'
+                    'decoding: {max_thought_chars: 40, max_new_tokens: 120}\n')
+    return path
+
+
+def status_of(messages, name):
+    """Values of every status of a name that was received."""
+    return [{'message': s.message, **{v.key: v.value for v in s.values}}
+            for m in messages for s in m.status if s.name == name]
+
+
+def change_state(graph, transition):
+    request = ChangeState.Request(transition=Transition(id=transition))
+    return graph.call(ChangeState, 'agent_node/change_state', request, timeout_s=60.0).success
+
+
+def publish_bench(graph, cell, at_home, positions=None):
+    """A camera, joint states and an instruction with markup in it, from the test."""
+    node = graph.node
+    image = node.create_publisher(Image, interface.IMAGE, interface.SENSOR_QOS)
+    joints = node.create_publisher(JointState, interface.JOINT_STATES, interface.SENSOR_QOS)
+    task = node.create_publisher(String, interface.TASK, interface.LATCHED_QOS)
+    task.publish(String(data='pick the <b>cube</b> & go'))
+    values = at_home.joint_positions if positions is None else positions
+
+    def sense():
+        now = time.time_ns()
+        image.publish(image_message(at_home.image, now, cell.camera.frame))
+        joints.publish(joint_state_message(cell.robot.joints, values, now))
+    node.create_timer(0.05, sense)
+
+
+def test_world_gate_and_agent_decide_move_and_show_escaped_thoughts(graph, model):
+    diagnostics = graph.collect(DiagnosticArray, interface.DIAGNOSTICS, interface.EVENT_QOS)
+    thoughts = graph.collect(String, 'agent_node/chain_of_thought', interface.LATCHED_QOS)
+    outcomes = graph.collect(DiagnosticArray, interface.OUTCOME, interface.EVENT_QOS)
+    proposals = graph.collect(JointTrajectory, interface.PROPOSAL, interface.COMMAND_QOS)
+    images = graph.collect(Image, interface.IMAGE, interface.SENSOR_QOS)
+    processes = [graph.start(WORLD, rate_hz=20.0), graph.start(GATE, mode='auto', use_sim_time=True), graph.start(
+        AGENT, model=model, temperature=1.0, max_rate_hz=10.0, autostart=True, threads=1, use_sim_time=True)]
+    graph.wait(lambda: outcomes, 90.0)
+    cots = status_of(diagnostics, 'agent_node: chain of thought')
+    assert {'task', 'thought.01', 'action', 'logprob', 'value', 'latency_ms', 'checkpoint', 'image_age_ms', 'cot_age_s'
+            } <= set(cots[0])
+    assert all('\n' not in cot['message'] and cot['message'] == cot['action'] for cot in cots)
+    assert not any(c in value for cot in cots for value in cot.values() for c in '<>')
+    assert all(text.data.startswith('{"thoughts": "') for text in thoughts)
+    assert status_of(diagnostics, 'gate_node: verdict')[-1]['forwarded'] != '0'
+    # A proposal rests on an image that exists, and no second one is made while the arm moves.
+    stamps = [to_ns(p.header.stamp) for p in proposals]
+    assert set(stamps) <= {to_ns(i.header.stamp) for i in images}
+    moving_until = to_ns(outcomes[0].header.stamp)
+    graph.spin(1.0)
+    begun = [s for s in stamps if s < moving_until]
+    assert max(begun) + to_ns(proposals[len(begun) - 1].points[-1].time_from_start) <= moving_until
+    for process in processes:
+        assert graph.interrupt(process)[1] < 5.0
+
+
+def test_agent_is_silent_unless_active_and_stops_at_once(graph, cell, at_home, model):
+    publish_bench(graph, cell, at_home)
+    heard = [graph.collect(JointTrajectory, interface.PROPOSAL, interface.COMMAND_QOS),
+             graph.collect(DiagnosticArray, interface.DIAGNOSTICS, interface.EVENT_QOS),
+             graph.collect(String, 'agent_node/chain_of_thought', interface.LATCHED_QOS)]
+    graph.start(AGENT, model=model, temperature=1.0, max_rate_hz=20.0, proposal_timeout_s=0.1, threads=1)
+    assert change_state(graph, Transition.TRANSITION_CONFIGURE)
+    graph.spin(0.5)
+    assert not any(heard)
+    assert change_state(graph, Transition.TRANSITION_ACTIVATE)
+    graph.wait(lambda: heard[1] and heard[2])
+    assert status_of(heard[1], 'agent_node: chain of thought')[0]['task'] == 'pick the &lt;b&gt;cube&lt;/b&gt; &amp; go'
+    assert change_state(graph, Transition.TRANSITION_DEACTIVATE)
+    graph.spin(0.3)  # what was on its way
+    count = [len(messages) for messages in heard]
+    graph.spin(1.5)
+    assert [len(messages) for messages in heard] == count
+    late = graph.collect(String, 'agent_node/chain_of_thought', interface.LATCHED_QOS)
+    graph.spin(0.5)
+    assert not late  # nor is the last thought still latched
+    assert change_state(graph, Transition.TRANSITION_ACTIVATE)
+    graph.wait(lambda: len(heard[1]) > count[1])
+    assert change_state(graph, Transition.TRANSITION_DEACTIVATE)
+    assert change_state(graph, Transition.TRANSITION_CLEANUP)
+
+
+def test_thought_is_repeated_with_its_age_while_nothing_new_is_decided(graph, cell, at_home, model):
+    publish_bench(graph, cell, at_home)
+    diagnostics = graph.collect(DiagnosticArray, interface.DIAGNOSTICS, interface.EVENT_QOS)
+    graph.start(AGENT, model=model, max_rate_hz=0.1, autostart=True, threads=1)
+    shown = graph.wait(lambda: status_of(diagnostics, 'agent_node: chain of thought')[2:])
+    assert float(shown[0]['cot_age_s']) == pytest.approx(2.0, abs=0.7)
+
+
+def test_unusable_observation_is_told_and_nothing_is_decided(graph, cell, at_home, model):
+    publish_bench(graph, cell, at_home, positions=np.full(len(cell.robot.joints), np.nan))
+    diagnostics = graph.collect(DiagnosticArray, interface.DIAGNOSTICS, interface.EVENT_QOS)
+    process = graph.start(AGENT, model=model, autostart=True, threads=1)
+    graph.wait(lambda: '/joint_states: the position of joint' in graph.log(AGENT).read_text())
+    assert process.poll() is None
+    assert not diagnostics
+
+
+@pytest.mark.parametrize(('parameters', 'told'), [
+    ({'cell': 'nowhere'}, 'nowhere'), ({'model': '/nowhere/checkpoint'}, '/nowhere/checkpoint'),
+    ({'max_rate_hz': '0.0'}, 'max_rate_hz'),
+])
+def test_what_cannot_be_loaded_is_one_sentence(graph, model, parameters, told):
+    process = graph.start(AGENT, **{'model': model, 'autostart': True, **parameters})
+    assert process.wait(60.0) == 2
+    output = graph.log(AGENT).read_text()
+    assert told in output.strip().splitlines()[-1]
+    assert 'Traceback' not in output
+
+
+def test_failed_configure_leaves_the_node_unconfigured_with_a_reason_in_the_log(graph):
+    graph.start(AGENT, model='/nowhere/checkpoint')
+    assert not change_state(graph, Transition.TRANSITION_CONFIGURE)
+    assert '/nowhere/checkpoint' in graph.log(AGENT).read_text()
+    assert not change_state(graph, Transition.TRANSITION_CONFIGURE)  # still unconfigured: may be tried again
+
+
+def test_agent_and_gate_need_neither_simulator_nor_training_stack():
+    script = ('import sys\nfor name in ("pybullet", "gymnasium", "training", "sim_worlds"): sys.modules[name] = None\n'
+              'import vlm_agent_ros.nodes.agent_node, vlm_agent_ros.nodes.gate_node, vlm_agent_ros.nodes.cot_viewer')
+    subprocess.run([sys.executable, '-c', script], check=True, cwd=ROOT, timeout=60)

@@ -1,0 +1,173 @@
+"""The gate as a process: what passes is forwarded in auto only, everything else is refused by name."""
+
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from sensor_msgs.msg import CameraInfo, JointState
+from std_srvs.srv import SetBool, Trigger
+from trajectory_msgs.msg import JointTrajectory
+
+from vlm_agent_ros.actions import Pick
+from vlm_agent_ros.nodes import interface
+from vlm_agent_ros.nodes.messages import (
+    camera_info_message,
+    joint_state_message,
+    to_ns,
+    trajectory_from,
+    trajectory_message,
+)
+from vlm_agent_ros.types import Trajectory
+
+
+@pytest.fixture
+def gate(graph, cell, planner, at_home):
+    """A cell at rest, played by the test, and the gate of a given mode in front of it."""
+    node = graph.node
+    bench = SimpleNamespace(
+        camera=node.create_publisher(CameraInfo, interface.CAMERA_INFO, interface.SENSOR_QOS),
+        joints=node.create_publisher(JointState, interface.JOINT_STATES, interface.SENSOR_QOS),
+        proposals=node.create_publisher(JointTrajectory, interface.PROPOSAL, interface.COMMAND_QOS),
+        arm=graph.collect(JointTrajectory, interface.ARM_COMMAND, interface.COMMAND_QOS),
+        gripper=graph.collect(JointTrajectory, interface.GRIPPER_COMMAND, interface.COMMAND_QOS),
+        diagnostics=graph.collect(DiagnosticArray, interface.DIAGNOSTICS, interface.EVENT_QOS),
+        positions=at_home.joint_positions, stamp_ns=0,
+        plan=planner.plan(Pick(24, 24), at_home.joint_names, at_home.joint_positions))
+
+    def sense():
+        bench.stamp_ns = time.time_ns()
+        bench.camera.publish(camera_info_message(cell.camera, bench.stamp_ns))
+        bench.joints.publish(joint_state_message(cell.robot.joints, bench.positions, bench.stamp_ns))
+
+    def start(**parameters):
+        bench.process = graph.start('vlm_agent_ros.nodes.gate_node', **parameters)
+        graph.wait(lambda: bench.diagnostics and bench.camera.get_subscription_count()
+                   and bench.joints.get_subscription_count() and bench.proposals.get_subscription_count())
+        node.create_timer(0.05, sense)
+        graph.spin(0.3)
+
+    def propose(trajectory, stamp_ns=None):
+        """The verdict on a proposal, by default one that rests on the newest image."""
+        seen = len(bench.diagnostics)
+        before = counts(bench.diagnostics[-1])
+        bench.proposals.publish(trajectory_message(trajectory, bench.stamp_ns if stamp_ns is None else stamp_ns))
+
+        def verdict():
+            fresh = [values(a) for a in bench.diagnostics[seen:]]
+            return next((v for v in fresh if v['verdict'] in ('shadow', 'pending') or counts(v) != before), None)
+        return graph.wait(verdict)
+
+    bench.start, bench.propose = start, propose
+    return bench
+
+
+def values(array):
+    status = array.status[0]
+    return {'level': status.level, 'message': status.message, **{v.key: v.value for v in status.values}}
+
+
+def counts(array):
+    shown = array if isinstance(array, dict) else values(array)
+    return [shown[name] for name in ('forwarded', 'refused', 'stopped')]
+
+
+def changed(trajectory, **arrays):
+    copies = {name: getattr(trajectory, name).copy() for name in ('times_ns', 'positions', 'velocities')}
+    return Trajectory(trajectory.joint_names, **{**copies, **arrays})
+
+
+def test_auto_forwards_both_halves_with_one_stamp_unchanged(gate, graph):
+    gate.start(mode='auto')
+    assert gate.propose(gate.plan)['verdict'] == 'forwarded'
+    graph.wait(lambda: gate.arm and gate.gripper)
+    assert to_ns(gate.arm[0].header.stamp) == to_ns(gate.gripper[0].header.stamp)
+    for message in (gate.arm[0], gate.gripper[0]):
+        forwarded = trajectory_from(message, '')
+        wanted = gate.plan.select(forwarded.joint_names)
+        assert forwarded.positions.tobytes() == wanted.positions.tobytes()
+        assert forwarded.times_ns.tobytes() == wanted.times_ns.tobytes()
+
+
+def test_auto_refuses_what_breaks_a_rule_and_says_which(gate, graph):
+    gate.start(mode='auto')
+    not_finite = gate.plan.positions.copy()
+    not_finite[5, 2] = np.nan
+    too_far = gate.plan.positions.copy()
+    too_far[:, 0] += np.linspace(0.0, 2.5, len(too_far))  # turns the base until the tool leaves the box
+    slow = changed(gate.plan, times_ns=gate.plan.times_ns * 2, velocities=gate.plan.velocities * 0, positions=too_far)
+    assert gate.propose(changed(gate.plan, positions=not_finite))['rule'] == 'finite'
+    assert gate.propose(slow)['rule'] == 'workspace'
+    assert gate.propose(gate.plan, stamp_ns=gate.stamp_ns - 60_000_000_000)['rule'] == 'age'
+    assert gate.propose(gate.plan, stamp_ns=gate.stamp_ns - 1)['rule'] == 'age'  # no image has this stamp
+    verdict = gate.propose(None)
+    assert (verdict['rule'], verdict['level']) == ('points', DiagnosticStatus.WARN)
+    assert verdict['refused'] == '5'
+    graph.spin(0.3)
+    assert not gate.arm
+    assert not gate.gripper
+
+
+def test_shadow_is_the_default_and_publishes_no_command_even_on_stop(gate, graph):
+    gate.start()
+    assert gate.propose(gate.plan)['verdict'] == 'shadow'
+    assert graph.call(Trigger, 'gate_node/stop').success
+    graph.spin(0.3)
+    assert not gate.arm
+    assert not gate.gripper
+
+
+def test_approve_waits_for_the_operator_and_takes_silence_for_a_no(gate, graph):
+    gate.start(mode='approve', approve_timeout_s=1.0)
+    assert not graph.call(SetBool, 'gate_node/approve', SetBool.Request(data=True)).success
+    assert gate.propose(gate.plan)['verdict'] == 'pending'
+    graph.spin(0.2)
+    assert not gate.arm
+    assert graph.call(SetBool, 'gate_node/approve', SetBool.Request(data=True)).success
+    graph.wait(lambda: gate.arm and gate.gripper)
+    assert gate.propose(gate.plan)['verdict'] == 'pending'
+    graph.wait(lambda: values(gate.diagnostics[-1]).get('rule') == 'approval')
+    assert not graph.call(SetBool, 'gate_node/approve', SetBool.Request(data=True)).success
+    assert len(gate.arm) == 1
+
+
+def test_stop_holds_the_measured_position_and_stays_until_reset(gate, graph, cell):
+    gate.start(mode='auto', stop_cooldown_s=0.5)
+    assert graph.call(Trigger, 'gate_node/stop').success
+    graph.wait(lambda: gate.arm and gate.gripper)
+    hold = trajectory_from(gate.arm[0], '')
+    assert hold.positions.tolist() == [gate.positions[:len(cell.robot.arm_joints)].tolist()]
+    assert not graph.call(Trigger, 'gate_node/reset').success  # within the cooldown
+    verdict = gate.propose(gate.plan)
+    assert (verdict['rule'], verdict['level']) == ('stop', DiagnosticStatus.ERROR)
+    graph.spin(0.6)
+    assert graph.call(Trigger, 'gate_node/reset').success
+    assert len(gate.arm) == 1
+    assert gate.propose(gate.plan)['verdict'] == 'forwarded'
+
+
+def test_joint_state_that_is_not_finite_ages_until_nothing_passes(gate, graph, cell):
+    gate.start(mode='auto')
+    gate.positions = gate.positions * np.nan
+    graph.spin(cell.safety.max_joint_age_s + 0.3)
+    assert gate.propose(gate.plan)['rule'] == 'age'
+
+
+def test_gate_ends_soon_after_sigint(gate, graph):
+    gate.start()
+    status, seconds = graph.interrupt(gate.process)
+    assert status == 0
+    assert seconds < 5.0
+
+
+@pytest.mark.parametrize(('parameters', 'told'), [
+    ({'mode': 'yolo'}, 'parameter: mode'), ({'cell': 'nowhere'}, 'nowhere'),
+    ({'approve_timeout_s': '-1.0'}, 'parameter approve_timeout_s must be between'),
+])
+def test_bad_parameter_is_one_sentence(graph, parameters, told):
+    process = graph.start('vlm_agent_ros.nodes.gate_node', **parameters)
+    assert process.wait(30.0) == 2
+    last = graph.log('vlm_agent_ros.nodes.gate_node').read_text().strip().splitlines()[-1]
+    assert told in last
+    assert 'Traceback' not in graph.log('vlm_agent_ros.nodes.gate_node').read_text()

@@ -1,0 +1,70 @@
+"""Base models from disk: each kind of wrong directory ends in a sentence that names it."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+
+from vlm_agent_ros.checkpoint import load_policy
+from vlm_agent_ros.errors import UserError
+from vlm_agent_ros.policy.config import ModelConfig
+from vlm_agent_ros.policy.loading import load_base, select_device
+
+CPU = torch.device('cpu')
+
+
+def test_a_model_directory_serves_as_it_is(vlm_folder, inputs):
+    policy = load_policy(str(vlm_folder))
+    assert not policy.model.training
+    assert policy.decide(inputs[:1], temperature=1.0, seeds=[0])[0].token_ids.size
+
+
+def test_a_missing_directory_is_named(tmp_path):
+    with pytest.raises(UserError, match='nowhere'):
+        load_base(ModelConfig(base=str(tmp_path / 'nowhere')), CPU)
+    with pytest.raises(UserError, match='nowhere'):
+        load_policy(str(tmp_path / 'nowhere'))
+
+
+def test_a_name_that_is_not_shipped_lists_those_that_are():
+    with pytest.raises(UserError, match='tiny_vlm'):
+        load_policy('no_such_model')
+
+
+def test_a_language_model_is_refused_because_it_sees_nothing(tmp_path, vlm_folder):
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    LlamaForCausalLM(LlamaConfig(vocab_size=32, hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+                                 num_attention_heads=2)).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(vlm_folder).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match='llama model, which is no vision-language model'):
+        load_base(ModelConfig(base=str(tmp_path)), CPU)
+
+
+@pytest.mark.parametrize('file', ['model.safetensors', 'config.json', 'processor_config.json', 'tokenizer.json'])
+def test_an_incomplete_or_damaged_directory_is_named(tmp_path, vlm_folder, file):
+    folder = tmp_path / 'model'
+    shutil.copytree(vlm_folder, folder)
+    (folder / file).write_bytes((folder / file).read_bytes()[:50])
+    with pytest.raises(UserError, match=str(folder)) as caught:
+        load_base(ModelConfig(base=str(folder)), CPU)
+    assert '\n' not in str(caught.value)
+
+
+def test_a_model_without_a_chat_template_is_refused(tmp_path, vlm_folder):
+    folder = tmp_path / 'model'
+    shutil.copytree(vlm_folder, folder)
+    (folder / 'chat_template.jinja').unlink()
+    with pytest.raises(UserError, match='chat template'):
+        load_policy(str(folder))
+
+
+def test_a_device_that_does_not_exist_is_refused():
+    assert select_device('cpu') == CPU
+    with pytest.raises(UserError, match='device'):
+        select_device('abacus')
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match='GPU'):
+            select_device('cuda')

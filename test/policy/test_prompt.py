@@ -1,0 +1,30 @@
+"""The user message: placeholders, untrusted text, and the digest that a checkpoint is bound to."""
+
+from vlm_agent_ros.actions import SkillLanguage
+from vlm_agent_ros.policy.config import load_model_config
+from vlm_agent_ros.policy.prompt import PromptTemplate
+
+LANGUAGE = SkillLanguage(48)
+
+
+def test_the_small_model_gets_the_short_text_that_it_was_trained_on():
+    prompt = load_model_config('tiny_vlm').prompt
+    assert prompt.render('pick up the red cube', 'open', LANGUAGE) == 'task: pick up the red cube\ngripper: open'
+
+
+def test_the_default_explains_the_actions_and_keeps_the_braces_of_the_format():
+    text = PromptTemplate().render('sort', 'closed', LANGUAGE)
+    assert LANGUAGE.description in text and LANGUAGE.examples[0] in text
+    assert '{"thoughts": "' in text and '{task}' not in text
+
+
+def test_a_task_cannot_break_out_of_its_line_or_use_placeholders():
+    prompt = PromptTemplate('task: {task}\ngripper: {state}')
+    text = prompt.render('a\nb\x00\u202ec {state} ' + 'x' * 500, 'open', LANGUAGE)
+    assert text.startswith('task: a b c {state} xxx') and text.count('\n') == 1
+    assert len(text) == len('task: \ngripper: open') + prompt.max_task_chars
+
+
+def test_the_digest_changes_with_everything_that_matters():
+    digests = {PromptTemplate(*values).digest() for values in (('a', 50), ('b', 50), ('a', 51))}
+    assert len(digests) == 3

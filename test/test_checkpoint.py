@@ -1,0 +1,165 @@
+"""Checkpoints: what is saved is what is loaded, bound to what it was trained with, and never half there."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from vlm_agent_ros import bundle
+from vlm_agent_ros.actions import SkillLanguage
+from vlm_agent_ros.checkpoint import load_policy, open_checkpoint, restore_policy, save_checkpoint
+from vlm_agent_ros.errors import UserError
+from vlm_agent_ros.policy.config import Decoding, LoraSettings, ModelConfig
+from vlm_agent_ros.policy.policy import Policy, PolicyInput
+from vlm_agent_ros.policy.prompt import PromptTemplate
+
+RANK_2 = LoraSettings(rank=2)
+INPUTS = [PolicyInput(np.random.default_rng(row).integers(0, 256, (32, 32, 3), np.uint8), f'task: {"x " * row}')
+          for row in range(3)]
+
+
+def trained(folder: Path, lora: LoraSettings | None = RANK_2) -> Policy:
+    """A policy that has moved away from its base model."""
+    config = ModelConfig(base=str(folder), prompt=PromptTemplate('task: {task}'), lora=lora, value_width=8,
+                         decoding=Decoding(max_thought_chars=20, max_new_tokens=64))
+    policy = Policy(config, SkillLanguage(48), torch.device('cpu'))
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)))
+    return policy
+
+
+def decide(policy: Policy) -> list[tuple[object, ...]]:
+    return [(d.text, d.token_logprobs.tolist(), d.value)
+            for d in policy.decide(INPUTS, temperature=1.0, seeds=[1, 2, 3])]
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path, vlm_folder: Path) -> Path:
+    path = tmp_path / 'step_000003'
+    save_checkpoint(path, trained(vlm_folder), step=3, metrics={'success': 0.5}, camera={'width': 32},
+                    tensors={'optimizer': {'0.exp_avg': torch.ones(2)}}, documents={'run_state': {'update': 3}})
+    return path
+
+
+@pytest.mark.parametrize('lora', [RANK_2, None])
+def test_a_loaded_policy_decides_as_the_saved_one_to_the_bit(tmp_path, vlm_folder, lora):
+    policy = trained(vlm_folder, lora)
+    save_checkpoint(tmp_path / 'c', policy, step=1)
+    assert decide(load_policy(str(tmp_path / 'c'))) == decide(policy) != decide(load_policy(str(vlm_folder)))
+
+
+def test_a_policy_takes_the_weights_of_a_checkpoint_in_place(checkpoint, vlm_folder):
+    policy = trained(vlm_folder)
+    expected = decide(policy)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.add_(0.1)
+    assert decide(policy) != expected
+    restore_policy(open_checkpoint(checkpoint), policy)
+    assert decide(policy) == expected
+
+
+def test_the_manifest_says_what_it_is_and_what_the_trainer_added_comes_back(checkpoint):
+    opened = open_checkpoint(checkpoint)
+    assert {key: opened.fields[key] for key in ('step', 'metrics', 'camera')} == {
+        'step': 3, 'metrics': {'success': 0.5}, 'camera': {'width': 32}}
+    assert opened.fields['versions']['torch'] == torch.__version__
+    assert opened.document('run_state') == {'update': 3}
+    assert torch.equal(opened.tensors('optimizer')['0.exp_avg'], torch.ones(2))
+
+
+def test_the_adapter_loads_with_peft_alone(checkpoint, vlm_folder):
+    from peft import PeftModel
+    from transformers import AutoModelForImageTextToText
+
+    model = PeftModel.from_pretrained(AutoModelForImageTextToText.from_pretrained(vlm_folder), checkpoint)
+    own = {name: p for name, p in trained(vlm_folder).model.named_parameters() if 'lora' in name}
+    assert own and all(torch.equal(p, own[name]) for name, p in model.named_parameters() if 'lora' in name)
+
+
+def test_constrained_decoding_can_be_switched_off_on_loading(checkpoint):
+    assert load_policy(str(checkpoint), constrained=False).constraint.start() is None
+
+
+def test_nothing_in_a_checkpoint_is_a_pickle(checkpoint):
+    assert {file.suffix for file in checkpoint.iterdir()} == {'.json', '.safetensors'}
+
+
+@pytest.mark.parametrize('name', ['adapter_model.safetensors', 'value_head.safetensors', 'optimizer.safetensors',
+                                  'model.json', 'run_state.json', 'manifest.json'])
+def test_one_wrong_byte_in_any_file_is_refused_by_name(checkpoint, name):
+    file = checkpoint / name
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=f'{name} .*corrupt'):
+        load_policy(str(checkpoint))
+
+
+@pytest.mark.parametrize('name', ['adapter_model.safetensors', 'value_head.safetensors', 'manifest.json'])
+def test_a_missing_file_is_named(checkpoint, name):
+    (checkpoint / name).unlink()
+    with pytest.raises(UserError, match=f'{name} is missing'):
+        open_checkpoint(checkpoint)
+
+
+def test_another_grid_of_the_action_language_is_refused(checkpoint):
+    with pytest.raises(UserError, match=r'48x48.*24x24'):
+        load_policy(str(checkpoint), language=SkillLanguage(24))
+
+
+@pytest.mark.parametrize(('file', 'message'), [('model.safetensors', 'weights'), ('tokenizer.json', 'tokenizer'),
+                                               ('chat_template.jinja', 'processor')])
+def test_a_base_model_that_has_changed_is_refused(tmp_path, vlm_folder, file, message):
+    base = tmp_path / 'base'
+    shutil.copytree(vlm_folder, base)
+    save_checkpoint(tmp_path / 'c', trained(base), step=1)
+    changed = tmp_path / 'changed'
+    shutil.copytree(base, changed)
+    (changed / file).write_bytes((changed / file).read_bytes() + b' ')
+    policy = trained(vlm_folder)
+    policy.config = dataclasses.replace(policy.config, base=str(changed))
+    with pytest.raises(UserError, match=f'{message}.*{changed}|{changed}.*{message}'):
+        restore_policy(open_checkpoint(tmp_path / 'c'), policy)
+
+
+def test_a_base_model_that_is_gone_is_named(tmp_path, vlm_folder):
+    base = tmp_path / 'base'
+    shutil.copytree(vlm_folder, base)
+    save_checkpoint(tmp_path / 'c', trained(base), step=1)
+    shutil.rmtree(base)
+    with pytest.raises(UserError, match=str(base)):
+        load_policy(str(tmp_path / 'c'))
+
+
+def test_other_lora_settings_are_refused(checkpoint, vlm_folder):
+    with pytest.raises(UserError, match='LoRA'):
+        restore_policy(open_checkpoint(checkpoint), trained(vlm_folder, LoraSettings(rank=3)))
+
+
+def test_a_full_disk_leaves_the_old_checkpoint_and_nothing_half_written(checkpoint, vlm_folder, monkeypatch):
+    before = {file.name: file.read_bytes() for file in checkpoint.iterdir()}
+
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    monkeypatch.setattr(bundle, 'save_file', full)
+    with pytest.raises(UserError, match=r'step_000003 cannot be written .No space left'):
+        save_checkpoint(checkpoint, trained(vlm_folder), step=4)
+    assert [path.name for path in checkpoint.parent.iterdir()] == [checkpoint.name]
+    assert {file.name: file.read_bytes() for file in checkpoint.iterdir()} == before
+
+
+def test_a_checkpoint_of_a_later_schema_is_refused(checkpoint):
+    manifest = json.loads((checkpoint / 'manifest.json').read_text())
+    (checkpoint / 'manifest.json').write_text(json.dumps({**manifest, 'schema': 99}))
+    with pytest.raises(UserError, match='schema 99'):
+        load_policy(str(checkpoint))

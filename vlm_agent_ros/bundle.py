@@ -1,0 +1,203 @@
+"""Bundles: directories of named tensors and JSON documents that are whole and verified, or not there at all.
+
+A bundle holds ``<name>.safetensors``, ``<name>.json`` and ``manifest.json`` with the SHA-256 of each of them. It is
+written under a temporary name, synced and renamed, so that neither a crash nor a full disk leaves half of one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from .errors import UserError
+
+MANIFEST = 'manifest.json'
+SCHEMA = 1
+"""Version of the layout; a reader refuses others."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle that was read and verified.
+
+    Attributes:
+        path: Its directory.
+        fields: What its writer put into the manifest.
+        files: SHA-256 (hex) by file name.
+    """
+
+    path: Path
+    fields: dict[str, Any]
+    files: dict[str, str]
+
+    def tensors(self, name: str) -> dict[str, torch.Tensor]:
+        """The tensors of ``<name>.safetensors``, on the CPU.
+
+        Raises:
+            UserError: The bundle has no such file.
+        """
+        try:
+            return load_file(self._file(f'{name}.safetensors'))
+        except (OSError, SafetensorError) as error:
+            raise UserError(f'{self.path / name}.safetensors cannot be read ({error}): use another copy') from error
+
+    def document(self, name: str) -> Any:
+        """The content of ``<name>.json``.
+
+        Raises:
+            UserError: The bundle has no such file.
+        """
+        try:
+            return json.loads(self._file(f'{name}.json').read_text(encoding='utf-8'))
+        except (OSError, ValueError) as error:
+            raise UserError(f'{self.path / name}.json cannot be read ({error}): use another copy') from error
+
+    def _file(self, name: str) -> Path:
+        if name not in self.files:
+            raise UserError(f'{self.path} holds no {name}: it was written for another purpose, choose another')
+        return self.path / name
+
+
+def write_bundle(path: Path, kind: str, fields: Mapping[str, Any], *,
+                 tensors: Mapping[str, Mapping[str, torch.Tensor]], documents: Mapping[str, Any]) -> None:
+    """Write a bundle at once or not at all; an old one at ``path`` stays until the new one is complete.
+
+    Args:
+        path: The directory.
+        kind: What it is, e.g. ``checkpoint``; its reader asks for the same.
+        fields: JSON for the manifest.
+        tensors: Named tensors by file name without suffix; of any device.
+        documents: JSON by file name without suffix.
+
+    Raises:
+        UserError: The disk is full or the place cannot be written to.
+    """
+    temporary = path.with_name(f'.{path.name}.tmp')
+    try:
+        _recover(path)
+        shutil.rmtree(temporary, ignore_errors=True)  # left by a process that was killed
+        temporary.mkdir(parents=True)
+        for name, values in tensors.items():
+            save_file({key: value.detach().cpu().contiguous() for key, value in values.items()},
+                      temporary / f'{name}.safetensors')
+        for name, content in documents.items():
+            (temporary / f'{name}.json').write_text(json.dumps(content) + '\n', encoding='utf-8')
+        files = {file.name: sha256_of(file) for file in sorted(temporary.iterdir())}
+        manifest = {'schema': SCHEMA, 'kind': kind, **fields, 'files': files}
+        (temporary / MANIFEST).write_text(_render(manifest), encoding='utf-8')
+        for file in (*temporary.iterdir(), temporary):
+            _sync(file)
+        _replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise UserError(f'{path} cannot be written ({reason}): free space or choose another place') from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def read_bundle(path: Path, kind: str) -> Bundle:
+    """Read a bundle and verify every file of it.
+
+    Raises:
+        UserError: It is missing, of another kind or schema, or a file is missing or corrupt; the message names it.
+    """
+    folder = path if path.exists() else _backup(path)
+    if not folder.is_dir():
+        raise UserError(f'{path} does not exist: give the directory of a {kind}')
+    manifest = _read_manifest(folder / MANIFEST, kind)
+    files = manifest.pop('files')
+    for name, digest in files.items():
+        file = folder / name
+        if file.parent != folder or not file.is_file():
+            raise UserError(f'{file} is missing: the {kind} is incomplete, use another copy')
+        if sha256_of(file) != digest:
+            raise UserError(f'{file} is corrupt (its SHA-256 is not the one in {MANIFEST}): use another copy')
+    return Bundle(folder, {key: value for key, value in manifest.items() if key not in ('schema', 'kind')}, files)
+
+
+def is_bundle(path: Path, kind: str) -> bool:
+    """Whether a directory claims to be a bundle of this kind, whole or not."""
+    try:
+        content = json.loads((path / MANIFEST).read_text(encoding='utf-8'))
+    except OSError:
+        return False
+    except ValueError:
+        return True  # for ``read_bundle`` to say what is wrong with it
+    return isinstance(content, dict) and content.get('kind') == kind
+
+
+def sha256_of(*files: Path) -> str:
+    """SHA-256 (hex) over the content of files."""
+    digest = hashlib.sha256()
+    for path in files:
+        with open(path, 'rb') as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _render(manifest: dict[str, Any]) -> str:
+    """The manifest's text, with a checksum of its own."""
+    checksum = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+    return json.dumps({**manifest, 'checksum': checksum}, indent=2, sort_keys=True) + '\n'
+
+
+def _read_manifest(path: Path, kind: str) -> dict[str, Any]:
+    try:
+        text = path.read_bytes().decode()
+        content = json.loads(text)
+    except FileNotFoundError as error:
+        raise UserError(f'{path} is missing: {path.parent} is no {kind}') from error
+    except OSError as error:
+        raise UserError(f'{path} cannot be read ({error.strerror}): check its permissions') from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f'{path} is corrupt ({error}): use another copy') from error
+    if not isinstance(content, dict) or content.get('kind') != kind or not isinstance(content.get('files'), dict):
+        raise UserError(f'{path} is not the manifest of a {kind}, or corrupt: use another copy')
+    if content.get('schema') != SCHEMA:
+        raise UserError(f'{path} has schema {content.get("schema")}, but this version reads {SCHEMA}: '
+                        f'use the version of vlm_agent_ros that wrote it')
+    content.pop('checksum', None)
+    if text != _render(content):
+        raise UserError(f'{path} is corrupt (its own checksum does not fit): use another copy')
+    return content
+
+
+def _backup(path: Path) -> Path:
+    return path.with_name(f'.{path.name}.old')
+
+
+def _recover(path: Path) -> None:
+    """Bring back the old bundle of a process that was killed between the two renames of ``_replace``."""
+    if _backup(path).exists():
+        if path.exists():
+            shutil.rmtree(_backup(path))
+        else:
+            os.rename(_backup(path), path)
+
+
+def _replace(temporary: Path, path: Path) -> None:
+    # A directory that is not empty cannot be renamed over: readers find the backup in the moment between.
+    if path.exists():
+        os.rename(path, _backup(path))
+    os.rename(temporary, path)
+    _sync(path.parent)
+    shutil.rmtree(_backup(path), ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,175 @@
+"""Checkpoints: what training added to a base model, bound to everything that it was trained with.
+
+A checkpoint is a bundle (``bundle.py``) with the adapter in PEFT's own layout (``adapter_model.safetensors`` and
+``adapter_config.json``; ``model.safetensors`` without LoRA), ``value_head.safetensors``, the models file's content in
+``model.json`` and, for a resume, whatever the trainer adds. The manifest names the base model and holds the digests of
+its weights, of its processor, of the prompt and of the action language: on loading each has to be the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .actions import ActionLanguage, SkillLanguage
+from .bundle import MANIFEST, Bundle, is_bundle, read_bundle, sha256_of, write_bundle
+from .config import parse
+from .errors import UserError
+from .policy.config import ModelConfig, load_model_config, model_config_of_directory
+from .policy.loading import select_device
+from .policy.policy import Policy
+
+_KIND = 'checkpoint'
+_WEIGHTS = ('config.json', '*.safetensors')
+_PROCESSOR = ('tokenizer*', 'vocab*', 'merges.txt', 'special_tokens_map.json', 'added_tokens.json',
+              '*processor_config.json', 'chat_template*')
+_PACKAGES = ('vlm_agent_ros', 'torch', 'transformers', 'peft', 'llguidance', 'tokenizers')
+
+
+def load_policy(name: str, *, language: ActionLanguage | None = None, constrained: bool | None = None,
+                device: str = 'auto', seed: int = 0) -> Policy:
+    """A policy, ready to decide.
+
+    Args:
+        name: A shipped models file by name, or the path of a models file (YAML), of a checkpoint directory or of a
+            Hugging Face model directory.
+        language: Action language; the skills on a 48 x 48 grid by default.
+        constrained: Overrides the models file's ``decoding.constrained``.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        seed: Seed of adapters and value head that no checkpoint gives.
+
+    Raises:
+        UserError: It does not exist, is corrupt, is no vision-language model, or was trained with something else.
+    """
+    language = language or SkillLanguage()
+    path = Path(name).expanduser()
+    if is_bundle(path, _KIND) or (path / MANIFEST).exists():
+        return _load(read_bundle(path, _KIND), language, constrained, device, seed)
+    if path.is_dir():
+        config = model_config_of_directory(path)
+    elif len(path.parts) > 1 and path.suffix not in ('.yaml', '.yml'):
+        raise UserError(f'{path} does not exist: give a checkpoint directory, a model directory, or a models file')
+    else:
+        config = load_model_config(name)
+    return Policy(_decoding(config, constrained), language, select_device(device), seed)
+
+
+def save_checkpoint(path: Path, policy: Policy, *, step: int, metrics: Mapping[str, Any] | None = None,
+                    camera: Mapping[str, Any] | None = None,
+                    tensors: Mapping[str, Mapping[str, torch.Tensor]] | None = None,
+                    documents: Mapping[str, Any] | None = None) -> None:
+    """Write a checkpoint at once or not at all.
+
+    Args:
+        path: Its directory.
+        policy: Whose adapters and value head are kept.
+        step: Finished updates.
+        metrics: JSON; what is known of the policy's success.
+        camera: JSON; the camera that it was trained with, for whoever reads the manifest.
+        tensors: Further named tensors by file name, e.g. the optimiser's.
+        documents: Further JSON by file name.
+
+    Raises:
+        UserError: The disk is full or the place cannot be written to.
+    """
+    config = policy.config
+    fields = {**_identity(config, policy.language), 'step': step, 'metrics': metrics or {}, 'camera': camera,
+              'versions': {name: _version(name) for name in _PACKAGES}}
+    own_tensors = {'value_head': policy.value_state(), 'model' if config.lora is None else 'adapter_model':
+                   policy.adapter_state()}  # fmt: skip
+    own_documents: dict[str, Any] = {'model': dataclasses.asdict(config)}
+    if config.lora is not None:
+        own_documents['adapter_config'] = policy.adapter_config()
+    write_bundle(path, _KIND, fields, tensors={**own_tensors, **(tensors or {})},
+                 documents={**own_documents, **(documents or {})})
+
+
+def open_checkpoint(path: Path) -> Bundle:
+    """A checkpoint with every file verified, for what a trainer added to it.
+
+    Raises:
+        UserError: It is missing, incomplete, corrupt, or no checkpoint.
+    """
+    return read_bundle(path, _KIND)
+
+
+def restore_policy(bundle: Bundle, policy: Policy) -> None:
+    """Give a policy the weights of a checkpoint.
+
+    Raises:
+        UserError: The checkpoint belongs to another base model, processor, prompt, action language or LoRA setting.
+    """
+    _verify(bundle, policy.config, policy.language)
+    adapter = bundle.tensors('model' if policy.config.lora is None else 'adapter_model')
+    try:
+        policy.load_state(adapter, bundle.tensors('value_head'))
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise UserError(f'{bundle.path} does not fit the model ({error}): load it with the models file that it was '
+                        'trained with') from error
+
+
+def _load(bundle: Bundle, language: ActionLanguage, constrained: bool | None, device: str, seed: int) -> Policy:
+    config = parse(ModelConfig, bundle.document('model'), f'{bundle.path / "model.json"}')
+    _verify(bundle, config, language)
+    policy = Policy(_decoding(config, constrained), language, select_device(device), seed)
+    restore_policy(bundle, policy)
+    return policy
+
+
+def _verify(bundle: Bundle, config: ModelConfig, language: ActionLanguage) -> None:
+    """Refuse a checkpoint of something else, naming what differs and both sides of it."""
+    remedies = {
+        'base_sha256': f'the weights in {config.base_path} are not those that it was trained on: restore them',
+        'processor_sha256': f'tokenizer or processor in {config.base_path} have changed: restore them',
+        'prompt_sha256': 'the prompt template differs: use the one that it was trained with',
+        'language_sha256': f'it was trained for the actions "{bundle.fields.get("language")}", here they are '
+                           f'"{language.description}": use a cell with the same grid',
+    }  # fmt: skip
+    expected = _identity(config, language)
+    for key, remedy in remedies.items():
+        if bundle.fields.get(key) != expected[key]:
+            raise UserError(f'checkpoint {bundle.path} cannot be used: {remedy}')
+
+
+def _identity(config: ModelConfig, language: ActionLanguage) -> dict[str, str]:
+    """What a checkpoint is bound to, by names and digests."""
+    return {
+        'base': config.base,
+        'base_sha256': _digest(config.base_path, _WEIGHTS),
+        'processor_sha256': _digest(config.base_path, _PROCESSOR),
+        'prompt_sha256': config.prompt.digest(),
+        'language': language.description,
+        'language_sha256': language.digest(),
+    }
+
+
+@cache
+def _digest(base: str, patterns: tuple[str, ...]) -> str:
+    """SHA-256 over the names and contents of a base model's files; a model of the hub is known by its commit."""
+    folder = Path(base)
+    if not folder.is_dir():
+        from transformers import AutoConfig
+
+        return str(getattr(AutoConfig.from_pretrained(base), '_commit_hash', None))
+    files = sorted({file for pattern in patterns for file in folder.glob(pattern)})
+    return hashlib.sha256('\n'.join(f'{file.name} {sha256_of(file)}' for file in files).encode()).hexdigest()
+
+
+def _decoding(config: ModelConfig, constrained: bool | None) -> ModelConfig:
+    if constrained is None:
+        return config
+    return dataclasses.replace(config, decoding=dataclasses.replace(config.decoding, constrained=constrained))
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return 'unknown'

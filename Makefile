@@ -21,7 +21,7 @@ STAMP := $(VENV)/.setup-$(key)
 # ROS 2 comes from the virtual environment: a sourced distribution must not leak into it, nor its topics out of here.
 unexport PYTHONPATH LD_LIBRARY_PATH RMW_IMPLEMENTATION _ROS_WHEELS_BOOTSTRAP_COMPLETE
 export AMENT_PREFIX_PATH := $(CURDIR)/$(VENV)
-export ROS_AUTOMATIC_DISCOVERY_RANGE := LOCALHOST
+export ROS_AUTOMATIC_DISCOVERY_RANGE ?= LOCALHOST
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 help:  ## list the targets

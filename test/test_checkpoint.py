@@ -14,12 +14,14 @@ import torch
 
 from vlm_agent_ros import bundle
 from vlm_agent_ros.actions import SkillLanguage
+from vlm_agent_ros.camera import Camera
 from vlm_agent_ros.checkpoint import load_policy, open_checkpoint, restore_policy, save_checkpoint
 from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.policy.config import Decoding, LoraSettings, ModelConfig
 from vlm_agent_ros.policy.policy import Policy, PolicyInput
 from vlm_agent_ros.policy.prompt import PromptTemplate
 
+CAMERA = Camera(width=32, height=32)
 RANK_2 = LoraSettings(rank=2)
 INPUTS = [PolicyInput(np.random.default_rng(row).integers(0, 256, (32, 32, 3), np.uint8), f'task: {"x " * row}')
           for row in range(3)]
@@ -44,7 +46,7 @@ def decide(policy: Policy) -> list[tuple[object, ...]]:
 @pytest.fixture
 def checkpoint(tmp_path: Path, vlm_folder: Path) -> Path:
     path = tmp_path / 'step_000003'
-    save_checkpoint(path, trained(vlm_folder), step=3, metrics={'success': 0.5}, camera={'width': 32},
+    save_checkpoint(path, trained(vlm_folder), step=3, metrics={'success': 0.5}, camera=CAMERA,
                     tensors={'optimizer': {'0.exp_avg': torch.ones(2)}}, documents={'run_state': {'update': 3}})
     return path
 
@@ -70,7 +72,7 @@ def test_a_policy_takes_the_weights_of_a_checkpoint_in_place(checkpoint, vlm_fol
 def test_the_manifest_says_what_it_is_and_what_the_trainer_added_comes_back(checkpoint):
     opened = open_checkpoint(checkpoint)
     assert {key: opened.fields[key] for key in ('step', 'metrics', 'camera')} == {
-        'step': 3, 'metrics': {'success': 0.5}, 'camera': {'width': 32}}
+        'step': 3, 'metrics': {'success': 0.5}, 'camera': json.loads(json.dumps(dataclasses.asdict(CAMERA)))}
     assert opened.fields['versions']['torch'] == torch.__version__
     assert opened.document('run_state') == {'update': 3}
     assert torch.equal(opened.tensors('optimizer')['0.exp_avg'], torch.ones(2))
@@ -114,6 +116,13 @@ def test_a_missing_file_is_named(checkpoint, name):
 def test_another_grid_of_the_action_language_is_refused(checkpoint):
     with pytest.raises(UserError, match=r'48x48.*24x24'):
         load_policy(str(checkpoint), language=SkillLanguage(24))
+
+
+def test_a_camera_that_sees_other_places_is_refused_where_it_is_deployed(checkpoint):
+    load_policy(str(checkpoint), camera=CAMERA)
+    load_policy(str(checkpoint), camera=dataclasses.replace(CAMERA, frame='another_name'))
+    with pytest.raises(UserError, match=r'camera\.fov_deg 40\.0.* 50\.0'):
+        load_policy(str(checkpoint), camera=dataclasses.replace(CAMERA, fov_deg=50.0))
 
 
 @pytest.mark.parametrize(('file', 'message'), [('model.safetensors', 'weights'), ('tokenizer.json', 'tokenizer'),

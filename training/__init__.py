@@ -1,0 +1,1 @@
+"""Demonstrations, supervised and reinforcement learning, evaluation, and the command line ``vlm-agent``."""

@@ -112,7 +112,7 @@ class DemonstrationDataset:
             episodes.append(numbers)
             offset = int(numbers.max()) + 1
         return cls(**columns, objects=np.concatenate(objects), episodes=np.concatenate(episodes),
-                   classes=first.classes, grid=first.grid)  # fmt: skip
+                   classes=first.classes, grid=first.grid)
 
 
 def _check(arrays: dict[str, np.ndarray], source: str) -> None:

@@ -33,9 +33,14 @@ def generalized_advantages(
     return advantages
 
 
-def discounted_return(rewards: np.ndarray, gamma: float) -> float:
-    """``Σ_t γ^t r_t`` over the turns of an episode, from its start."""
-    return float(np.sum(np.asarray(rewards) * gamma ** np.arange(len(rewards))))
+def returns_to_go(rewards: np.ndarray, gamma: float) -> np.ndarray:
+    """(turns,) discounted returns ``G_t = r_t + γ G_{t+1}`` of an episode from each of its turns on."""
+    returns = np.zeros(len(rewards))
+    running = 0.0
+    for turn in range(len(rewards) - 1, -1, -1):
+        running = rewards[turn] + gamma * running
+        returns[turn] = running
+    return returns
 
 
 def leave_one_out(returns: np.ndarray) -> np.ndarray:

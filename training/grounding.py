@@ -68,7 +68,7 @@ class GroundingHead(nn.Module):
         side = math.isqrt(patches)
         if side * side != patches:
             raise UserError(f'grounding needs a square of image tokens, but the model has {patches}: '
-                            'set vision.steps and grounding_weight to 0')  # fmt: skip
+                            'set vision.steps and grounding_weight to 0')
         inside = ((objects[..., 1:3] >= 0) & (objects[..., 1:3] < self.grid)).all(dim=-1)
         sample, slot = ((objects[..., 0] >= 0) & (objects[..., 3] > 0) & inside).nonzero(as_tuple=True)
         cell = (objects[sample, slot, 1:3] * side / self.grid).long()

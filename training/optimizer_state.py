@@ -15,11 +15,14 @@ def split_state(state: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[st
     Returns:
         Tensors named ``<parameter>.<quantity>``, e.g. ``3.exp_avg``; and what else there is, as JSON can hold it.
     """
-    tensors, scalars = {}, {}
+    tensors: dict[str, torch.Tensor] = {}
+    scalars: dict[str, Any] = {}
     for parameter, quantities in state['state'].items():
         for quantity, value in quantities.items():
-            target = tensors if isinstance(value, torch.Tensor) else scalars
-            target[f'{parameter}.{quantity}'] = value
+            if isinstance(value, torch.Tensor):
+                tensors[f'{parameter}.{quantity}'] = value
+            else:
+                scalars[f'{parameter}.{quantity}'] = value
     return tensors, {'scalars': scalars, 'param_groups': state['param_groups']}
 
 

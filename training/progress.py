@@ -12,12 +12,13 @@ class Progress:
     """Bar of one phase at a time.
 
     Args:
-        stream: Where to. A terminal gets a bar; elsewhere a phase prints one line when it ends, and training one line
-            per update.
+        stream: Where to, stdout by default. A terminal gets a bar; elsewhere a phase prints one line when it ends, and
+            training one line per update.
     """
 
-    def __init__(self, stream: TextIO = sys.stdout) -> None:
-        self._stream, self.live = stream, stream.isatty()
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stdout
+        self.live = self._stream.isatty()
         self._bar: Any = None
         self._task: Any = None
         if self.live:
@@ -27,7 +28,7 @@ class Progress:
 
             self._bar = Bar(TextColumn('[bold]{task.description}'), BarColumn(bar_width=24), MofNCompleteColumn(),
                             TextColumn('{task.fields[figures]}'), TimeRemainingColumn(),
-                            console=Console(file=stream))
+                            console=Console(file=self._stream))
 
     def __enter__(self) -> Progress:
         if self._bar:

@@ -19,7 +19,7 @@ from vlm_agent_ros.types import EpisodeRequest
 from .commands import REJECTIONS
 from .config import TrainConfig
 from .episodes import Episode, Player, Slot
-from .gae import discounted_return, generalized_advantages, leave_one_out, standardise
+from .gae import generalized_advantages, leave_one_out, returns_to_go, standardise
 from .ppo import Sample
 from .seeds import training_seed
 
@@ -119,11 +119,9 @@ def _samples(episodes: list[Episode], policy: Policy, config: TrainConfig) -> li
     by_value = [generalized_advantages(r, v, final, config.gamma, config.gae_lambda)
                 for r, v, final in zip(rewards, values, finals)]
     targets = [advantage + value for advantage, value in zip(by_value, values)]
-    advantages = by_value
+    flat = np.concatenate(by_value)
     if config.baseline == 'group':
-        whole = _group_advantages(episodes, [discounted_return(r, config.gamma) for r in rewards])
-        advantages = [np.full(len(r), a) for r, a in zip(rewards, whole)]
-    flat = np.concatenate(advantages)
+        flat = _group_advantages(episodes, [returns_to_go(r, config.gamma) for r in rewards], flat)
     if config.normalise_advantages:
         flat = standardise(flat)
     turns = [turn for episode in episodes for turn in episode.turns]
@@ -134,20 +132,32 @@ def _samples(episodes: list[Episode], policy: Policy, config: TrainConfig) -> li
 def _final_values(episodes: list[Episode], policy: Policy) -> list[float]:
     """Value after the last turn: 0 where the episode terminated, the policy's estimate where it was cut off."""
     finals = [0.0] * len(episodes)
-    cut = [i for i, episode in enumerate(episodes) if episode.truncated and episode.final is not None]
+    cut = {i: episode.final for i, episode in enumerate(episodes) if episode.truncated and episode.final is not None}
     if cut:
-        for i, value in zip(cut, policy.values([episodes[i].final for i in cut])):
+        for i, value in zip(cut, policy.values(list(cut.values()))):
             finals[i] = float(value)
     return finals
 
 
-def _group_advantages(episodes: list[Episode], returns: list[float]) -> list[float]:
-    """Each episode's return against those of the other worlds with the same seed."""
-    advantages = [0.0] * len(episodes)
-    groups: dict[tuple[int, int], list[int]] = {}
-    for i, episode in enumerate(episodes):
-        groups.setdefault((episode.slot.group, episode.slot.index), []).append(i)
+def _group_advantages(episodes: list[Episode], returns: list[np.ndarray], fallback: np.ndarray) -> np.ndarray:
+    """Each turn's return against those of its group: the same seed and the same prompt (GiGPO's anchor states).
+
+    The first turns of a group share their observation to the bit, later ones task and robot state. Where nothing is
+    left to compare with, the value head's advantage stands.
+
+    Args:
+        episodes: Of one update.
+        returns: (turns,) discounted returns from each turn on, per episode.
+        fallback: (all turns,) advantages by the value head, in order.
+    """
+    groups: dict[tuple[int, int, str], list[int]] = {}
+    position = 0
+    for episode in episodes:
+        for turn in episode.turns:
+            groups.setdefault((episode.slot.group, episode.slot.index, turn.input.prompt), []).append(position)
+            position += 1
+    flat, advantages = np.concatenate(returns), fallback.copy()
     for members in groups.values():
-        for i, advantage in zip(members, leave_one_out(np.array([returns[i] for i in members]))):
-            advantages[i] = float(advantage)
+        if len(members) > 1:
+            advantages[members] = leave_one_out(flat[members])
     return advantages

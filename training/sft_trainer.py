@@ -156,7 +156,7 @@ class SftTrainer:
             'seconds': round(self.seconds, 1),
             'teacher_forced': self._evaluate(),
             'greedy': greedy_accuracy(model, self.data, self.order.held_out[:self.config.greedy_samples]),
-            'config': dataclasses.asdict(self.config),
+            'config': _plain(self.config),
         }
         write_atomically(self.folder / 'sft_summary.json', json.dumps(summary, indent=2) + '\n')
         _save_model(self.folder, model, self.processor)
@@ -248,7 +248,7 @@ class SftTrainer:
     def _save(self, optimizer: torch.optim.Optimizer) -> None:
         tensors, rest = optimizer_state.split_state(optimizer.state_dict())
         progress = {'stage': self.stage, 'step': self.step, 'seconds': self.seconds, 'history': self.history,
-                    'config': dataclasses.asdict(self.config)}
+                    'config': _plain(self.config)}
         write_bundle(self.folder / 'sft_state', _STATE_KIND, {}, tensors={'weights': dict(self._trained()),
                      'optimizer': tensors}, documents={'progress': progress, 'optimizer': rest})
         self.saved = f'step {self.step} of the {self.stage} stage'
@@ -256,7 +256,7 @@ class SftTrainer:
     def _resume(self, path: Path, optimizer: torch.optim.Optimizer) -> None:
         state = read_bundle(path, _STATE_KIND)
         progress, weights = state.document('progress'), state.tensors('weights')
-        if progress['config'] != json.loads(json.dumps(dataclasses.asdict(self.config))):
+        if progress['config'] != _plain(self.config):
             raise UserError(f'{path} belongs to a run of another configuration: repeat its options, choose another '
                             '--out, or delete it')
         with torch.no_grad():
@@ -295,6 +295,11 @@ class _SampleOrder:
             self._epoch = epoch
             self._permutation = np.random.default_rng((self._seed, epoch)).permutation(self._train_rows)
         return self._permutation
+
+
+def _plain(config: SftConfig) -> Any:
+    """The configuration as it reads back from JSON."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
 def _load_model(config: SftConfig, device: torch.device) -> tuple[Any, Any]:

@@ -30,7 +30,7 @@ WORDS = (
     'good', 'it', 'from', 'of', 'table', 'robot', 'camera', 'see', 'goal', 'target', 'no', 'none', 'not', 'with',
     'over', 'under', 'near', 'top', 'please', 'should', 'be', 'hold', 'release', 'nothing', 'all', 'every', 'same',
     'colour', 'empty', 'free', 'reach', 'for', 'i', 'want', 'you', 'can', 'that', 'there', 'one', 'two', 'three',
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def build_tiny_vlm(config: TinyVlmConfig, folder: Path, seed: int = 0) -> None:
     model_config = LlavaConfig(
         vision_config=vision,
         text_config=text,
-        image_token_id=tokenizer.convert_tokens_to_ids('<image>'),
+        image_token_index=tokenizer.convert_tokens_to_ids('<image>'),
         vision_feature_layer=-1,
         vision_feature_select_strategy='default',
         image_seq_length=(config.image_size // config.patch_size) ** 2,
@@ -162,7 +162,7 @@ def build_tokenizer(vocab_size: int) -> Any:
     image = specials.pop('image')
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, extra_special_tokens={'image_token': image}, clean_up_tokenization_spaces=False,
-        padding_side='left', **specials)  # fmt: skip
+        padding_side='left', **specials)
 
 
 def _corpus() -> Iterator[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ def save_training(path: Path, policy: Policy, ppo: PPO, state: dict[str, Any], c
     tensors, rest = split_state(ppo.state_dict())
     cell = load_cell(load_world(config['world']).cell)
     save_checkpoint(path, policy, step=state['update'], metrics=state['evaluations'],
-                    camera=dataclasses.asdict(cell.camera), tensors={'optimizer': tensors},
+                    camera=cell.camera, tensors={'optimizer': tensors},
                     documents={'optimizer_groups': rest, 'run_state': state, 'train_config': config})
 
 

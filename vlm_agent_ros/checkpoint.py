@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib.metadata
+import json
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -20,6 +21,7 @@ import torch
 
 from .actions import ActionLanguage, SkillLanguage
 from .bundle import MANIFEST, Bundle, is_bundle, read_bundle, sha256_of, write_bundle
+from .camera import Camera
 from .config import parse
 from .errors import UserError
 from .policy.config import ModelConfig, load_model_config, model_config_of_directory
@@ -33,14 +35,16 @@ _PROCESSOR = ('tokenizer*', 'vocab*', 'merges.txt', 'special_tokens_map.json', '
 _PACKAGES = ('vlm_agent_ros', 'torch', 'transformers', 'peft', 'llguidance', 'tokenizers')
 
 
-def load_policy(name: str, *, language: ActionLanguage | None = None, constrained: bool | None = None,
-                device: str = 'auto', seed: int = 0) -> Policy:
+def load_policy(name: str, *, language: ActionLanguage | None = None, camera: Camera | None = None,
+                constrained: bool | None = None, device: str = 'auto', seed: int = 0) -> Policy:
     """A policy, ready to decide.
 
     Args:
         name: A shipped models file by name, or the path of a models file (YAML), of a checkpoint directory or of a
             Hugging Face model directory.
         language: Action language; the skills on a 48 x 48 grid by default.
+        camera: Where the policy is to be deployed: a checkpoint that was trained with another camera is refused. None
+            takes any, as comparisons between cells do.
         constrained: Overrides the models file's ``decoding.constrained``.
         device: ``auto``, ``cpu`` or ``cuda``.
         seed: Seed of adapters and value head that no checkpoint gives.
@@ -51,7 +55,10 @@ def load_policy(name: str, *, language: ActionLanguage | None = None, constraine
     language = language or SkillLanguage()
     path = Path(name).expanduser()
     if is_bundle(path, _KIND) or (path / MANIFEST).exists():
-        return _load(read_bundle(path, _KIND), language, constrained, device, seed)
+        bundle = read_bundle(path, _KIND)
+        if camera is not None:
+            _check_camera(bundle, camera)
+        return _load(bundle, language, constrained, device, seed)
     if path.is_dir():
         config = model_config_of_directory(path)
     elif len(path.parts) > 1 and path.suffix not in ('.yaml', '.yml'):
@@ -62,7 +69,7 @@ def load_policy(name: str, *, language: ActionLanguage | None = None, constraine
 
 
 def save_checkpoint(path: Path, policy: Policy, *, step: int, metrics: Mapping[str, Any] | None = None,
-                    camera: Mapping[str, Any] | None = None,
+                    camera: Camera | None = None,
                     tensors: Mapping[str, Mapping[str, torch.Tensor]] | None = None,
                     documents: Mapping[str, Any] | None = None) -> None:
     """Write a checkpoint at once or not at all.
@@ -72,7 +79,7 @@ def save_checkpoint(path: Path, policy: Policy, *, step: int, metrics: Mapping[s
         policy: Whose adapters and value head are kept.
         step: Finished updates.
         metrics: JSON; what is known of the policy's success.
-        camera: JSON; the camera that it was trained with, for whoever reads the manifest.
+        camera: The camera that it was trained with.
         tensors: Further named tensors by file name, e.g. the optimiser's.
         documents: Further JSON by file name.
 
@@ -80,10 +87,10 @@ def save_checkpoint(path: Path, policy: Policy, *, step: int, metrics: Mapping[s
         UserError: The disk is full or the place cannot be written to.
     """
     config = policy.config
-    fields = {**_identity(config, policy.language), 'step': step, 'metrics': metrics or {}, 'camera': camera,
+    fields = {**_identity(config, policy.language), 'step': step, 'metrics': metrics or {},
+              'camera': dataclasses.asdict(camera) if camera else None,
               'versions': {name: _version(name) for name in _PACKAGES}}
-    own_tensors = {'value_head': policy.value_state(), 'model' if config.lora is None else 'adapter_model':
-                   policy.adapter_state()}  # fmt: skip
+    own_tensors = {'value_head': policy.value_state(), _adapter_name(config): policy.adapter_state()}
     own_documents: dict[str, Any] = {'model': dataclasses.asdict(config)}
     if config.lora is not None:
         own_documents['adapter_config'] = policy.adapter_config()
@@ -107,9 +114,8 @@ def restore_policy(bundle: Bundle, policy: Policy) -> None:
         UserError: The checkpoint belongs to another base model, processor, prompt, action language or LoRA setting.
     """
     _verify(bundle, policy.config, policy.language)
-    adapter = bundle.tensors('model' if policy.config.lora is None else 'adapter_model')
     try:
-        policy.load_state(adapter, bundle.tensors('value_head'))
+        policy.load_state(bundle.tensors(_adapter_name(policy.config)), bundle.tensors('value_head'))
     except (ValueError, RuntimeError, KeyError) as error:
         raise UserError(f'{bundle.path} does not fit the model ({error}): load it with the models file that it was '
                         'trained with') from error
@@ -131,11 +137,26 @@ def _verify(bundle: Bundle, config: ModelConfig, language: ActionLanguage) -> No
         'prompt_sha256': 'the prompt template differs: use the one that it was trained with',
         'language_sha256': f'it was trained for the actions "{bundle.fields.get("language")}", here they are '
                            f'"{language.description}": use a cell with the same grid',
-    }  # fmt: skip
+    }
     expected = _identity(config, language)
     for key, remedy in remedies.items():
         if bundle.fields.get(key) != expected[key]:
             raise UserError(f'checkpoint {bundle.path} cannot be used: {remedy}')
+
+
+def _check_camera(bundle: Bundle, camera: Camera) -> None:
+    """Refuse a camera that sees the cell otherwise: what the policy says of the image would mean other places."""
+    trained: dict[str, Any] = bundle.fields.get('camera') or {}
+    here = json.loads(json.dumps(dataclasses.asdict(camera)))
+    for key in trained.keys() & here.keys() - {'frame'}:
+        if trained[key] != here[key]:
+            raise UserError(f'checkpoint {bundle.path} was trained with camera.{key} {trained[key]}, but the cell file '
+                            f'says {here[key]}: use the cell file that it was trained with, or train it in this cell')
+
+
+def _adapter_name(config: ModelConfig) -> str:
+    """File name of the trained tensors; PEFT's own for adapters."""
+    return 'model' if config.lora is None else 'adapter_model'
 
 
 def _identity(config: ModelConfig, language: ActionLanguage) -> dict[str, str]:

@@ -6,6 +6,7 @@ is not active it publishes nothing. Inference runs in one worker thread, never i
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -243,7 +244,11 @@ class AgentNode(LifecycleNode):
 
 def main(args: list[str] | None = None) -> int:
     """Entry point of ``ros2 run vlm_agent_ros agent_node``."""
-    return run_node('agent_node', AgentNode, args)
+    status = run_node('agent_node', AgentNode, args)
+    # Python would wait at exit for an inference that is still running, longer than anyone waits after Ctrl-C.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 if __name__ == '__main__':

@@ -68,7 +68,7 @@ class Decider:
         self.checkpoint = Path(settings.model).name
         self._settings = settings
         language = SkillLanguage(self.cell.grid)
-        self._policy = load_policy(settings.model, language=language)
+        self._policy = load_policy(settings.model, language=language, camera=self.cell.camera)
         self._agent = Agent(self.cell, self._policy.prompt, language)
         self._decisions = 0
 

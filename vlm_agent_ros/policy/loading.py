@@ -67,7 +67,7 @@ def load_base(config: ModelConfig, device: torch.device) -> tuple[Any, Any]:
                         'complete, or make it again') from error
     if getattr(processor, 'tokenizer', None) is None:
         raise UserError(f'{path} has no processor for images and text: copy the processor files of the model into it')
-    return model.to(device).eval(), processor
+    return nn.Module.to(model, device).eval(), processor
 
 
 def add_lora(model: Any, settings: LoraSettings) -> Any:

@@ -297,6 +297,6 @@ class _HiddenStates:
 
 def _value_head(width: int, hidden: int) -> nn.Sequential:
     head = nn.Sequential(nn.Linear(width, hidden), nn.Tanh(), nn.Linear(hidden, 1))
-    nn.init.zeros_(head[2].weight)
-    nn.init.zeros_(head[2].bias)
+    for parameter in head[2].parameters():
+        nn.init.zeros_(parameter)
     return head

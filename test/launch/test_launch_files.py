@@ -1,0 +1,101 @@
+"""The launch files describe every argument, start the nodes of the package, and end them all on Ctrl-C.
+
+``launch`` and ``launch_ros`` have no wheels, so that the tests that load or start the files need a ROS 2 installation
+and are skipped elsewhere; what can be read from the files alone is tested everywhere.
+"""
+
+import ast
+import os
+import re
+import signal
+import subprocess
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = sorted((ROOT / 'launch').glob('*.launch.py'))
+# The folder launch/ of the source tree is no launch system: only launch_ros tells.
+needs_launch = pytest.mark.skipif(find_spec('launch_ros') is None, reason='launch_ros comes with ROS 2 only')
+
+
+def calls(path, name):
+    tree = ast.parse(path.read_text())
+    return [node for node in ast.walk(tree) if isinstance(node, ast.Call) and getattr(node.func, 'id', '') == name]
+
+
+def keywords(call):
+    return {keyword.arg: getattr(keyword.value, 'value', None) for keyword in call.keywords}
+
+
+def test_both_launch_files_are_there():
+    assert [path.name for path in FILES] == ['sim_agent.launch.py', 'sim_train.launch.py']
+
+
+@pytest.mark.parametrize('path', FILES, ids=lambda path: path.name)
+def test_every_argument_has_a_description_and_a_default(path):
+    declared = calls(path, 'DeclareLaunchArgument')
+    assert declared
+    for call in declared:
+        assert keywords(call)['description']
+        assert isinstance(keywords(call)['default_value'], str)
+
+
+@pytest.mark.parametrize('path', FILES, ids=lambda path: path.name)
+def test_discovery_stays_on_the_machine_unless_the_user_decided_otherwise(path):
+    (variable,) = calls(path, 'EnvironmentVariable')
+    assert variable.args[0].value == 'ROS_AUTOMATIC_DISCOVERY_RANGE'
+    assert keywords(variable)['default_value'] == 'LOCALHOST'
+    assert calls(path, 'SetEnvironmentVariable')
+
+
+@pytest.mark.parametrize('path', FILES, ids=lambda path: path.name)
+def test_every_node_that_is_started_is_installed(path):
+    installed = set(re.findall(r"'([a-z_]+) = ", (ROOT / 'setup.py').read_text()))
+    started = set(re.findall(r"(?:executable=|(?=.\w+_node.:))'(\w+)'", path.read_text()))
+    assert len(started) >= 3
+    assert started <= installed
+
+
+def test_train_options_that_the_launch_file_passes_exist():
+    from training.config import TrainConfig
+    fields = set(TrainConfig.__dataclass_fields__) | {'resume'}
+    declared = {call.args[0].value for call in calls(ROOT / 'launch' / 'sim_train.launch.py', 'DeclareLaunchArgument')}
+    assert declared - {'args', 'show_cot'} <= fields
+
+
+@needs_launch
+@pytest.mark.parametrize('path', FILES, ids=lambda path: path.name)
+def test_launch_file_loads_and_documents_its_arguments(path):
+    shown = subprocess.run(['ros2', 'launch', str(path), '--show-args'], capture_output=True, text=True, check=True,
+                           timeout=60)
+    for call in calls(path, 'DeclareLaunchArgument'):
+        assert f"'{call.args[0].value}':" in shown.stdout
+
+
+@needs_launch
+def test_sim_agent_starts_its_processes_and_ctrl_c_ends_them_within_5_s(tmp_path):
+    command = ['ros2', 'launch', str(ROOT / 'launch' / 'sim_agent.launch.py'), 'mode:=shadow']
+    worker = int(os.environ.get('PYTEST_XDIST_WORKER', 'gw0').removeprefix('gw')) % 4
+    environment = {**os.environ, 'ROS_DOMAIN_ID': str(96 + worker), 'ROS_LOG_DIR': str(tmp_path)}
+    with (tmp_path / 'output').open('w+') as output:
+        launch = subprocess.Popen(command, stdout=output, stderr=output, env=environment, start_new_session=True)
+        try:
+            deadline = time.monotonic() + 90.0
+            while 'action' not in (tmp_path / 'output').read_text():
+                assert launch.poll() is None, (tmp_path / 'output').read_text()
+                assert time.monotonic() < deadline, (tmp_path / 'output').read_text()
+                time.sleep(0.2)
+            started = time.monotonic()
+            os.killpg(launch.pid, signal.SIGINT)
+            launch.wait(20.0)
+            assert time.monotonic() - started < 5.0
+        finally:
+            if launch.poll() is None:
+                os.killpg(launch.pid, signal.SIGKILL)
+    words = (tmp_path / 'output').read_text()
+    for node in ('world_node', 'gate_node', 'agent_node', 'cot_viewer'):
+        assert re.search(rf'{node}-\d\]: process started', words)
+        assert re.search(rf'{node}-\d\]: process has finished cleanly', words), words

@@ -1,0 +1,59 @@
+"""Bundles survive the moments between two renames, and carry nothing but tensors and JSON."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from training.optimizer_state import join_state, split_state
+from vlm_agent_ros.bundle import read_bundle, write_bundle
+from vlm_agent_ros.errors import UserError
+
+
+def write(path: Path, number: int) -> None:
+    write_bundle(path, 'thing', {'number': number}, tensors={'values': {'x': torch.tensor([number])}}, documents={})
+
+
+def number_in(path: Path) -> int:
+    bundle = read_bundle(path, 'thing')
+    assert bundle.tensors('values')['x'].tolist() == [bundle.fields['number']]
+    return int(bundle.fields['number'])
+
+
+def test_a_new_bundle_replaces_the_old_one(tmp_path):
+    write(tmp_path / 'b', 1)
+    write(tmp_path / 'b', 2)
+    assert number_in(tmp_path / 'b') == 2
+    assert [path.name for path in tmp_path.iterdir()] == ['b']
+
+
+def test_a_process_killed_between_the_renames_loses_nothing(tmp_path):
+    write(tmp_path / 'b', 1)
+    (tmp_path / 'b').rename(tmp_path / '.b.old')
+    (tmp_path / '.b.tmp').mkdir()
+    assert number_in(tmp_path / 'b') == 1
+    write(tmp_path / 'b', 2)
+    assert number_in(tmp_path / 'b') == 2
+    assert [path.name for path in tmp_path.iterdir()] == ['b']
+
+
+def test_a_bundle_of_another_kind_is_refused(tmp_path):
+    write(tmp_path / 'b', 1)
+    with pytest.raises(UserError, match=r'manifest\.json is not the manifest of a checkpoint'):
+        read_bundle(tmp_path / 'b', 'checkpoint')
+
+
+@pytest.mark.parametrize('make', [torch.optim.Adam, torch.optim.AdamW])
+def test_the_state_of_an_optimiser_comes_back_to_the_bit(tmp_path, make):
+    parameters = [torch.nn.Parameter(torch.randn(3, 2)), torch.nn.Parameter(torch.randn(2))]
+    optimizer = make(parameters, lr=0.1)
+    sum(p.square().sum() for p in parameters).backward()
+    optimizer.step()
+    tensors, rest = split_state(optimizer.state_dict())
+    write_bundle(tmp_path / 'b', 'thing', {}, tensors={'optimizer': tensors}, documents={'optimizer': rest})
+    bundle = read_bundle(tmp_path / 'b', 'thing')
+    state, expected = join_state(bundle.tensors('optimizer'), bundle.document('optimizer')), optimizer.state_dict()
+    assert state['param_groups'] == expected['param_groups']
+    assert all(torch.equal(state['state'][i][key], value) for i in (0, 1) for key, value in expected['state'][i].items())

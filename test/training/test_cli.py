@@ -58,7 +58,7 @@ def test_help_does_not_load_pytorch():
     (['train', '--seed', '-1'], 'seed is -1'),
     (['train', '--ratio-level', 'word'], 'decision, token'),
     (['train', '--worlds', '6', '--group-size', '4'], 'multiple of group_size'),
-    (['train', '--baseline', 'group'], 'group_size'),
+    (['train', '--baseline', 'group', '--group-size', '1'], 'group_size'),
     (['train', '--config', 'nothing'], 'nothing'),
     (['train', '--run-name', '../x'], 'run_name'),
     (['train', '--transport', 'in-process', '--task', 'juggle'], 'juggle'),

@@ -21,9 +21,12 @@ def flags(vlm_folder, tmp_path_factory):
     model.write_text(yaml.safe_dump({
         'base': str(vlm_folder), 'prompt': {'template': 'task: {task}\ngripper: {state}'}, 'lora': {'rank': 4},
         'decoding': {'max_thought_chars': 20, 'max_new_tokens': 80}, 'value_width': 8}))
-    return ['train', '--transport', 'in-process', '--model', str(model), '--world', 'panda_table', '--own-world', '',
-            '--worlds', '2', '--decisions-per-update', '4', '--decisions', '10', '--max-wall-minutes', '0',
-            '--learning-rate', '0.01', '--value-warmup-updates', '0', '--checkpoint-every', '100']
+    config = model.with_name('training.yaml')  # the shipped one changes as it is tuned
+    config.write_text(yaml.safe_dump({
+        'transport': 'in-process', 'model': str(model), 'world': 'panda_table', 'own_world': '', 'worlds': 2,
+        'decisions_per_update': 4, 'decisions': 10, 'max_wall_minutes': 0, 'learning_rate': 0.01,
+        'value_warmup_updates': 0, 'checkpoint_every': 100}))
+    return ['train', '--config', str(config)]
 
 
 @pytest.fixture(scope='session')

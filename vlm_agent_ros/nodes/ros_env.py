@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NoReturn
 
 from ..errors import UserError
 
@@ -62,6 +63,7 @@ def run_node(name: str, create: Callable[[], Any], args: list[str] | None = None
     Returns:
         Exit status: 0, or 2 after bad input, which is told on stderr in one sentence.
     """
+    signal.signal(signal.SIGINT, _interrupt_once)
     try:
         require_rclpy()
         return _run(name, create, args)
@@ -72,31 +74,36 @@ def run_node(name: str, create: Callable[[], Any], args: list[str] | None = None
         return 0
 
 
+def _interrupt_once(number: int, frame: Any) -> NoReturn:
+    """Ctrl-C reaches a launched node twice, from the terminal and from launch; the second must not disturb the end."""
+    signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
 def _run(name: str, create: Callable[[], Any], args: list[str] | None) -> int:
     import rclpy
     from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 
     try:
         rclpy.init(args=args)
-    except rclpy.exceptions.ROSInterruptException:
-        return 0
     except Exception as error:  # rclpy has no public type for unusable ROS arguments
-        raise UserError(f'unusable ROS arguments: {_first_line(error)}') from error
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f'unusable ROS arguments: {first_line}') from error
     node = None
     try:
         node = create()
         executor = SingleThreadedExecutor()
         executor.add_node(node)
         executor.spin()
-    except ExternalShutdownException:
-        pass
+    except UserError:
+        raise
+    except Exception as error:
+        # A signal shuts ROS down at once: a callback that is just then publishing fails, which means nothing.
+        if rclpy.ok() and not isinstance(error, ExternalShutdownException):
+            raise
     finally:
         if node is not None:
             node.close()
             node.destroy_node()
         rclpy.try_shutdown()
     return 0
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

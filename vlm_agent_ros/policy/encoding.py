@@ -58,13 +58,15 @@ class PromptEncoder:
             and whatever else the architecture takes.
         """
         self.tokenizer.padding_side = padding_side
-        return self.processor(
+        encoded = self.processor(
             images=[[image] for image in images],
             text=[self.chat_text(prompt) for prompt in prompts],
             add_special_tokens=False,
             padding=True,
             return_tensors='pt',
         )
+        encoded.pop('labels', None)  # some processors make targets of the prompt
+        return encoded
 
     def encode_output(self, text: str) -> torch.Tensor:
         """(tokens,) int64 of an output with the end-of-sequence token, as supervised training teaches it."""
@@ -91,8 +93,9 @@ def join_outputs(
         padding_side: ``left`` keeps the outputs in the same columns for every row, ``right`` starts every row at 0.
 
     Returns:
-        The inputs with the outputs appended. Token-level entries other than ids and mask continue as ``generate``
-        continues them: token_type_ids with its last value, others (image markers) with 0.
+        The inputs with the outputs appended. Among the token-level entries other than ids and mask, ``token_type_ids``
+        continue with a type that the prompt does not have, because families let tokens of the prompt's types see
+        those after them; others (image markers) continue with 0.
     """
     mask = (torch.arange(outputs.shape[1], device=outputs.device) < lengths[:, None]).to(inputs['attention_mask'].dtype)
     prompt_shape = inputs['input_ids'].shape
@@ -102,7 +105,7 @@ def join_outputs(
         if isinstance(value, torch.Tensor) and value.shape == prompt_shape:
             tail = {'input_ids': outputs, 'attention_mask': mask}.get(name)
             if tail is None:
-                tail = value[:, -1:].expand_as(outputs) if name == 'token_type_ids' else torch.zeros_like(outputs)
+                tail = torch.full_like(outputs, int(value.max()) + 1 if name == 'token_type_ids' else 0)
             value = torch.cat([value, tail.to(value.dtype)], dim=1)
             if padding_side == 'right':
                 columns = torch.arange(value.shape[1], device=value.device)

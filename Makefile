@@ -34,7 +34,7 @@ $(STAMP): | check-python
 	@rm -f $(VENV)/.setup-*
 	$(PYTHON) -m venv $(if $(stale),--clear) $(VENV)
 	@# Spelled exactly: the CPU build satisfies it, while any wider range takes gigabytes of CUDA libraries.
-	$(BIN)/pip install --quiet --no-deps --retries 1 --extra-index-url https://download.pytorch.org/whl/cpu torch==2.13.0
+	$(BIN)/pip install --quiet --no-deps torch==2.13.0
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[sim,train,ros,dev]'
 	@touch $@
 

@@ -50,9 +50,11 @@ def gate(graph, cell, planner, at_home):
 
     def propose(trajectory, stamp_ns=None):
         """The verdict on a proposal, by default one that rests on the newest image."""
+        rests_on = bench.stamp_ns if stamp_ns is None else stamp_ns
+        graph.spin(0.3)  # a decision takes time: the gate knows the image before it gets the proposal
         seen = len(bench.diagnostics)
         before = counts(bench.diagnostics[-1])
-        bench.proposals.publish(trajectory_message(trajectory, bench.stamp_ns if stamp_ns is None else stamp_ns))
+        bench.proposals.publish(trajectory_message(trajectory, rests_on))
 
         def verdict():
             fresh = [values(a) for a in bench.diagnostics[seen:]]
@@ -95,8 +97,8 @@ def test_auto_refuses_what_breaks_a_rule_and_says_which(gate, graph):
     not_finite = gate.plan.positions.copy()
     not_finite[5, 2] = np.nan
     too_far = gate.plan.positions.copy()
-    too_far[:, 0] += np.linspace(0.0, 2.5, len(too_far))  # turns the base until the tool leaves the box
-    slow = changed(gate.plan, times_ns=gate.plan.times_ns * 2, velocities=gate.plan.velocities * 0, positions=too_far)
+    too_far[:, 0] += np.linspace(0.0, 1.5, len(too_far))  # turns the base until the tool leaves the box
+    slow = changed(gate.plan, times_ns=gate.plan.times_ns * 4, velocities=gate.plan.velocities * 0, positions=too_far)
     assert gate.propose(changed(gate.plan, positions=not_finite))['rule'] == 'finite'
     assert gate.propose(slow)['rule'] == 'workspace'
     assert gate.propose(gate.plan, stamp_ns=gate.stamp_ns - 60_000_000_000)['rule'] == 'age'

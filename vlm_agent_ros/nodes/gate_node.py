@@ -89,7 +89,7 @@ class GateNode(Node):
         self.create_subscription(JointTrajectory, interface.PROPOSAL, self._on_proposal, interface.COMMAND_QOS)
         self.create_subscription(JointState, interface.JOINT_STATES, self._on_joints, interface.SENSOR_QOS)
         # Stamped like the image and a thousand times smaller: the gate needs no pixels.
-        self.create_subscription(CameraInfo, interface.CAMERA_INFO, self._on_camera_info, interface.SENSOR_QOS)
+        self.create_subscription(CameraInfo, interface.CAMERA_INFO, self._on_camera_info, interface.HISTORY_QOS)
         self.create_service(SetBool, '~/approve', self._on_approve)
         self.create_service(Trigger, '~/stop', self._on_stop)
         self.create_service(Trigger, '~/reset', self._on_reset)

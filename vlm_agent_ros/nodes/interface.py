@@ -25,6 +25,8 @@ def _qos(depth: int, reliability: ReliabilityPolicy, durability: DurabilityPolic
 
 # Of a sensor only the newest message matters, and a lost one is replaced by the next.
 SENSOR_QOS = _qos(5, ReliabilityPolicy.BEST_EFFORT, DurabilityPolicy.VOLATILE)
+# For whom every stamp counts, even when busy for a while.
+HISTORY_QOS = _qos(100, ReliabilityPolicy.BEST_EFFORT, DurabilityPolicy.VOLATILE)
 NEWEST_QOS = _qos(1, ReliabilityPolicy.BEST_EFFORT, DurabilityPolicy.VOLATILE)
 # Depth 1 and volatile: a command is never replayed to a controller that comes up later.
 COMMAND_QOS = _qos(1, ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE)

@@ -49,11 +49,14 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     cell = load_world(LaunchConfiguration('world').perform(context)).cell
     mode = LaunchConfiguration('mode').perform(context)
     common = {'cell': cell, 'use_sim_time': True}  # ages and motions are judged by the world's clock
-    world = {'world': LaunchConfiguration('world'), 'episode.task': LaunchConfiguration('task'),
-             'episode.seed': ParameterValue(LaunchConfiguration('seed'), value_type=int)}
-    agent = {**common, 'model': LaunchConfiguration('model'), 'autostart': True,
-             'temperature': ParameterValue(LaunchConfiguration('temperature'), value_type=float),
+    world = {'world': typed('world', str), 'episode.task': typed('task', str), 'episode.seed': typed('seed', int)}
+    agent = {**common, 'model': typed('model', str), 'temperature': typed('temperature', float), 'autostart': True,
              'proposal_timeout_s': PROPOSAL_TIMEOUT_S[mode]}
     nodes = {'world_node': world, 'gate_node': {**common, 'mode': mode}, 'agent_node': agent}
     return [Node(package=PACKAGE, executable=name, output='screen', parameters=[parameters],
                  on_exit=Shutdown(reason=f'{name} has ended')) for name, parameters in nodes.items()]
+
+
+def typed(argument: str, value_type: type) -> ParameterValue:
+    """An argument as a parameter of a type: a checkpoint named 7 is still a name."""
+    return ParameterValue(LaunchConfiguration(argument), value_type=value_type)

@@ -63,7 +63,8 @@ def test_every_file_tells_the_same_version() -> None:
     assert manifest().findtext('version') == version
     assert importlib.metadata.version('vlm_agent_ros') == version
     changelog = (ROOT / 'CHANGELOG.rst').read_text(encoding='utf-8')
-    assert re.search(r'^(\d+\.\d+\.\d+) \(\d{4}-\d\d-\d\d\)$', changelog, re.MULTILINE)[1] == version
+    headings = re.findall(r'^(Forthcoming|\d+\.\d+\.\d+ \(\d{4}-\d\d-\d\d\))$', changelog, re.MULTILINE)
+    assert headings[0] == 'Forthcoming' or headings[0].startswith(f'{version} ')
 
 
 def test_package_xml_is_a_valid_ament_python_manifest() -> None:

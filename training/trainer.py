@@ -30,7 +30,7 @@ from .report import choose_examples, film_of, render_report
 from .rollout import TrainingSchedule, collect
 from .run_folder import RunFolder
 from .seeds import evaluation_seeds
-from .session import machine, versions
+from .session import machine, use_threads, versions
 from .training_state import restore_training, save_training
 from .worlds import WorldPool
 
@@ -186,7 +186,9 @@ class Trainer:
         waited = dataclasses.replace(player.clock)
         rollout = collect(player, schedule, config, temperature, lambda episode: phase.advance(len(episode.turns)))
         played = time.perf_counter()
+        use_threads(config.update_threads)
         learned = self.ppo.update(rollout.samples, number=state.update, temperature=temperature, progress=fraction)
+        use_threads(config.torch_threads)
         ended = time.perf_counter()
         self.memory.sample()
 

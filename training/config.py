@@ -22,8 +22,6 @@ class PPOConfig:
     max_ratio: float = bounded(10.0, low=1.0, help='ratios above it use only the clipped surrogate')
     value_coef: float = bounded(0.5, low=0.0, high=100.0, help='weight of the value loss')
     value_clip: float = bounded(0.1, low=0.0, help='clip range of the value around its old estimate; 0 = off')
-    imitation_coef: float = bounded(0.0, low=0.0, high=10.0, help='weight of the log-likelihood of own decisions that '
-                                    'advanced the task (self-imitation); 0 = off')
     entropy_coef: float = bounded(0.0, low=0.0, high=1.0, help='weight of the entropy bonus (mean over tokens)')
     kl_coef: float = bounded(0.0, low=0.0, high=100.0, help='weight of the KL (token mean) to the policy before RL')
     target_kl: float = bounded(0.0, low=0.0, help='stop an update once the KL to its start (per decision) exceeds it; '
@@ -35,8 +33,6 @@ class PPOConfig:
     value_learning_rate: float = bounded(1e-3, low=0.0, high=1.0, help='step size of the value head')
     lr_schedule: str = bounded('cosine', choices=('constant', 'linear', 'cosine'), help='decay of both step sizes')
     lr_final_fraction: float = bounded(0.1, low=0.0, high=1.0, help='share of the step sizes left at the end')
-    lr_warmup: float = bounded(0.0, low=0.0, high=1.0, help='share of the budget over which the step size of the '
-                               'adapter rises from 0')
     adam_eps: float = bounded(1e-7, low=0.0, high=1.0, help='ε of Adam')
     max_grad_norm: float = bounded(1.0, low=0.0, help='adapter and value gradients are cut to this norm; 0 = off')
     value_warmup_updates: int = bounded(1, low=0, help='first updates that train the value head only')

@@ -30,14 +30,12 @@ class Sample:
         decision: Output with its token log-probabilities and value at sampling.
         advantage: Estimate of how much better than expected the decision was.
         value_target: What the value head should have said.
-        advanced: The turn brought the task forward.
     """
 
     input: PolicyInput
     decision: Decision
     advantage: float
     value_target: float
-    advanced: bool = False
 
 
 def token_weights(mask: torch.Tensor, thought_mask: torch.Tensor, thought_weight: float) -> torch.Tensor:
@@ -136,9 +134,7 @@ class PPO:
         shape = {'constant': 1.0, 'linear': 1.0 - progress,
                  'cosine': 0.5 * (1.0 + math.cos(math.pi * progress))}[config.lr_schedule]
         factor = config.lr_final_fraction + (1.0 - config.lr_final_fraction) * shape
-        # Adam's first steps have full size whatever the gradient: unhurried, they cost the policy less.
-        warm = min(1.0, progress / config.lr_warmup) if config.lr_warmup else 1.0
-        return config.learning_rate * factor * warm, config.value_learning_rate * factor
+        return config.learning_rate * factor, config.value_learning_rate * factor
 
     def update(self, samples: list[Sample], *, number: int, temperature: float, progress: float) -> dict[str, float]:
         """Several epochs of minibatch steps over the decisions of a rollout.
@@ -222,12 +218,6 @@ class PPO:
         loss = config.value_coef * value
         if not value_only:
             loss = loss + surrogate - config.entropy_coef * entropy
-        if config.imitation_coef and not value_only:
-            # A decision that worked is a verified label: worth learning even where no other outcome contrasts with
-            # it, and its likelihood needs no clipping (self-imitation, Oh et al. 2018, on the fresh decisions only).
-            advanced = torch.tensor([s.advanced for s in batch], dtype=torch.float32, device=device)
-            likelihood = ((weights * result.logprobs).sum(1) * advanced).mean()
-            loss = loss - config.imitation_coef * likelihood
         with torch.no_grad():
             log_ratio = (weights * (result.logprobs - old_log_probs)).sum(1)
             approx_kl = kl_estimate(old_log_probs * weights, result.logprobs * weights).sum(1).mean().item()

@@ -125,10 +125,8 @@ def _samples(episodes: list[Episode], policy: Policy, config: TrainConfig) -> li
     if config.normalise_advantages:
         flat = standardise(flat)
     turns = [turn for episode in episodes for turn in episode.turns]
-    # The world's own measure of progress where it has one; else the reward has to tell.
-    advanced = [o.kpi.get('progress', o.reward) > 0.0 for episode in episodes for o in episode.outcomes]
-    return [Sample(turn.input, turn.decision, float(advantage), float(target), step)
-            for turn, advantage, target, step in zip(turns, flat, np.concatenate(targets), advanced)]
+    return [Sample(turn.input, turn.decision, float(advantage), float(target))
+            for turn, advantage, target in zip(turns, flat, np.concatenate(targets))]
 
 
 def _final_values(episodes: list[Episode], policy: Policy) -> list[float]:

@@ -56,7 +56,7 @@ class Graph:
         self.node.create_subscription(kind, topic, messages.append, qos)
         return messages
 
-    def wait(self, condition: Callable[[], Any], timeout_s: float = 30.0) -> Any:
+    def wait(self, condition: Callable[[], Any], timeout_s: float = 60.0) -> Any:
         """Spin until the condition is true and return what it gave; fail with the nodes' output otherwise."""
         deadline = time.monotonic() + timeout_s
         while not (result := condition()):
@@ -70,7 +70,7 @@ class Graph:
         until = time.monotonic() + seconds
         self.wait(lambda: time.monotonic() > until, seconds + 5.0)
 
-    def call(self, kind: type, service: str, request: Any = None, timeout_s: float = 30.0) -> Any:
+    def call(self, kind: type, service: str, request: Any = None, timeout_s: float = 60.0) -> Any:
         client = self.node.create_client(kind, service)
         self.wait(client.service_is_ready, timeout_s)
         future = client.call_async(kind.Request() if request is None else request)  # type: ignore[attr-defined]

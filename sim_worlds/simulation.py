@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import os
+import sys
 import tempfile
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +37,8 @@ class Simulation:
 
     def __init__(self, cell: Cell) -> None:
         self.cell = cell
-        self._client = BulletClient(connection_mode=pybullet.DIRECT)
+        with _quiet_stdout():
+            self._client = BulletClient(connection_mode=pybullet.DIRECT)
         self._folder = tempfile.TemporaryDirectory(prefix='vlm_agent_ros_')
         self._urdf = _low_poly_panda(Path(self._folder.name))
         self.robot = self.table = -1
@@ -167,6 +173,23 @@ class Simulation:
             lightAmbientCoeff=conditions.ambient, lightDiffuseCoeff=conditions.diffuse, lightSpecularCoeff=0.0,
             flags=pybullet.ER_NO_SEGMENTATION_MASK)[2]
         return np.reshape(pixels, (camera.height, camera.width, 4))[:, :, :3].astype(np.uint8)
+
+
+@contextlib.contextmanager
+def _quiet_stdout() -> Iterator[None]:
+    """Swallow what Bullet prints on connecting; it sits in C's buffer and would come out at any later time."""
+    sys.stdout.flush()
+    libc = ctypes.CDLL(None)
+    libc.fflush(None)
+    kept, sink = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(sink, 1)
+    try:
+        yield
+    finally:
+        libc.fflush(None)
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(sink)
 
 
 def _low_poly_panda(folder: Path) -> str:

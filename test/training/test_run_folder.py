@@ -50,7 +50,15 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
         RunFolder(tmp_path / 'file' / 'run')
 
 
-def test_a_signal_waits_until_a_checkpoint_is_written(tmp_path):
+@pytest.fixture()
+def interruptible():
+    # A shell starts background jobs with SIGINT ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_signal_waits_until_a_checkpoint_is_written(interruptible):
     done = []
     with pytest.raises(KeyboardInterrupt), deferred_signals():
         os.kill(os.getpid(), signal.SIGINT)

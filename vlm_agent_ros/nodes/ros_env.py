@@ -9,7 +9,7 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
-from typing import Any, NoReturn
+from typing import Any
 
 from ..errors import UserError
 
@@ -63,24 +63,40 @@ def run_node(name: str, create: Callable[[], Any], args: list[str] | None = None
     Returns:
         Exit status: 0, or 2 after bad input, which is told on stderr in one sentence.
     """
-    signal.signal(signal.SIGINT, _interrupt_once)
+    interrupt = _Interrupt()
+    signal.signal(signal.SIGINT, interrupt)
     try:
         require_rclpy()
-        return _run(name, create, args)
+        _run(create, args, interrupt)
+        return 0
     except UserError as error:
         print(f'{name}: {error}', file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 0
+    except Exception:
+        # The interrupt lands anywhere, also in compiled code that turns it into an error of its own.
+        if interrupt.received:
+            return 0
+        raise
 
 
-def _interrupt_once(number: int, frame: Any) -> NoReturn:
-    """Ctrl-C reaches a launched node twice, from the terminal and from launch; the second must not disturb the end."""
-    signal.signal(number, signal.SIG_IGN)
-    raise KeyboardInterrupt
+class _Interrupt:
+    """Handler of SIGINT that raises KeyboardInterrupt once, and not while the node is being closed.
+
+    Ctrl-C reaches a launched node twice, from the terminal and from launch; the second must not disturb the end.
+    """
+
+    def __init__(self) -> None:
+        self.received, self.closing = False, False
+
+    def __call__(self, number: int, frame: Any) -> None:
+        first, self.received = not self.received, True
+        if first and not self.closing:
+            raise KeyboardInterrupt
 
 
-def _run(name: str, create: Callable[[], Any], args: list[str] | None) -> int:
+def _run(create: Callable[[], Any], args: list[str] | None, interrupt: _Interrupt) -> None:
     import rclpy
     from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 
@@ -102,8 +118,8 @@ def _run(name: str, create: Callable[[], Any], args: list[str] | None) -> int:
         if rclpy.ok() and not isinstance(error, ExternalShutdownException):
             raise
     finally:
+        interrupt.closing = True
         if node is not None:
             node.close()
             node.destroy_node()
         rclpy.try_shutdown()
-    return 0

@@ -26,6 +26,8 @@ class PPOConfig:
     kl_coef: float = bounded(0.0, low=0.0, high=100.0, help='weight of the KL (token mean) to the policy before RL')
     target_kl: float = bounded(0.0, low=0.0, help='stop an update once the KL to its start (per decision) exceeds it; '
                                '0 = off')
+    min_advantage: float = bounded(0.0, low=0.0, high=10.0, help='decisions whose advantage is smaller in size are not '
+                                   'learned from, because they would hardly move the policy; 0 = none')
     epochs: int = bounded(4, low=1, high=100, help='passes over the decisions of an update')
     minibatch_size: int = bounded(128, low=1, help='decisions per optimiser step')
     micro_batch_size: int = bounded(32, low=1, help='decisions per forward pass; gradients are accumulated over these')

@@ -151,13 +151,15 @@ class PPO:
         config = self.config
         for group, rate in zip(self.optimizer.param_groups, self.learning_rates(progress)):
             group['lr'] = rate
-        value_only = number < config.value_warmup_updates
-        reference = self._reference(samples, temperature) if config.kl_coef else None
+        telling = [sample for sample in samples if abs(sample.advantage) >= config.min_advantage]
+        value_only = number < config.value_warmup_updates or not telling
+        learned = samples if value_only else telling
+        reference = self._reference(learned, temperature) if config.kl_coef else None
         statistics = _Statistics()
         steps, stopped = 0, False
         for epoch in range(config.epochs):
-            for minibatch in self._minibatches(len(samples), number, epoch):
-                kl = self._accumulate(samples, minibatch, temperature, reference, value_only, statistics)
+            for minibatch in self._minibatches(len(learned), number, epoch):
+                kl = self._accumulate(learned, minibatch, temperature, reference, value_only, statistics)
                 if config.target_kl and kl > config.target_kl and not value_only:
                     stopped = True
                     break
@@ -167,7 +169,8 @@ class PPO:
                 break
         self.optimizer.zero_grad(set_to_none=True)
         adapter_rate, value_rate = self.learning_rates(progress)
-        return {**statistics.means(), 'explained_variance': _explained_variance(samples), 'optimiser_steps': steps,
+        return {**statistics.means(), 'explained_variance': _explained_variance(samples),
+                'learned_share': len(learned) / len(samples), 'optimiser_steps': steps,
                 'stopped_early': float(stopped), 'learning_rate': adapter_rate, 'value_learning_rate': value_rate}
 
     def state_dict(self) -> dict[str, Any]:

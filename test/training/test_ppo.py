@@ -1,6 +1,7 @@
 """The PPO loss against values computed by hand, and a toy problem that the real code learns to optimality."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -101,6 +102,25 @@ def test_the_value_head_is_trained_alone_while_it_warms_up(make_toy):
     learn(toy, 1)
     assert not toy.policy.actions.any() and not toy.policy.thoughts.any()
     assert toy.policy.value_head.all()
+
+
+def test_decisions_of_small_advantage_are_left_out_of_the_update(make_toy):
+    toy = make_toy(min_advantage=0.5)
+    player = Player(toy.policy, toy.worlds, toy.commander_of)
+    samples = collect(player, TrainingSchedule(toy.config), toy.config, 1.0).samples
+    contexts = [int(sample.input.image[0, 0, 0] > 0) for sample in samples]  # as the toy policy tells them apart
+    assert set(contexts) == {0, 1}
+    samples = [replace(sample, advantage=-0.4 if context else 0.6) for sample, context in zip(samples, contexts)]
+    row = PPO(toy.policy, toy.config, 0).update(samples, number=1, temperature=1.0, progress=0.0)
+    assert row['learned_share'] == pytest.approx(contexts.count(0) / len(contexts))
+    assert toy.policy.actions[0].any() and not toy.policy.actions[1].any()
+
+
+def test_an_update_without_any_telling_decision_moves_the_value_head_only(make_toy):
+    toy = make_toy(min_advantage=10.0)
+    row = learn(toy, 2)[1]
+    assert row['learned_share'] == 1.0
+    assert not toy.policy.actions.any() and toy.policy.value_head.all()
 
 
 def test_an_update_stops_at_its_target_kl(make_toy):

@@ -53,7 +53,7 @@ class CellEnv(gymnasium.Env[dict[str, Any], str]):
 
     @property
     def world(self) -> CellWorld:
-        """The world behind the environment, e.g. for ``sim_worlds.expert.demonstrate``."""
+        """The world behind the environment, e.g. for ``sim_worlds.expert.demonstrate(env.world.truth())``."""
         return self._world
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .tasks.base import horizontal_distance
-from .world import CellWorld, SceneTruth
+from .truth import SceneTruth
 
 
 @dataclass(frozen=True)
@@ -18,16 +18,14 @@ class Demonstration:
     action: str
 
 
-def demonstrate(world: CellWorld) -> Demonstration:
-    """The expert's thought and action in the world's present state.
+def demonstrate(truth: SceneTruth) -> Demonstration:
+    """The expert's thought and action in a scene.
 
     The thought names what is decided where it is seen (target and destination with their image cells) and the
     action copies it: a look-up at the end of a long description was found not to be learned by a small model.
     """
-    truth = world.truth()
-    goal, state = truth.goal, truth.state
+    goal, state, gripper = truth.goal, truth.state, truth.gripper
     target = f'{truth.items[goal.target].name}'
-    gripper = _gripper(world)
     place = '' if goal.destination is None else (
         f', {truth.items[goal.destination].name} at {_cell(truth, goal.destination)} ')
     if state.held == goal.target and goal.destination is not None:
@@ -39,11 +37,6 @@ def demonstrate(world: CellWorld) -> Demonstration:
         spot = _free_cell(truth)
         return Demonstration(seen + f'place {spot}', f'place {spot}')
     return Demonstration(seen + f'pick {at}', f'pick {at}')
-
-
-def _gripper(world: CellWorld) -> str:
-    observation = world.observe()
-    return world.cell.gripper_state(observation.joint_names, observation.joint_positions)
 
 
 def projected(truth: SceneTruth, index: int) -> tuple[float, float]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,25 +11,16 @@ from vlm_agent_ros.cell import Cell, load_cell
 from vlm_agent_ros.types import EpisodeRequest, Observation, Outcome, Trajectory
 
 from .config import WorldConfig, load_world
+from .expert import demonstrate
 from .scene import Conditions, Item, draw_conditions, draw_items
 from .simulation import PHYSICS_HZ, Simulation
-from .tasks import TASKS, Goal, SceneState, Task, make_task
+from .tasks import TASKS, SceneState, make_task
+from .truth import SceneTruth
 
 CONTROL_STEPS = 2  # physics steps per set-point: a 120 Hz joint controller
 _WATCH_EVERY = 6  # set-points between two looks at contacts and the tool: 20 Hz
 _SETTLE_STEPS = PHYSICS_HZ // 8
 _LOW_M = 0.06  # tool height over the table below which a motion counts as touching down
-
-
-@dataclass(frozen=True)
-class SceneTruth:
-    """What only the simulator knows; for experts, labels and tests, never for the agent."""
-
-    task: Task
-    goal: Goal
-    items: tuple[Item, ...]
-    state: SceneState
-    cell: Cell
 
 
 class CellWorld:
@@ -105,6 +95,7 @@ class CellWorld:
 
     def begin(self, trajectory: Trajectory | None) -> None:
         """Accept a trajectory; ``advance`` then moves along it and ``finish`` ends the turn."""
+        self._shown = demonstrate(self.truth())
         self._touch: np.ndarray | None = None
         self._lowest, self._collided = np.inf, False
         self._started = self._steps
@@ -139,7 +130,8 @@ class CellWorld:
         reward = float(sum(weight * kpi.get(name, 0.0) for name, weight in self.config.reward.items()))
         terminated = success or failed
         truncated = not terminated and self._turn >= self.config.turn_limit
-        outcome = Outcome(reward, terminated, truncated, success, self._episode, self._turn, self._request.seed, kpi)
+        outcome = Outcome(reward, terminated, truncated, success, self._episode, self._turn, self._request.seed, kpi,
+                          self._shown.thought, self._shown.action)
         return self._observe(), outcome
 
     def idle(self, seconds: float) -> Observation:
@@ -154,7 +146,8 @@ class CellWorld:
 
     def truth(self) -> SceneTruth:
         """The true scene as of the last turn."""
-        return SceneTruth(self._task, self._goal, tuple(self._items), self._state, self.cell)
+        gripper = self.cell.gripper_state(self.cell.robot.joints, self._joints)
+        return SceneTruth(self._task, self._goal, tuple(self._items), self._state, self.cell, gripper)
 
     def _load(self, world: str) -> tuple[WorldConfig, Cell]:
         if world not in self._loaded:
@@ -205,9 +198,9 @@ class CellWorld:
     def _observe(self, latency: bool = True) -> Observation:
         image = self._simulation.render(self._conditions, self.config.appearance.light_colour).astype(np.float32)
         image += self._noise.standard_normal(image.shape, dtype=np.float32) * np.float32(self._conditions.noise)
-        joints, _ = self._simulation.joint_state()
-        observation = Observation(np.clip(np.rint(image), 0, 255).astype(np.uint8), self.cell.robot.joints, joints,
-                                  self._goal.text, self.time_ns)
+        self._joints, _ = self._simulation.joint_state()
+        observation = Observation(np.clip(np.rint(image), 0, 255).astype(np.uint8), self.cell.robot.joints,
+                                  self._joints, self._goal.text, self.time_ns)
         if latency:
             self._advance_physics(round(self._conditions.camera_latency_s * PHYSICS_HZ))
         return observation

@@ -24,6 +24,9 @@ class PPOConfig:
     value_clip: float = bounded(0.1, low=0.0, help='clip range of the value around its old estimate; 0 = off')
     entropy_coef: float = bounded(0.0, low=0.0, high=1.0, help='weight of the entropy bonus (mean over tokens)')
     kl_coef: float = bounded(0.0, low=0.0, high=100.0, help='weight of the KL (token mean) to the policy before RL')
+    guard_coef: float = bounded(0.0, low=0.0, high=100.0, help='weight of the thought guard: log-likelihood of the '
+                                "true thought, as the simulator knows it, where the policy's was false; 0 = off")
+    guard_anneal: bool = bounded(False, help='let that weight fall linearly to 0 over the budget')
     target_kl: float = bounded(0.0, low=0.0, help='stop an update once the KL to its start (per decision) exceeds it; '
                                '0 = off')
     min_advantage: float = bounded(0.0, low=0.0, high=10.0, help='decisions whose advantage is smaller in size are not '

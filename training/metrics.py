@@ -109,8 +109,8 @@ def _tag(key: str) -> str:
     """TensorBoard groups curves by what is before the slash."""
     if '/' in key:
         return key
-    rollout = ('success', 'return', 'turns', 'episodes', 'illegal', 'unplannable', 'refused', 'thought_tokens',
-               'distinct_thoughts', 'temperature', 'lost')
+    rollout = ('success', 'return', 'turns', 'episodes', 'illegal', 'unplannable', 'refused', 'grounded',
+               'thought_tokens', 'distinct_thoughts', 'temperature', 'lost')
     seconds = key.endswith(('_s', '_per_second'))
     return f'{"rollout" if key in rollout else "time" if seconds else "update"}/{key}'
 

@@ -8,7 +8,6 @@ from (same prompt, constraint and temperature), which the policy recomputes exac
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,12 +29,14 @@ class Sample:
         decision: Output with its token log-probabilities and value at sampling.
         advantage: Estimate of how much better than expected the decision was.
         value_target: What the value head should have said.
+        correction: What should have been written instead, for the thought guard; None where nothing has to be said.
     """
 
     input: PolicyInput
     decision: Decision
     advantage: float
     value_target: float
+    correction: Decision | None = None
 
 
 def token_weights(mask: torch.Tensor, thought_mask: torch.Tensor, thought_weight: float) -> torch.Tensor:
@@ -155,14 +156,18 @@ class PPO:
         value_only = number < config.value_warmup_updates or not telling
         learned = samples if value_only else telling
         reference = self._reference(learned, temperature) if config.kl_coef else None
+        false = [] if value_only else [sample for sample in samples if sample.correction is not None]
+        guard = config.guard_coef * (1.0 - progress if config.guard_anneal else 1.0)
         statistics = _Statistics()
         steps, stopped = 0, False
         for epoch in range(config.epochs):
-            for minibatch in self._minibatches(len(learned), number, epoch):
+            parts = self._minibatches(len(learned), number, epoch)
+            for minibatch, falsehoods in zip(parts, np.array_split(self._order(len(false), number, epoch), len(parts))):
                 kl = self._accumulate(learned, minibatch, temperature, reference, value_only, statistics)
                 if config.target_kl and kl > config.target_kl and not value_only:
                     stopped = True
                     break
+                self._correct([false[i] for i in falsehoods], guard, statistics)
                 self._step(value_only, statistics)
                 steps += 1
             if stopped:
@@ -181,12 +186,15 @@ class PPO:
         """Take over what ``state_dict`` gave."""
         self.optimizer.load_state_dict(state)
 
-    def _minibatches(self, count: int, number: int, epoch: int) -> Iterator[np.ndarray]:
+    def _order(self, count: int, number: int, epoch: int) -> np.ndarray:
+        """(count,) int64: a random order."""
+        return np.random.default_rng(keyed_seed('minibatches', self.seed, number, epoch)).permutation(count)
+
+    def _minibatches(self, count: int, number: int, epoch: int) -> list[np.ndarray]:
         """Indices of the decisions of each optimiser step, in a random order."""
-        order = np.random.default_rng(keyed_seed('minibatches', self.seed, number, epoch)).permutation(count)
         # Equal parts: a small remainder would be a noisy step of full size.
         parts = max(1, round(count / self.config.minibatch_size))
-        yield from np.array_split(order, parts)
+        return np.array_split(self._order(count, number, epoch), parts)
 
     def _accumulate(self, samples: list[Sample], minibatch: np.ndarray, temperature: float,
                     reference: list[torch.Tensor] | None, value_only: bool, statistics: _Statistics) -> float:
@@ -235,6 +243,16 @@ class PPO:
             loss = loss + config.kl_coef * kl
             statistics.add(len(batch), reference_kl=kl.item())
         return loss, approx_kl
+
+    def _correct(self, samples: list[Sample], weight: float, statistics: _Statistics) -> None:
+        """Gradients of the thought guard: mean negative log-likelihood, nats, of the true thoughts of a minibatch."""
+        size = self.config.micro_batch_size
+        for batch in (samples[start:start + size] for start in range(0, len(samples), size)):
+            said = [sample.correction for sample in batch if sample.correction is not None]
+            result = self.policy.evaluate([sample.input for sample in batch], said, 1.0)
+            loss = -(result.logprobs * result.thought_mask).sum()
+            (weight * loss / len(samples)).backward()
+            statistics.add(len(batch), guard_loss=loss.item() / len(batch))
 
     def _step(self, value_only: bool, statistics: _Statistics) -> None:
         # Two norms, so that a large value error does not shrink the step of the policy.

@@ -13,7 +13,7 @@ import numpy as np
 from sim_worlds.config import load_world
 from sim_worlds.expert import demonstrate, projected
 from sim_worlds.tasks import make_task
-from sim_worlds.world import CellWorld, SceneTruth
+from sim_worlds.world import CellWorld
 from training.dataset import DemonstrationDataset
 from vlm_agent_ros.actions import ActionError, SkillLanguage
 from vlm_agent_ros.motion import MotionError, SkillPlanner
@@ -118,7 +118,7 @@ class _Recorder:
         observation = self._world.reset(request)
         rng = np.random.default_rng([request.seed, 1])
         while True:
-            shown = demonstrate(self._world)
+            shown = demonstrate(self._world.truth())
             state = self._world.cell.gripper_state(observation.joint_names, observation.joint_positions)
             prompt = self._prompt.render(observation.task, state, self._language)
             self._rows.append((observation.image, prompt, shown.thought, shown.action, self._objects(), index))
@@ -149,7 +149,7 @@ class _Recorder:
 
     def _objects(self) -> np.ndarray:
         """(_SLOTS, 4) float32: class, column, row, visible of the items on the table."""
-        truth: SceneTruth = self._world.truth()
+        truth = self._world.truth()
         rows = np.full((_SLOTS, 4), -1.0, np.float32)
         for i, item in enumerate(truth.items):
             column, row = projected(truth, i)

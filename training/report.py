@@ -20,14 +20,16 @@ from .charts import Chart, Level
 from .episodes import Episode
 
 _CURVES = (
-    ('return', 'return per episode'), ('illegal', 'illegal outputs, share'), ('thought_tokens', 'tokens per thought'),
+    ('return', 'return per episode'), ('grounded', 'true thoughts, share'), ('illegal', 'illegal outputs, share'),
+    ('thought_tokens', 'tokens per thought'),
     ('entropy', 'entropy per token, nats'), ('approx_kl', 'KL of an update, nats'),
     ('explained_variance', 'explained variance of the value'), ('decisions_per_second', 'decisions per second'),
 )
 _TABLE = (
     ('return', 'return', '{:.3f}'), ('turns', 'turns', '{:.2f}'), ('illegal', 'illegal outputs', '{:.1%}'),
     ('unplannable', 'out of reach', '{:.1%}'), ('refused', 'refused by the gate', '{:.1%}'),
-    ('thought_tokens', 'tokens per thought', '{:.1f}'), ('latency_ms', 'decision latency, ms', '{:.0f}'),
+    ('grounded', 'true thoughts', '{:.1%}'), ('thought_tokens', 'tokens per thought', '{:.1f}'),
+    ('latency_ms', 'decision latency, ms', '{:.0f}'),
 )
 
 

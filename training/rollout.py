@@ -22,6 +22,7 @@ from .episodes import Episode, Player, Slot
 from .gae import generalized_advantages, leave_one_out, returns_to_go, standardise
 from .ppo import Sample
 from .seeds import training_seed
+from .thought_guard import corrections, grounding_rate
 
 
 class TrainingSchedule:
@@ -104,6 +105,9 @@ def episode_metrics(episodes: Iterable[Episode]) -> dict[str, float]:
     }
     for name in REJECTIONS:
         metrics[name] = float(np.mean([turn.command.rejection == name for turn in turns]))
+    grounded = grounding_rate(turns)
+    if grounded is not None:
+        metrics['grounded'] = grounded
     metrics['thought_tokens'] = float(np.mean([turn.decision.thought_mask.sum() for turn in turns]))
     metrics['distinct_thoughts'] = len({turn.decision.thought for turn in turns}) / len(turns)
     for name in episodes[0].outcomes[0].kpi:
@@ -125,8 +129,9 @@ def _samples(episodes: list[Episode], policy: Policy, config: TrainConfig) -> li
     if config.normalise_advantages:
         flat = standardise(flat)
     turns = [turn for episode in episodes for turn in episode.turns]
-    return [Sample(turn.input, turn.decision, float(advantage), float(target))
-            for turn, advantage, target in zip(turns, flat, np.concatenate(targets))]
+    right = corrections(turns, policy) if config.guard_coef else [None] * len(turns)
+    return [Sample(turn.input, turn.decision, float(advantage), float(target), correction)
+            for turn, advantage, target, correction in zip(turns, flat, np.concatenate(targets), right)]
 
 
 def _final_values(episodes: list[Episode], policy: Policy) -> list[float]:

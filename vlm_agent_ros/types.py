@@ -75,6 +75,9 @@ class Outcome:
         turn: Turns in this episode, from 1.
         seed: Seed of the episode.
         kpi: Unweighted reward terms by name, e.g. ``progress``, ``success``, ``cycle_time``.
+        expert_thought: What a scripted expert who knows the scene would have thought before this turn; a simulator
+            says it, to check and correct thoughts, a cell leaves it empty.
+        expert_action: The action of the same expert.
     """
 
     reward: float
@@ -85,6 +88,8 @@ class Outcome:
     turn: int
     seed: int
     kpi: dict[str, float] = field(default_factory=dict)
+    expert_thought: str = ''
+    expert_action: str = ''
 
 
 @dataclass(frozen=True)

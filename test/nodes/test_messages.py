@@ -110,7 +110,8 @@ def test_point_of_wrong_length_is_refused() -> None:
 
 @pytest.mark.parametrize('reward', AWKWARD)
 def test_outcome_round_trip_is_exact(reward: float) -> None:
-    outcome = Outcome(float(reward), True, False, True, 3, 2, 2**62 + 1, {'progress': float(reward) / 3, 'a.b': -0.0})
+    outcome = Outcome(float(reward), True, False, True, 3, 2, 2**62 + 1, {'progress': float(reward) / 3, 'a.b': -0.0},
+                      'red cube at 01 02 , "so"\n', "pick '01' 02")
     message = over_the_wire(messages.outcome_message(outcome, 42))
     back = messages.outcome_from(message, 'outcome')
     assert back == outcome
@@ -118,9 +119,15 @@ def test_outcome_round_trip_is_exact(reward: float) -> None:
     assert messages.to_ns(message.header.stamp) == 42
 
 
+def test_outcome_of_a_cell_without_a_simulator_has_no_expert() -> None:
+    message = messages.outcome_message(Outcome(1.0, True, False, True, 0, 1, 0, {}, 'thought', 'pick 01 02'), 0)
+    message.status[0].values = [pair for pair in message.status[0].values if not pair.key.startswith('expert')]
+    assert messages.outcome_from(message, 'outcome') == Outcome(1.0, True, False, True, 0, 1, 0)
+
+
 def test_foreign_status_on_the_outcome_topic_is_refused() -> None:
     message = messages.outcome_message(Outcome(0.0, False, False, False, 0, 1, 0), 0)
-    message.status[0].values.pop()
+    del message.status[0].values[0]
     with pytest.raises(UserError, match='no outcome of vlm_agent_ros'):
         messages.outcome_from(message, 'outcome')
 

@@ -30,7 +30,7 @@ def play(world, seed, task):
     observation = world.reset(EpisodeRequest(seed, task))
     outcomes = []
     while not outcomes or not (outcomes[-1].terminated or outcomes[-1].truncated):
-        observation, outcome = act(world, observation, demonstrate(world).action)
+        observation, outcome = act(world, observation, demonstrate(world.truth()).action)
         outcomes.append(outcome)
     return outcomes
 

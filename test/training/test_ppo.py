@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -121,6 +122,30 @@ def test_an_update_without_any_telling_decision_moves_the_value_head_only(make_t
     row = learn(toy, 2)[1]
     assert row['learned_share'] == 1.0
     assert not toy.policy.actions.any() and toy.policy.value_head.all()
+
+
+def test_the_guard_teaches_the_true_thought_and_leaves_the_action_to_the_reward(make_toy):
+    toy = make_toy(guard_coef=1.0, learning_rate=0.1)
+    samples = collect(Player(toy.policy, toy.worlds, toy.commander_of), TrainingSchedule(toy.config), toy.config, 1.0
+                      ).samples
+    first = next(i for i, sample in enumerate(samples) if not sample.input.image.any())
+    right = replace(samples[first].decision, token_ids=np.array([1, 2]))
+    samples = [replace(sample, advantage=0.0, correction=right if i == first else None)
+               for i, sample in enumerate(samples)]
+    row = PPO(toy.policy, toy.config, 0).update(samples, number=1, temperature=1.0, progress=0.0)
+    assert row['guard_loss'] > 0.0
+    thoughts = torch.softmax(toy.policy.thoughts, dim=1)
+    assert thoughts[0, 1] > 0.55 and thoughts[1, 1] == 0.5
+    assert not toy.policy.actions.any()
+
+
+def test_an_annealed_guard_has_gone_at_the_end(make_toy):
+    toy = make_toy(guard_coef=1.0, guard_anneal=True)
+    samples = collect(Player(toy.policy, toy.worlds, toy.commander_of), TrainingSchedule(toy.config), toy.config, 1.0
+                      ).samples
+    samples = [replace(sample, advantage=0.0, correction=sample.decision) for sample in samples]
+    PPO(toy.policy, toy.config, 0).update(samples, number=1, temperature=1.0, progress=1.0)
+    assert not toy.policy.thoughts.any()
 
 
 def test_an_update_stops_at_its_target_kl(make_toy):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import io
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from ..types import Outcome, Trajectory
 OUTCOME_STATUS = 'world: outcome'
 _NS = 1_000_000_000
 _READ: dict[str, Callable[[str], Any]] = {
-    'float': float, 'int': int, 'bool': {'True': True, 'False': False}.__getitem__}
+    'float': float, 'int': int, 'bool': {'True': True, 'False': False}.__getitem__, 'str': ast.literal_eval}
 
 
 def to_time(stamp_ns: int) -> Time:
@@ -200,8 +201,9 @@ def outcome_from(message: DiagnosticArray, topic: str) -> Outcome:
     """
     values = {v.key: v.value for status in message.status if status.name == OUTCOME_STATUS for v in status.values}
     try:
-        parsed = {f.name: _READ[str(f.type)](values[f.name]) for f in fields(Outcome) if f.name != 'kpi'}
+        parsed = {f.name: _READ[str(f.type)](values[f.name]) for f in fields(Outcome)
+                  if f.name != 'kpi' and (f.default is MISSING or f.name in values)}
         kpi = {key[4:]: float(value) for key, value in values.items() if key.startswith('kpi.')}
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, SyntaxError) as error:
         raise UserError(f'{topic}: no outcome of vlm_agent_ros ({error}): check which node publishes it') from error
     return Outcome(**parsed, kpi=kpi)

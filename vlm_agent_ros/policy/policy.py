@@ -145,6 +145,11 @@ class Policy:
         self.model(**self._encode(inputs, 'left'), **self._keep(1))
         return self._value(self._hidden.last[:, -1]).cpu().numpy()
 
+    def written(self, text: str) -> Decision:
+        """A given output as if the policy had written it with certainty: what an expert says, to be learned from."""
+        token_ids = self.encoder.encode_output(text).numpy()
+        return self._decision(token_ids, np.zeros(len(token_ids), np.float32), 0.0)
+
     def _decision(self, token_ids: np.ndarray, logprobs: np.ndarray, value: float) -> Decision:
         pieces = self.constraint.token_bytes(token_ids)
         parsed = parse_output(b''.join(pieces), self.language)

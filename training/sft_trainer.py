@@ -54,6 +54,7 @@ class Stage:
     batch: int = bounded(256, low=1, high=65536, help='samples a step')
     learning_rate: float = bounded(1e-3, low=0.0, high=1.0, help='AdamW, after warm-up')
     warmup: int = bounded(200, low=0, help='steps of linear warm-up; then cosine to a hundredth')
+    augment: bool = bounded(True, help='change light, colour and sharpness of the images at random')
 
     def learning_rate_at(self, step: int) -> float:
         """Step size of a step, from 0."""
@@ -171,7 +172,8 @@ class SftTrainer:
         while self.step < stage.steps:
             for group in optimizer.param_groups:
                 group['lr'] = stage.learning_rate_at(self.step)
-            rows, seed = self.order.rows(self.step, stage.batch), self.order.seed(self.stage, self.step)
+            rows = self.order.rows(self.step, stage.batch)
+            seed = self.order.seed(self.stage, self.step) if stage.augment else None
             loss = self._vision_loss(rows, seed) if self.stage == 'vision' else self._text_loss(rows, seed)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -186,13 +188,13 @@ class SftTrainer:
             if self.step % self.config.save_every == 0 or last:
                 self._save(optimizer)
 
-    def _vision_loss(self, rows: np.ndarray, seed: int) -> torch.Tensor:
+    def _vision_loss(self, rows: np.ndarray, seed: int | None) -> torch.Tensor:
         objects = self.data.objects[torch.from_numpy(rows).to(self.device)]
         with self._autocast():
             features = self.features.of(self.data.vision_inputs(rows, seed))
         return self.head.loss(features.float(), objects)
 
-    def _text_loss(self, rows: np.ndarray, seed: int) -> torch.Tensor:
+    def _text_loss(self, rows: np.ndarray, seed: int | None) -> torch.Tensor:
         batch = self.data.batch(rows, seed)
         with self._autocast(), self.features.frozen(self.stage == 'text'):
             logits = _output_logits(self.model, batch.inputs, batch.outputs.shape[1])

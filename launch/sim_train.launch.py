@@ -18,7 +18,7 @@ ARGUMENTS = [
     DeclareLaunchArgument('task', default_value='place', description='task that is trained: pick or place'),
     DeclareLaunchArgument('world', default_value='shifted',
                           description='world file that is trained in: a shipped name or the path of a YAML file'),
-    DeclareLaunchArgument('worlds', default_value='8', description='number of worlds, one process each'),
+    DeclareLaunchArgument('worlds', default_value='24', description='number of worlds, one process each'),
     DeclareLaunchArgument('decisions', default_value='',
                           description='budget: decisions after which training ends; empty = as the training file says'),
     DeclareLaunchArgument('model', default_value='',

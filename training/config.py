@@ -88,7 +88,9 @@ class TrainConfig(PPOConfig):
 
     def __post_init__(self) -> None:
         if self.worlds % self.group_size:
-            raise UserError(f'worlds is {self.worlds}, but must be a multiple of group_size ({self.group_size})')
+            raise UserError(f'worlds is {self.worlds}, but must be a multiple of group_size ({self.group_size}): set '
+                            f'worlds to {-(-self.worlds // self.group_size) * self.group_size}, or group_size to a '
+                            'divisor of worlds')
         if self.baseline == 'group' and self.group_size < 2:
             raise UserError('baseline is group, but group_size is 1: set group_size to at least 2')
         if self.attach and len(self.attach) != self.worlds:

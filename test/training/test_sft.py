@@ -98,6 +98,21 @@ def test_a_run_that_was_cut_off_ends_with_the_weights_of_an_unbroken_one(tmp_pat
     assert [(r['stage'], r['step']) for r in resumed.history] == [(r['stage'], r['step']) for r in unbroken.history]
 
 
+def test_images_are_augmented_in_the_stages_that_say_so(tmp_path, demonstrations, monkeypatch):
+    seen: dict[str, set[bool]] = {}
+    trainer = SftTrainer(configure(demonstrations, text=Stage(2, 8, 1e-2, 1, augment=False)), tmp_path / 'model', 'cpu')
+    original = trainer.data.pixels
+
+    def watch(index: np.ndarray, seed: int | None) -> torch.Tensor:
+        if len(index) == 8 and not set(index) & set(trainer.order.held_out):
+            seen.setdefault(trainer.stage, set()).add(seed is not None)
+        return original(index, seed)
+
+    monkeypatch.setattr(trainer.data, 'pixels', watch)
+    trainer.train()
+    assert seen == {'vision': {True}, 'text': {False}}
+
+
 def test_the_state_of_another_run_is_refused(tmp_path, demonstrations):
     SftTrainer(configure(demonstrations, text=Stage(0)), tmp_path / 'model', 'cpu').train()
     other = SftTrainer(configure(demonstrations, text=Stage(0), seed=1), tmp_path / 'model', 'cpu')

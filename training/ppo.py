@@ -156,18 +156,18 @@ class PPO:
         value_only = number < config.value_warmup_updates or not telling
         learned = samples if value_only else telling
         reference = self._reference(learned, temperature) if config.kl_coef else None
-        false = [] if value_only else [sample for sample in samples if sample.correction is not None]
+        corrected = [] if value_only else [sample for sample in samples if sample.correction is not None]
         guard = config.guard_coef * (1.0 - progress if config.guard_anneal else 1.0)
         statistics = _Statistics()
         steps, stopped = 0, False
         for epoch in range(config.epochs):
             parts = self._minibatches(len(learned), number, epoch)
-            for minibatch, falsehoods in zip(parts, np.array_split(self._order(len(false), number, epoch), len(parts))):
+            for minibatch, part in zip(parts, np.array_split(self._order(len(corrected), number, epoch), len(parts))):
                 kl = self._accumulate(learned, minibatch, temperature, reference, value_only, statistics)
                 if config.target_kl and kl > config.target_kl and not value_only:
                     stopped = True
                     break
-                self._correct([false[i] for i in falsehoods], guard, statistics)
+                self._correct([corrected[i] for i in part], guard, statistics)
                 self._step(value_only, statistics)
                 steps += 1
             if stopped:

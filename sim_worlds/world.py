@@ -14,6 +14,7 @@ from .config import WorldConfig, load_world
 from .expert import demonstrate
 from .scene import Conditions, Item, draw_conditions, draw_items
 from .simulation import PHYSICS_HZ, Simulation
+from .statements import true_statements
 from .tasks import TASKS, SceneState, make_task
 from .truth import SceneTruth
 
@@ -95,7 +96,8 @@ class CellWorld:
 
     def begin(self, trajectory: Trajectory | None) -> None:
         """Accept a trajectory; ``advance`` then moves along it and ``finish`` ends the turn."""
-        self._shown = demonstrate(self.truth())
+        truth = self.truth()
+        self._shown, self._scene = demonstrate(truth), true_statements(truth)
         self._touch: np.ndarray | None = None
         self._lowest, self._collided = np.inf, False
         self._started = self._steps
@@ -131,7 +133,7 @@ class CellWorld:
         terminated = success or failed
         truncated = not terminated and self._turn >= self.config.turn_limit
         outcome = Outcome(reward, terminated, truncated, success, self._episode, self._turn, self._request.seed, kpi,
-                          self._shown.thought, self._shown.action)
+                          self._shown.thought, self._shown.action, self._scene)
         return self._observe(), outcome
 
     def idle(self, seconds: float) -> Observation:

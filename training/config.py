@@ -12,7 +12,7 @@ from vlm_agent_ros.errors import UserError
 
 
 @dataclass(frozen=True)
-class PPOConfig:
+class LearningConfig:
     """The loss and its optimisation (RL4VLM, arXiv 2405.10292, and the switches that go beyond it)."""
 
     thought_weight: float = bounded(0.3, low=0.0, high=1.0, help="λ: weight of the thought tokens' log-probability")
@@ -42,9 +42,25 @@ class PPOConfig:
     max_grad_norm: float = bounded(1.0, low=0.0, help='adapter and value gradients are cut to this norm; 0 = off')
     value_warmup_updates: int = bounded(1, low=0, help='first updates that train the value head only')
 
+    algorithm: str = bounded('ppo', choices=('ppo', 'turn_ppo', 'grpo', 'gigpo'), help="the paper's PPO; PPO with "
+                             'credit to turns, then tokens; or without a critic, by groups of episodes (and of states)')
+    cot: bool = bounded(True, help='write a thought before the action; off: only the action')
+    clip_high: float = bounded(0.0, low=0.0, high=10.0, help='upper clip range of the ratio, where larger than clip '
+                               'lets unlikely tokens grow faster; 0 = the same as clip')
+    dynamic_sampling: float = bounded(0.0, low=0.0, high=100.0, help='drop groups in which all succeed or all fail, '
+                                      'and play up to so many times decisions_per_update to replace them; 0 = off')
+    token_gamma: float = bounded(1.0, low=0.0, high=1.0, help='discount of a token (turn_ppo)')
+    token_gae_lambda: float = bounded(1.0, low=0.0, high=1.0, help='λ of GAE over the tokens of a turn (turn_ppo)')
+    step_weight: float = bounded(1.0, low=0.0, high=100.0, help='ω: weight of the advantage over repeated states '
+                                 'against that over episodes (gigpo)')
+    anchor: str = bounded('observation', choices=('observation', 'prompt'),
+                          help='states of a group that count as the same: by image and prompt, or by prompt (gigpo)')
+    collapse_alarm: float = bounded(0.5, low=0.0, high=1.0, help='warn when so large a share of thoughts is also '
+                                    'written for another scene; 1 = never')
+
 
 @dataclass(frozen=True)
-class TrainConfig(PPOConfig):
+class TrainConfig(LearningConfig):
     """A training run: where, for how long, with which rollouts, and what is measured before and after."""
 
     run_name: str = bounded('', help='folder of the run within runs_dir; empty = task and start time')
@@ -67,10 +83,10 @@ class TrainConfig(PPOConfig):
     decisions_per_update: int = bounded(256, low=1, help='an update starts no new episode beyond so many decisions')
     group_size: int = bounded(1, low=1, high=256, help='worlds that get the same episode seeds')
     baseline: str = bounded('value', choices=('value', 'group'),
-                            help='advantages from the value head (GAE) or from the other episodes of the same seed')
+                            help='advantages from the value head (GAE) or the other episodes of the same seed (ppo)')
     gamma: float = bounded(0.9, low=0.0, high=1.0, help='discount of a turn')
     gae_lambda: float = bounded(0.95, low=0.0, high=1.0, help='λ of generalised advantage estimation')
-    normalise_advantages: bool = bounded(True, help='zero mean and unit variance over the decisions of an update')
+    normalise_advantages: bool = bounded(True, help='zero mean and unit variance over an update (ppo, turn_ppo)')
     temperature: float = bounded(0.6, low=0.01, high=5.0, help='sampling temperature at the start')
     temperature_final: float = bounded(0.6, low=0.01, high=5.0, help='sampling temperature at the end; linear between')
     constrained: bool = bounded(True, help='decode under the grammar of the action language')
@@ -93,6 +109,13 @@ class TrainConfig(PPOConfig):
                             'divisor of worlds')
         if self.baseline == 'group' and self.group_size < 2:
             raise UserError('baseline is group, but group_size is 1: set group_size to at least 2')
+        if self.algorithm in ('grpo', 'gigpo') and self.group_size < 2:
+            raise UserError(f'{self.algorithm} compares episodes of a group, but group_size is 1: set group_size to at '
+                            'least 2')
+        if self.dynamic_sampling and self.group_size < 2:
+            raise UserError('dynamic_sampling drops groups, but group_size is 1: set group_size to at least 2')
+        if not self.cot and not self.constrained:
+            raise UserError('cot is off, which the grammar sees to, but constrained is off as well: set one of them')
         if self.attach and len(self.attach) != self.worlds:
             raise UserError(f'attach names {len(self.attach)} worlds, but worlds is {self.worlds}: make them equal')
         if self.attach and self.transport != 'ros':

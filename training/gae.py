@@ -1,4 +1,4 @@
-"""Returns and advantages of one finished episode: pure functions over numpy arrays."""
+"""Returns and advantages of finished episodes: pure functions over numpy arrays."""
 
 from __future__ import annotations
 
@@ -33,6 +33,26 @@ def generalized_advantages(
     return advantages
 
 
+def token_advantages(values: np.ndarray, turn_return: float, gamma: float, gae_lambda: float) -> np.ndarray:
+    """The second level of VAGEN's bi-level GAE: over the tokens of one turn, towards what the turn was worth.
+
+    The turn's value target from the first level, ``A_turn + V_turn``, is the reward of its last token, after which
+    nothing follows: ``A_i = δ_i + γλ A_{i+1}`` with ``δ_i = γ V_{i+1} - V_i``, and ``δ_J = turn_return - V_J``.
+
+    Args:
+        values: (tokens,) value estimates before each token of the turn.
+        turn_return: The turn's value target.
+        gamma: Discount of a token.
+        gae_lambda: λ between tokens; with both at 1 each token has ``turn_return`` less the value before it.
+
+    Returns:
+        (tokens,) float64 advantages; the value targets are ``advantages + values``.
+    """
+    rewards = np.zeros(len(values))
+    rewards[-1] = turn_return
+    return generalized_advantages(rewards, np.asarray(values, dtype=np.float64), 0.0, gamma, gae_lambda)
+
+
 def returns_to_go(rewards: np.ndarray, gamma: float) -> np.ndarray:
     """(turns,) discounted returns ``G_t = r_t + γ G_{t+1}`` of an episode from each of its turns on."""
     returns = np.zeros(len(rewards))
@@ -58,6 +78,19 @@ def leave_one_out(returns: np.ndarray) -> np.ndarray:
     if len(returns) < 2:
         return np.zeros(len(returns))
     return returns - (returns.sum() - returns) / (len(returns) - 1)
+
+
+def normalise_group(returns: np.ndarray) -> np.ndarray:
+    """Returns of a group with zero mean and unit (population) variance (GRPO, DeepSeekMath eq. 3).
+
+    Args:
+        returns: (group,) returns that started from the same state.
+
+    Returns:
+        (group,) float64; zeros where all are equal, as in a group of one.
+    """
+    returns = np.asarray(returns, dtype=np.float64)
+    return (returns - returns.mean()) / (returns.std() + 1e-6)
 
 
 def standardise(advantages: np.ndarray) -> np.ndarray:

@@ -8,21 +8,21 @@ in which some worlds have nothing to do.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from vlm_agent_ros.policy.policy import Policy
 from vlm_agent_ros.types import EpisodeRequest
 
+from .algorithms import Sample, make_algorithm
+from .algorithms.base import groups_of
 from .commands import REJECTIONS
 from .config import TrainConfig
 from .episodes import Episode, Player, Slot
-from .gae import generalized_advantages, leave_one_out, returns_to_go, standardise
-from .ppo import Sample
 from .seeds import training_seed
-from .thought_guard import corrections, grounding_rate
+from .thought_guard import corrections, grounding_metrics, thought_collapse
 
 
 class TrainingSchedule:
@@ -31,18 +31,22 @@ class TrainingSchedule:
     Args:
         config: The run.
         opened: Episodes that each group has been given so far; all that a resume needs.
+
+    Attributes:
+        wanted: Decisions after which no new episode is opened.
     """
 
     def __init__(self, config: TrainConfig, opened: list[int] | None = None) -> None:
         self.config = config
         self.opened = list(opened) if opened else [0] * config.groups
+        self.wanted = config.decisions_per_update
         self._taken = [self.opened[world // config.group_size] for world in range(config.worlds)]
 
     def next(self, world: int, decisions: int) -> Slot | None:
         """The group's next episode; a new one is opened only while the update lacks decisions."""
         group, index = world // self.config.group_size, self._taken[world]
         if index == self.opened[group]:
-            if decisions >= self.config.decisions_per_update:
+            if decisions >= self.wanted:
                 return None
             self.opened[group] += 1
         self._taken[world] += 1
@@ -56,10 +60,15 @@ class TrainingSchedule:
 
 @dataclass(frozen=True)
 class Rollout:
-    """What an update learns from, and its figures by the names of metrics.jsonl."""
+    """What an update learns from, and its figures by the names of metrics.jsonl.
+
+    Attributes:
+        decisions: All that were played, also those in groups that are not learned from.
+    """
 
     samples: list[Sample]
     metrics: dict[str, float]
+    decisions: int
 
 
 def collect(player: Player, schedule: TrainingSchedule, config: TrainConfig, temperature: float,
@@ -73,18 +82,33 @@ def collect(player: Player, schedule: TrainingSchedule, config: TrainConfig, tem
         temperature: Sampling temperature.
         on_episode: Called with each finished episode, e.g. to show progress.
     """
-    episodes = []
-    for episode in player.play(schedule, temperature=temperature):
-        episodes.append(episode)
-        on_episode(episode)
-    samples = _samples(episodes, player.policy, config)
-    return Rollout(samples, episode_metrics(episodes))
+    episodes: list[Episode] = []
+    missing = left = config.decisions_per_update
+    if config.dynamic_sampling:
+        left = round(left * max(config.dynamic_sampling, 1.0))
+    kept = episodes
+    while missing > 0 and left > 0:
+        schedule.wanted = min(missing, left)
+        played = []
+        for episode in player.play(schedule, temperature=temperature):
+            played.append(episode)
+            on_episode(episode)
+        episodes += played
+        left -= _decisions(played)
+        if not played or not config.dynamic_sampling:
+            break
+        kept = telling_groups(episodes)
+        missing = config.decisions_per_update - _decisions(kept)
+    metrics = {**episode_metrics(episodes), **thought_collapse(episodes)}
+    if config.dynamic_sampling:
+        metrics['kept_share'] = _decisions(kept) / max(_decisions(episodes), 1)
+    return Rollout(_samples(kept, player.policy, config), metrics, _decisions(episodes))
 
 
-def rewards_of(episode: Episode, illegal_penalty: float) -> np.ndarray:
-    """(turns,) rewards of the world, less the penalty for illegal outputs."""
-    penalties = [illegal_penalty * (turn.command.rejection == 'illegal') for turn in episode.turns]
-    return np.array([outcome.reward for outcome in episode.outcomes]) - np.array(penalties)
+def telling_groups(episodes: Sequence[Episode]) -> list[Episode]:
+    """The episodes of groups in which some succeeded and some failed (dynamic sampling of DAPO, Yu et al. 2025)."""
+    mixed = [members for members in groups_of(episodes) if len({episodes[i].success for i in members}) == 2]
+    return [episodes[i] for i in sorted(i for members in mixed for i in members)]
 
 
 def episode_metrics(episodes: Iterable[Episode]) -> dict[str, float]:
@@ -105,9 +129,7 @@ def episode_metrics(episodes: Iterable[Episode]) -> dict[str, float]:
     }
     for name in REJECTIONS:
         metrics[name] = float(np.mean([turn.command.rejection == name for turn in turns]))
-    grounded = grounding_rate(turns)
-    if grounded is not None:
-        metrics['grounded'] = grounded
+    metrics |= grounding_metrics(turns)
     metrics['thought_tokens'] = float(np.mean([turn.decision.thought_mask.sum() for turn in turns]))
     metrics['distinct_thoughts'] = len({turn.decision.thought for turn in turns}) / len(turns)
     for name in episodes[0].outcomes[0].kpi:
@@ -115,54 +137,16 @@ def episode_metrics(episodes: Iterable[Episode]) -> dict[str, float]:
     return metrics
 
 
+def _decisions(episodes: Iterable[Episode]) -> int:
+    return sum(len(episode.turns) for episode in episodes)
+
+
 def _samples(episodes: list[Episode], policy: Policy, config: TrainConfig) -> list[Sample]:
-    """Every decision with its advantage and value target."""
-    finals = _final_values(episodes, policy)
-    rewards = [rewards_of(episode, config.illegal_penalty) for episode in episodes]
-    values = [np.array([turn.decision.value for turn in episode.turns]) for episode in episodes]
-    by_value = [generalized_advantages(r, v, final, config.gamma, config.gae_lambda)
-                for r, v, final in zip(rewards, values, finals)]
-    targets = [advantage + value for advantage, value in zip(by_value, values)]
-    flat = np.concatenate(by_value)
-    if config.baseline == 'group':
-        flat = _group_advantages(episodes, [returns_to_go(r, config.gamma) for r in rewards], flat)
-    if config.normalise_advantages:
-        flat = standardise(flat)
+    """Every decision with its credit, and with the true thought where it needs one."""
+    if not episodes:
+        return []
+    samples = make_algorithm(config).samples(episodes, policy)
+    if not config.guard_coef:
+        return samples
     turns = [turn for episode in episodes for turn in episode.turns]
-    right = corrections(turns, policy) if config.guard_coef else [None] * len(turns)
-    return [Sample(turn.input, turn.decision, float(advantage), float(target), correction)
-            for turn, advantage, target, correction in zip(turns, flat, np.concatenate(targets), right)]
-
-
-def _final_values(episodes: list[Episode], policy: Policy) -> list[float]:
-    """Value after the last turn: 0 where the episode terminated, the policy's estimate where it was cut off."""
-    finals = [0.0] * len(episodes)
-    cut = {i: episode.final for i, episode in enumerate(episodes) if episode.truncated and episode.final is not None}
-    if cut:
-        for i, value in zip(cut, policy.values(list(cut.values()))):
-            finals[i] = float(value)
-    return finals
-
-
-def _group_advantages(episodes: list[Episode], returns: list[np.ndarray], fallback: np.ndarray) -> np.ndarray:
-    """Each turn's return against those of its group: the same seed and the same prompt (GiGPO's anchor states).
-
-    The first turns of a group share their observation to the bit, later ones task and robot state. Where nothing is
-    left to compare with, the value head's advantage stands.
-
-    Args:
-        episodes: Of one update.
-        returns: (turns,) discounted returns from each turn on, per episode.
-        fallback: (all turns,) advantages by the value head, in order.
-    """
-    groups: dict[tuple[int, int, str], list[int]] = {}
-    position = 0
-    for episode in episodes:
-        for turn in episode.turns:
-            groups.setdefault((episode.slot.group, episode.slot.index, turn.input.prompt), []).append(position)
-            position += 1
-    flat, advantages = np.concatenate(returns), fallback.copy()
-    for members in groups.values():
-        if len(members) > 1:
-            advantages[members] = leave_one_out(flat[members])
-    return advantages
+    return [replace(sample, correction=right) for sample, right in zip(samples, corrections(turns, policy))]

@@ -23,8 +23,8 @@ from .commands import REJECTIONS, CommanderOf
 from .config import TrainConfig, as_mapping
 from .episodes import Episode, Player
 from .evaluate import EvaluationResult, evaluate
+from .learner import Learner
 from .metrics import MetricsLog, PeakMemory, write_atomically
-from .ppo import PPO
 from .progress import Phase, Progress, clock_time
 from .report import choose_examples, film_of, render_report
 from .rollout import TrainingSchedule, collect
@@ -84,10 +84,10 @@ class Trainer:
         if config.kl_coef and policy.config.lora is None:
             raise UserError(f'kl_coef is {config.kl_coef:g}, but the model has no adapter to switch off: set lora in '
                             'its models file, or kl_coef to 0')
-        self.ppo = PPO(policy, config, config.seed)
+        self.learner = Learner(policy, config, config.seed)
         self.state = RunState(opened=[0] * config.groups)
         if resume is not None:
-            self.state = RunState(**restore_training(resume, self.ppo))
+            self.state = RunState(**restore_training(resume, self.learner))
             folder.forget_after(self.state.update)
         self.memory = PeakMemory()
         self._stopped = ''
@@ -135,7 +135,7 @@ class Trainer:
     def _evaluate_last(self) -> EvaluationResult | None:
         best = self.folder.checkpoints / 'best'
         if self.config.select == 'best' and best.exists():
-            restore_training(best, self.ppo)
+            restore_training(best, self.learner)
         return self._evaluate('after', self.config.world) if self.config.eval_episodes else None
 
     def _evaluate(self, name: str, world: str) -> EvaluationResult:
@@ -187,26 +187,26 @@ class Trainer:
         rollout = collect(player, schedule, config, temperature, lambda episode: phase.advance(len(episode.turns)))
         played = time.perf_counter()
         use_threads(config.update_threads)
-        learned = self.ppo.update(rollout.samples, number=state.update, temperature=temperature, progress=fraction)
+        learned = self.learner.update(rollout.samples, number=state.update, temperature=temperature, progress=fraction)
         use_threads(config.torch_threads)
         ended = time.perf_counter()
         self.memory.sample()
 
         state.update += 1
-        state.decisions += len(rollout.samples)
+        state.decisions += rollout.decisions
         state.opened, state.lost = schedule.opened, state.lost + player.lost
         state.train_s += ended - started
         self._spend('rollout', played - started)
         self._spend('update', ended - played)
         for name in REJECTIONS:
-            state.rejected[name] += round(rollout.metrics[name] * len(rollout.samples))
+            state.rejected[name] += round(rollout.metrics[name] * rollout.decisions)
         state.successes = [*state.successes, rollout.metrics['success']][-config.best_window:]
         return {
             'update': state.update, 'decisions_total': state.decisions, **rollout.metrics, **learned,
             'temperature': temperature, 'lost': player.lost, 'rollout_s': played - started, 'update_s': ended - played,
             'waiting_s': player.clock.waiting - waited.waiting, 'deciding_s': player.clock.deciding - waited.deciding,
             'planning_s': player.clock.planning - waited.planning,
-            'decisions_per_second': len(rollout.samples) / (ended - started), 'memory_mib': self.memory.mib,
+            'decisions_per_second': rollout.decisions / (ended - started), 'memory_mib': self.memory.mib,
         }
 
     def _figures(self, row: dict[str, Any]) -> str:
@@ -233,12 +233,12 @@ class Trainer:
             self.folder.prune(config.keep_checkpoints)
 
     def _write_checkpoint(self, path: Path) -> None:
-        save_training(path, self.policy, self.ppo, dataclasses.asdict(self.state), as_mapping(self.config))
+        save_training(path, self.policy, self.learner, dataclasses.asdict(self.state), as_mapping(self.config))
 
     def _copy(self) -> _Boundary:
         """All of a run between two updates, kept while the next one changes it."""
         parameters = [p.detach().clone() for p in self.policy.parameters() if p.requires_grad]
-        return _Boundary(copy.deepcopy(self.state), parameters, copy.deepcopy(self.ppo.state_dict()))
+        return _Boundary(copy.deepcopy(self.state), parameters, copy.deepcopy(self.learner.state_dict()))
 
     def _save_boundary(self) -> Path:
         """Go back to the last finished update, whatever was interrupted, and save it."""
@@ -247,7 +247,7 @@ class Trainer:
         with torch.no_grad():
             for parameter, value in zip((p for p in self.policy.parameters() if p.requires_grad), boundary.parameters):
                 parameter.copy_(value)
-        self.ppo.load_state_dict(boundary.optimizer)
+        self.learner.load_state_dict(boundary.optimizer)
         return self.folder.save(self.state.update, self._write_checkpoint)
 
     def _player(self, checkpoint: str) -> Player:

@@ -11,31 +11,31 @@ from vlm_agent_ros.checkpoint import open_checkpoint, restore_policy, save_check
 from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.policy.policy import Policy
 
+from .learner import Learner
 from .optimizer_state import restore, split_state
-from .ppo import PPO
 
 
-def save_training(path: Path, policy: Policy, ppo: PPO, state: dict[str, Any], config: dict[str, Any]) -> None:
+def save_training(path: Path, policy: Policy, learner: Learner, state: dict[str, Any], config: dict[str, Any]) -> None:
     """Write a checkpoint from which training resumes and which deploys as it is.
 
     Args:
         path: Its directory.
         policy: In training.
-        ppo: Its optimiser.
+        learner: Its optimiser.
         state: JSON; where the run stands.
         config: JSON; the run's configuration.
 
     Raises:
         UserError: The disk is full or the place cannot be written to.
     """
-    tensors, rest = split_state(ppo.state_dict())
+    tensors, rest = split_state(learner.state_dict())
     cell = load_cell(load_world(config['world']).cell)
     save_checkpoint(path, policy, step=state['update'], metrics=state['evaluations'],
                     camera=cell.camera, tensors={'optimizer': tensors},
                     documents={'optimizer_groups': rest, 'run_state': state, 'train_config': config})
 
 
-def restore_training(path: Path, ppo: PPO) -> dict[str, Any]:
+def restore_training(path: Path, learner: Learner) -> dict[str, Any]:
     """Give policy and optimiser the state of a checkpoint.
 
     Returns:
@@ -45,8 +45,8 @@ def restore_training(path: Path, ppo: PPO) -> dict[str, Any]:
         UserError: It is missing or corrupt, belongs to another model, or was not written by a training run.
     """
     bundle = open_checkpoint(path)
-    restore_policy(bundle, ppo.policy)
-    restore(ppo.optimizer, bundle.tensors('optimizer'), bundle.document('optimizer_groups'), str(path))
+    restore_policy(bundle, learner.policy)
+    restore(learner.optimizer, bundle.tensors('optimizer'), bundle.document('optimizer_groups'), str(path))
     return dict(bundle.document('run_state'))
 
 

@@ -78,6 +78,7 @@ class Outcome:
         expert_thought: What a scripted expert who knows the scene would have thought before this turn; a simulator
             says it, to check and correct thoughts, a cell leaves it empty.
         expert_action: The action of the same expert.
+        scene: What was true before this turn, in the words of the thoughts; empty where nobody knows.
     """
 
     reward: float
@@ -90,6 +91,7 @@ class Outcome:
     kpi: dict[str, float] = field(default_factory=dict)
     expert_thought: str = ''
     expert_action: str = ''
+    scene: str = ''
 
 
 @dataclass(frozen=True)

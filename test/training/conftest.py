@@ -31,12 +31,13 @@ class ToyPolicy(torch.nn.Module):
         self.thoughts = torch.nn.Parameter(torch.zeros(2, 2))
         self.actions = torch.nn.Parameter(torch.zeros(2, 2))
         self.value_head = torch.nn.Parameter(torch.zeros(2))
+        self.after_thought = torch.nn.Parameter(torch.zeros(2, 2))  # values per context and thought
 
     def adapter_parameters(self) -> list[torch.nn.Parameter]:
         return [self.thoughts, self.actions]
 
     def value_parameters(self) -> list[torch.nn.Parameter]:
-        return [self.value_head]
+        return [self.value_head, self.after_thought]
 
     @contextmanager
     def reference(self) -> Iterator[None]:
@@ -68,18 +69,21 @@ class ToyPolicy(torch.nn.Module):
                 thought_mask=np.array([True, False]), value=float(value)))
         return decisions
 
-    def evaluate(self, inputs: Sequence[PolicyInput], decisions: Sequence[Decision], temperature: float
-                 ) -> SimpleNamespace:
+    def evaluate(self, inputs: Sequence[PolicyInput], decisions: Sequence[Decision], temperature: float,
+                 token_values: bool = False) -> SimpleNamespace:
         contexts = _contexts(inputs)
         tokens = torch.tensor(np.array([d.token_ids for d in decisions])) - torch.tensor([0, 2])
         tables = self._log_probs(contexts, temperature)
         rows = torch.arange(len(contexts))
+        values = self.value_head[contexts]
+        if token_values:
+            values = torch.stack([values, self.after_thought[contexts, tokens[:, 0]]], dim=1)
         return SimpleNamespace(
             logprobs=torch.stack([table[rows, tokens[:, i]] for i, table in enumerate(tables)], dim=1),
             mask=torch.ones(len(contexts), 2, dtype=torch.bool),
             thought_mask=torch.tensor([[True, False]]).repeat(len(contexts), 1),
             entropy=torch.stack([-(table.exp() * table).sum(1) for table in tables], dim=1),
-            values=self.value_head[contexts])
+            values=values)
 
     def _log_probs(self, contexts: torch.Tensor, temperature: float) -> list[torch.Tensor]:
         return [torch.log_softmax(table[contexts] / temperature, dim=1) for table in (self.thoughts, self.actions)]

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import torch
 
 from training.config import load_train_config
 from training.episodes import Player
-from training.ppo import PPO
+from training.learner import Learner
 from training.rollout import TrainingSchedule, collect
 
 RECORDED = {
@@ -25,14 +24,14 @@ def test_two_updates_of_the_shipped_settings_give_the_recorded_parameters(make_t
         'micro_batch_size': 8, 'learning_rate': 0.05, 'value_learning_rate': 0.05})
     toy = replace(make_toy(worlds=8), config=config)
     schedule, player = TrainingSchedule(config), Player(toy.policy, toy.worlds, toy.commander_of, unit=4)
-    ppo = PPO(toy.policy, config, config.seed)
+    learner = Learner(toy.policy, config, config.seed)
     for number in range(2):
         temperature = config.temperature_at(64 * number)
         samples = collect(player, schedule, config, temperature).samples
         # Every third thought is corrected to its opposite, so that the guard is part of the update.
         samples = [replace(s, correction=replace(s.decision, token_ids=1 - s.decision.token_ids % 2 + [0, 2]))
                    if i % 3 == 0 else s for i, s in enumerate(samples)]
-        row = ppo.update(samples, number=number, temperature=temperature, progress=0.25 * number)
+        row = learner.update(samples, number=number, temperature=temperature, progress=0.25 * number)
         assert 0.0 < row['learned_share'] < 1.0 and row['guard_loss'] > 0.0
     for name, recorded in RECORDED.items():
         np.testing.assert_allclose(dict(toy.policy.named_parameters())[name].detach().numpy(), recorded, atol=1e-6)

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from training.episodes import Player
-from training.ppo import PPO, kl_estimate, policy_loss, token_mean, token_weights, value_loss
+from training.learner import Learner
+from training.losses import kl_estimate, policy_loss, token_mean, token_weights, value_loss
 from training.rollout import TrainingSchedule, collect
 
 
@@ -80,7 +81,7 @@ def test_the_mean_over_tokens_ignores_padding():
 def learn(toy, updates):
     schedule = TrainingSchedule(toy.config)
     player = Player(toy.policy, toy.worlds, toy.commander_of, unit=toy.config.group_size)
-    ppo = PPO(toy.policy, toy.config, toy.config.seed)
+    ppo = Learner(toy.policy, toy.config, toy.config.seed)
     rows = []
     for number in range(updates):
         rollout = collect(player, schedule, toy.config, 1.0)
@@ -112,7 +113,7 @@ def test_decisions_of_small_advantage_are_left_out_of_the_update(make_toy):
     contexts = [int(sample.input.image[0, 0, 0] > 0) for sample in samples]  # as the toy policy tells them apart
     assert set(contexts) == {0, 1}
     samples = [replace(sample, advantage=-0.4 if context else 0.6) for sample, context in zip(samples, contexts)]
-    row = PPO(toy.policy, toy.config, 0).update(samples, number=1, temperature=1.0, progress=0.0)
+    row = Learner(toy.policy, toy.config, 0).update(samples, number=1, temperature=1.0, progress=0.0)
     assert row['learned_share'] == pytest.approx(contexts.count(0) / len(contexts))
     assert toy.policy.actions[0].any() and not toy.policy.actions[1].any()
 
@@ -132,7 +133,7 @@ def test_the_guard_teaches_the_true_thought_and_leaves_the_action_to_the_reward(
     right = replace(samples[first].decision, token_ids=np.array([1, 2]))
     samples = [replace(sample, advantage=0.0, correction=right if i == first else None)
                for i, sample in enumerate(samples)]
-    row = PPO(toy.policy, toy.config, 0).update(samples, number=1, temperature=1.0, progress=0.0)
+    row = Learner(toy.policy, toy.config, 0).update(samples, number=1, temperature=1.0, progress=0.0)
     assert row['guard_loss'] > 0.0
     thoughts = torch.softmax(toy.policy.thoughts, dim=1)
     assert thoughts[0, 1] > 0.55 and thoughts[1, 1] == 0.5
@@ -144,7 +145,7 @@ def test_an_annealed_guard_has_gone_at_the_end(make_toy):
     samples = collect(Player(toy.policy, toy.worlds, toy.commander_of), TrainingSchedule(toy.config), toy.config, 1.0
                       ).samples
     samples = [replace(sample, advantage=0.0, correction=sample.decision) for sample in samples]
-    PPO(toy.policy, toy.config, 0).update(samples, number=1, temperature=1.0, progress=1.0)
+    Learner(toy.policy, toy.config, 0).update(samples, number=1, temperature=1.0, progress=1.0)
     assert not toy.policy.thoughts.any()
 
 
@@ -163,7 +164,7 @@ def test_without_a_target_every_minibatch_of_every_epoch_makes_a_step(make_toy):
 
 def test_learning_rates_follow_the_schedule(make_toy):
     toy = make_toy(lr_schedule='cosine', lr_final_fraction=0.1, learning_rate=1.0, value_learning_rate=0.5)
-    ppo = PPO(toy.policy, toy.config, 0)
+    ppo = Learner(toy.policy, toy.config, 0)
     assert ppo.learning_rates(0.0) == pytest.approx((1.0, 0.5))
     assert ppo.learning_rates(0.5) == pytest.approx((0.55, 0.275))
     assert ppo.learning_rates(1.0) == pytest.approx((0.1, 0.05))

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from training.cli import main
-from training.ppo import PPO
+from training.learner import Learner
 
 TIMES = ('_s', 'per_second', 'mib')
 
@@ -64,7 +64,7 @@ def test_a_run_leaves_summary_metrics_events_report_and_checkpoint(finished):
 
 def test_an_interrupted_update_is_made_again_as_if_nothing_had_happened(finished, flags, tmp_path, monkeypatch, capsys):
     steps = []
-    step = PPO._step
+    step = Learner._step
 
     def interrupted(ppo, *arguments):
         step(ppo, *arguments)
@@ -72,7 +72,7 @@ def test_an_interrupted_update_is_made_again_as_if_nothing_had_happened(finished
         if len(steps) == ppo.config.epochs + 2:  # in the middle of the second update
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(PPO, '_step', interrupted)
+    monkeypatch.setattr(Learner, '_step', interrupted)
     assert main([*flags, '--eval-episodes', '2', '--runs-dir', str(tmp_path), '--run-name', 'broken']) == 130
     monkeypatch.undo()
     message = capsys.readouterr().err.splitlines()[-1]

@@ -69,7 +69,7 @@ class Evaluation:
         mask: (batch, tokens) bool, True on tokens.
         thought_mask: (batch, tokens) bool.
         entropy: (batch, tokens) float32, nats, 0 on padding.
-        values: (batch,) float32.
+        values: (batch,) float32 before the first token; (batch, tokens) before every token where that was asked for.
     """
 
     logprobs: torch.Tensor
@@ -165,7 +165,7 @@ class Policy:
     # -- learning
 
     def evaluate(self, inputs: Sequence[PolicyInput], decisions: Sequence[Decision], temperature: float,
-                 padding_side: str = 'left') -> Evaluation:
+                 padding_side: str = 'left', token_values: bool = False) -> Evaluation:
         """Log-probabilities, entropies and values of decisions under the present weights, with gradients.
 
         Args:
@@ -173,6 +173,7 @@ class Policy:
             decisions: What was written.
             temperature: At which it was sampled.
             padding_side: Layout of the forward pass; the result is the same to rounding.
+            token_values: Give a value before every token, not only before the first.
         """
         lengths = [len(decision.token_ids) for decision in decisions]
         tokens = max(lengths)
@@ -192,23 +193,23 @@ class Policy:
         chosen = log_probs.gather(-1, outputs[..., None]).squeeze(-1)
         entropy = -(log_probs.exp() * log_probs).sum(dim=-1)
         return Evaluation(chosen * mask, mask, torch.from_numpy(thoughts).to(self.device), entropy * mask,
-                          self._value(hidden))
+                          self._value(hidden if token_values else hidden[:, 0]))
 
     def _forward(self, joined: dict[str, Any], prompt_lengths: torch.Tensor, tokens: int, padding_side: str
                  ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits (batch, tokens, vocabulary) that predict the outputs, and the hidden state (batch, width) before."""
+        """Logits (batch, tokens, vocabulary) and hidden states (batch, tokens, width) that predict the outputs."""
         if padding_side == 'left':
             # The outputs are the last columns of every row: nothing else needs the width of the vocabulary.
             logits = self.model(**joined, **self._keep(tokens + 1)).logits[:, -tokens - 1:-1]
-            return logits, self._hidden.last[:, -tokens - 1]
+            return logits, self._hidden.last[:, -tokens - 1:-1]
         logits = self.model(**joined).logits
         columns = prompt_lengths[:, None] - 1 + torch.arange(tokens, device=logits.device)
         columns = columns.clamp(max=logits.shape[1] - 1)
         rows = torch.arange(len(logits), device=logits.device)
-        return logits[rows[:, None], columns], self._hidden.last[rows, columns[:, 0]]
+        return logits[rows[:, None], columns], self._hidden.last[rows[:, None], columns]
 
     def _value(self, hidden: torch.Tensor) -> torch.Tensor:
-        """(batch,) float32 values of hidden states (batch, width)."""
+        """(…) float32 values of hidden states (…, width)."""
         return self.value_head(hidden.detach().float()).squeeze(-1)
 
     @contextlib.contextmanager

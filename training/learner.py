@@ -1,128 +1,39 @@
-"""PPO over decisions of a vision-language model, with the λ-weighted chain of thought of RL4VLM (arXiv 2405.10292).
+"""The optimiser of a policy, shared by all algorithms: minibatches, gradients, the thought guard and statistics.
 
-One file holds the whole update, from probabilities of tokens to the optimiser step. A *decision* is one output of the
-policy: thought tokens, then action tokens. Log-probabilities are float32 sums over the distribution that was sampled
-from (same prompt, constraint and temperature), which the policy recomputes exactly.
+What is learned from a decision, and by which loss, says the algorithm (``algorithms/``). Log-probabilities are float32
+sums over the distribution that was sampled from (same prompt, constraint and temperature), which the policy recomputes
+exactly.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from vlm_agent_ros.policy.policy import Decision, Policy, PolicyInput
+from vlm_agent_ros.policy.policy import Policy
 
-from .config import PPOConfig
+from .algorithms import Batch, Sample, make_algorithm
+from .algorithms.base import pad
+from .config import TrainConfig
+from .losses import kl_estimate, token_mean, token_weights
 from .seeds import keyed_seed
 
 
-@dataclass(frozen=True)
-class Sample:
-    """A decision with what the update needs to know of it.
-
-    Attributes:
-        input: Image and prompt that were decided on; stored per decision, since prompts change from turn to turn.
-        decision: Output with its token log-probabilities and value at sampling.
-        advantage: Estimate of how much better than expected the decision was.
-        value_target: What the value head should have said.
-        correction: What should have been written instead, for the thought guard; None where nothing has to be said.
-    """
-
-    input: PolicyInput
-    decision: Decision
-    advantage: float
-    value_target: float
-    correction: Decision | None = None
-
-
-def token_weights(mask: torch.Tensor, thought_mask: torch.Tensor, thought_weight: float) -> torch.Tensor:
-    """Weight of each token's log-probability (RL4VLM, eq. 4): λ for thoughts, 1 for the rest, 0 for padding.
-
-    Args:
-        mask: (batch, tokens) bool, True where there is a token.
-        thought_mask: (batch, tokens) bool, True where it belongs to the thought.
-        thought_weight: λ.
-
-    Returns:
-        (batch, tokens) float32.
-    """
-    return torch.where(thought_mask, thought_weight, 1.0) * mask
-
-
-def policy_loss(
-    log_probs: torch.Tensor, old_log_probs: torch.Tensor, weights: torch.Tensor, advantages: torch.Tensor,
-    *, clip: float, max_ratio: float, level: str,
-) -> torch.Tensor:
-    """The clipped surrogate (Schulman et al. 2017, eq. 7), negated, one number per decision.
-
-    ``decision``: one ratio ``exp(Σ w_t (log π_t - log π_old,t))`` per decision, as in RL4VLM. ``token``: one ratio
-    per token, their surrogates summed with the same weights. Both have the same gradient where π equals π_old.
-
-    Args:
-        log_probs: (batch, tokens) float32 under the policy in training; carries the gradient.
-        old_log_probs: (batch, tokens) float32 at sampling.
-        weights: (batch, tokens) from ``token_weights``.
-        advantages: (batch,).
-        clip: ε of the clip range [1 - ε, 1 + ε].
-        max_ratio: Ratios above it use only the clipped surrogate, which then has no gradient.
-        level: ``decision`` or ``token``.
-
-    Returns:
-        (batch,) float32.
-    """
-    log_ratio = log_probs - old_log_probs
-    if level == 'decision':
-        log_ratio, scale, advantage = (weights * log_ratio).sum(1), torch.ones_like(advantages), advantages
-    else:
-        scale, advantage = weights, advantages[:, None]
-    # Beyond e^20 the clipped surrogate decides anyway, and exp() must not overflow to inf * 0.
-    ratio = log_ratio.clamp(max=20.0).exp()
-    clipped = ratio.clamp(1.0 - clip, 1.0 + clip) * advantage
-    surrogate = torch.where(ratio > max_ratio, clipped, torch.minimum(ratio * advantage, clipped)) * scale
-    return -(surrogate if level == 'decision' else surrogate.sum(1))
-
-
-def value_loss(values: torch.Tensor, old_values: torch.Tensor, targets: torch.Tensor, clip: float) -> torch.Tensor:
-    """Half the squared error of the value, the worse of plain and clipped around the old estimate; (batch,) float32.
-
-    Args:
-        values: (batch,) under the policy in training.
-        old_values: (batch,) at sampling.
-        targets: (batch,).
-        clip: Clip range; 0 turns clipping off.
-    """
-    error = (values - targets).square()
-    if clip:
-        error = torch.maximum(error, (old_values + (values - old_values).clamp(-clip, clip) - targets).square())
-    return 0.5 * error
-
-
-def kl_estimate(log_probs: torch.Tensor, other_log_probs: torch.Tensor) -> torch.Tensor:
-    """Unbiased, non-negative estimate of KL(π ‖ other) from samples of π: ``q/p - 1 - log(q/p)`` (k3)."""
-    log_ratio = (other_log_probs - log_probs).clamp(-20.0, 20.0)
-    return log_ratio.exp() - 1.0 - log_ratio
-
-
-def token_mean(per_token: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """(batch,) mean over the tokens of each decision."""
-    return (per_token * mask).sum(1) / mask.sum(1).clamp(min=1)
-
-
-class PPO:
-    """The optimiser of a policy.
+class Learner:
+    """Trains a policy by the algorithm of a configuration.
 
     Args:
         policy: Trained in place.
-        config: Loss and optimisation.
+        config: Algorithm, loss and optimisation.
         seed: Seed of the run; the order of decisions is a function of it and of the number of the update.
     """
 
-    def __init__(self, policy: Policy, config: PPOConfig, seed: int) -> None:
+    def __init__(self, policy: Policy, config: TrainConfig, seed: int) -> None:
         self.policy, self.config, self.seed = policy, config, seed
+        self.algorithm = make_algorithm(config)
         self._adapter = [p for p in policy.adapter_parameters() if p.requires_grad]
         self._value_head = list(policy.value_parameters())
         self.optimizer = torch.optim.Adam(
@@ -141,7 +52,7 @@ class PPO:
         """Several epochs of minibatch steps over the decisions of a rollout.
 
         Args:
-            samples: The decisions.
+            samples: The decisions, as the algorithm made them.
             number: Number of this update in the run, from 0.
             temperature: Temperature that the decisions were sampled at.
             progress: Share of the budget that is used, 0 … 1.
@@ -153,7 +64,7 @@ class PPO:
         for group, rate in zip(self.optimizer.param_groups, self.learning_rates(progress)):
             group['lr'] = rate
         telling = [sample for sample in samples if abs(sample.advantage) >= config.min_advantage]
-        value_only = number < config.value_warmup_updates or not telling
+        value_only = self.algorithm.critic and (number < config.value_warmup_updates or not telling)
         learned = samples if value_only else telling
         reference = self._reference(learned, temperature) if config.kl_coef else None
         corrected = [] if value_only else [sample for sample in samples if sample.correction is not None]
@@ -174,8 +85,9 @@ class PPO:
                 break
         self.optimizer.zero_grad(set_to_none=True)
         adapter_rate, value_rate = self.learning_rates(progress)
-        return {**statistics.means(), 'explained_variance': _explained_variance(samples),
-                'learned_share': len(learned) / len(samples), 'optimiser_steps': steps,
+        if self.algorithm.critic and samples:
+            statistics.add(1, explained_variance=_explained_variance(samples))
+        return {**statistics.means(), 'learned_share': len(learned) / max(len(samples), 1), 'optimiser_steps': steps,
                 'stopped_early': float(stopped), 'learning_rate': adapter_rate, 'value_learning_rate': value_rate}
 
     def state_dict(self) -> dict[str, Any]:
@@ -211,37 +123,36 @@ class PPO:
             kl += approx_kl * len(batch) / len(minibatch)
         return kl
 
-    def _loss(self, batch: list[Sample], temperature: float, reference: list[torch.Tensor] | None, value_only: bool,
+    def _loss(self, samples: list[Sample], temperature: float, reference: list[torch.Tensor] | None, value_only: bool,
               statistics: _Statistics) -> tuple[torch.Tensor, float]:
         config = self.config
-        result = self.policy.evaluate([s.input for s in batch], [s.decision for s in batch], temperature)
-        device = result.logprobs.device
-        old_log_probs = _pad([s.decision.token_logprobs for s in batch], result.logprobs)
-        advantages = torch.tensor([s.advantage for s in batch], dtype=torch.float32, device=device)
-        old_values = torch.tensor([s.decision.value for s in batch], dtype=torch.float32, device=device)
-        targets = torch.tensor([s.value_target for s in batch], dtype=torch.float32, device=device)
+        result = self.policy.evaluate([s.input for s in samples], [s.decision for s in samples], temperature,
+                                      token_values=self.algorithm.token_values)
+        old_log_probs = pad([s.decision.token_logprobs for s in samples], result.logprobs)
         weights = token_weights(result.mask, result.thought_mask, config.thought_weight)
-
-        surrogate = policy_loss(result.logprobs, old_log_probs, weights, advantages,
-                                clip=config.clip, max_ratio=config.max_ratio, level=config.ratio_level).mean()
-        value = value_loss(result.values, old_values, targets, config.value_clip).mean()
-        entropy = token_mean(result.entropy, result.mask).mean()
-        loss = config.value_coef * value
+        per_decision, per_value = self.algorithm.loss(Batch(samples, result, old_log_probs, weights))
+        surrogate, entropy = per_decision.mean(), token_mean(result.entropy, result.mask).mean()
+        loss = torch.zeros_like(surrogate)
+        if per_value is not None:
+            value = per_value.mean()
+            loss = config.value_coef * value
+            statistics.add(len(samples), value_loss=value.item())
         if not value_only:
             loss = loss + surrogate - config.entropy_coef * entropy
         with torch.no_grad():
             log_ratio = (weights * (result.logprobs - old_log_probs)).sum(1)
+            change = log_ratio.exp() - 1.0
+            clipped = (change < -config.clip) | (change > (config.clip_high or config.clip))
             approx_kl = kl_estimate(old_log_probs * weights, result.logprobs * weights).sum(1).mean().item()
             difference = ((result.logprobs - old_log_probs) * result.mask).abs().max().item()
-            statistics.add(len(batch), policy_loss=surrogate.item(), value_loss=value.item(), entropy=entropy.item(),
-                           approx_kl=approx_kl, clip_fraction=(log_ratio.exp() - 1.0).abs().gt(config.clip).float()
-                           .mean().item())
+            statistics.add(len(samples), policy_loss=surrogate.item(), entropy=entropy.item(), approx_kl=approx_kl,
+                           clip_fraction=clipped.float().mean().item())
             # In the first pass nothing has changed yet: what differs is the error of recomputing a log-probability.
             statistics.first('logprob_error', difference)
         if reference is not None and not value_only:
-            kl = token_mean(kl_estimate(result.logprobs, _pad(reference, result.logprobs)), result.mask).mean()
+            kl = token_mean(kl_estimate(result.logprobs, pad(reference, result.logprobs)), result.mask).mean()
             loss = loss + config.kl_coef * kl
-            statistics.add(len(batch), reference_kl=kl.item())
+            statistics.add(len(samples), reference_kl=kl.item())
         return loss, approx_kl
 
     def _correct(self, samples: list[Sample], weight: float, statistics: _Statistics) -> None:
@@ -297,14 +208,6 @@ class _Statistics:
 
     def means(self) -> dict[str, float]:
         return {name: total / self._weights[name] for name, total in self._sums.items()}
-
-
-def _pad(rows: list[Any], like: torch.Tensor) -> torch.Tensor:
-    """Rows of different length as (batch, tokens), zeros where ``like`` has no token."""
-    padded = torch.zeros_like(like, requires_grad=False)
-    for i, row in enumerate(rows):
-        padded[i, :len(row)] = torch.as_tensor(row, dtype=like.dtype, device=like.device)
-    return padded
 
 
 def _explained_variance(samples: list[Sample]) -> float:

@@ -1,0 +1,87 @@
+"""What is true of a scene, in the language in which the skills cell's thoughts speak of it, and who agrees with it.
+
+A thought is a list of statements: ``red cube at 10 20 , blue pad held , gripper open , so pick 10 20``. The scene is
+told in the same words by one who sees all of it; other worlds have no such language, and so no check of thoughts.
+"""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+from .expert import projected
+from .truth import SceneTruth
+
+TOLERANCE = 2  # cells by which a stated coordinate may be off; a cell is about 1.2 cm of the table
+CLEARANCE = 4  # cells from everything else at which the table counts as free to put something down
+
+_SEPARATOR = re.compile(r'\s*,\s*')
+_AT = re.compile(r'(.+) at (\d\d) (\d\d)')
+_CELL = re.compile(r'\b(\d\d) (\d\d)\b')
+_FALLEN_M = 0.02
+
+Cell = tuple[int, int]
+
+
+def true_statements(truth: SceneTruth) -> str:
+    """Every item by name, where it is seen or that it is held, and the gripper's state, as one text.
+
+    An item that has fallen from the table is not there.
+    """
+    said = []
+    for i, item in enumerate(truth.items):
+        if i == truth.state.held:
+            said.append(f'{item.name} held')
+        elif truth.state.positions[i, 2] > truth.state.table_z - _FALLEN_M:
+            column, row = (int(np.clip(value, 0, truth.cell.grid - 1)) for value in projected(truth, i))
+            said.append(f'{item.name} at {column:02d} {row:02d}')
+    return ' , '.join([*said, f'gripper {truth.gripper}'])
+
+
+def judge(thought: str, scene: str) -> list[bool]:
+    """Whether each statement of a thought agrees with a scene.
+
+    An item is where one of its name is, within ``TOLERANCE``; everything else must be said in the scene's words. The
+    conclusion, ``so <action>``, must act on a place that the thought has stated, or put down where the table is free.
+
+    Args:
+        thought: What a policy wrote.
+        scene: From ``true_statements``.
+
+    Returns:
+        One verdict per statement; none for a thought without any.
+    """
+    facts = _SEPARATOR.split(scene)
+    places = [place for fact in facts if (place := _place(fact))]
+    statements = [part for part in _SEPARATOR.split(thought.strip()) if part]
+    stated = [place for part in statements if (place := _place(part))]
+    verdicts = []
+    for part in statements:
+        if part.startswith('so '):
+            verdicts.append(len(statements) > 1 and _follows(part, stated, places))
+        elif place := _place(part):
+            verdicts.append(any(name == place[0] and _near(cell, place[1]) for name, cell in places))
+        else:
+            verdicts.append(part in facts)
+    return verdicts
+
+
+def _place(statement: str) -> tuple[str, Cell] | None:
+    """The item and the cell of ``<item> at <column> <row>``."""
+    match = _AT.fullmatch(statement)
+    return (match[1], (int(match[2]), int(match[3]))) if match else None
+
+
+def _follows(conclusion: str, stated: list[tuple[str, Cell]], places: list[tuple[str, Cell]]) -> bool:
+    match = _CELL.search(conclusion)
+    if match is None:
+        return True  # an action without a place, such as done
+    cell = int(match[1]), int(match[2])
+    if any(_near(cell, place) for _, place in stated):
+        return True
+    return conclusion.startswith('so place ') and not any(_near(cell, place, CLEARANCE) for _, place in places)
+
+
+def _near(a: Cell, b: Cell, distance: int = TOLERANCE) -> bool:
+    return abs(a[0] - b[0]) <= distance and abs(a[1] - b[1]) <= distance

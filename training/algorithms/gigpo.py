@@ -1,0 +1,60 @@
+"""GiGPO: GRPO's advantage of episodes plus one of steps, over states that a group's episodes share (NeurIPS 2025).
+
+Episodes of one seed pass through the same states: the first always, later ones whenever they did the same before. What
+was earned from such an *anchor* state on is compared among all decisions made there. ``A = A_episode + ω A_step``
+(arXiv 2505.10978, eq. 8); a state that was met once has no step advantage.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+import torch
+
+from vlm_agent_ros.policy.policy import Policy, PolicyInput
+
+from ..episodes import Episode
+from ..gae import normalise_group, returns_to_go
+from .base import Algorithm, Batch, Sample, rewards_of
+from .grpo import episode_advantages
+
+
+class GiGPO(Algorithm):
+    """Group-in-group policy optimisation."""
+
+    critic = False
+
+    def samples(self, episodes: Sequence[Episode], policy: Policy) -> list[Sample]:
+        """See Algorithm."""
+        config = self.config
+        by_episode = episode_advantages(episodes, config.illegal_penalty)
+        by_step = self._step_advantages(episodes)
+        turns = [(turn, advantage) for episode, advantage in zip(episodes, by_episode) for turn in episode.turns]
+        return [Sample(turn.input, turn.decision, float(advantage + config.step_weight * step))
+                for (turn, advantage), step in zip(turns, by_step)]
+
+    def loss(self, batch: Batch) -> tuple[torch.Tensor, None]:
+        """See Algorithm."""
+        return self.surrogate(batch), None
+
+    def _step_advantages(self, episodes: Sequence[Episode]) -> np.ndarray:
+        """(all turns,) discounted returns from each turn on, normalised over the turns at the same anchor."""
+        config = self.config
+        returns = np.concatenate([returns_to_go(rewards_of(e, config.illegal_penalty), config.gamma)
+                                  for e in episodes])
+        anchors: dict[Hashable, list[int]] = {}
+        places = [(e.slot.group, e.slot.index, self._anchor(turn.input)) for e in episodes for turn in e.turns]
+        for position, place in enumerate(places):
+            anchors.setdefault(place, []).append(position)
+        advantages = np.zeros(len(returns))
+        for members in anchors.values():
+            advantages[members] = normalise_group(returns[members])
+        return advantages
+
+    def _anchor(self, seen: PolicyInput) -> Hashable:
+        """What makes two states of a group the same."""
+        if self.config.anchor == 'prompt':
+            return seen.prompt
+        return seen.prompt, hashlib.blake2b(seen.image.tobytes(), digest_size=16).digest()

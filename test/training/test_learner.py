@@ -1,6 +1,5 @@
-"""The PPO loss against values computed by hand, and a toy problem that the real code learns to optimality."""
+"""The learner's updates: what is trained when, and a toy problem that every algorithm learns to optimality."""
 
-import math
 from dataclasses import replace
 
 import numpy as np
@@ -9,73 +8,10 @@ import torch
 
 from training.episodes import Player
 from training.learner import Learner
-from training.losses import kl_estimate, policy_loss, token_mean, token_weights, value_loss
 from training.rollout import TrainingSchedule, collect
 
 
-def test_thought_tokens_weigh_lambda_and_padding_nothing():
-    mask = torch.tensor([[True, True, True, False]])
-    thought = torch.tensor([[True, True, False, False]])
-    torch.testing.assert_close(token_weights(mask, thought, 0.3), torch.tensor([[0.3, 0.3, 1.0, 0.0]]))
-
-
-def loss(log_ratios, weights, advantage, level='decision', max_ratio=10.0):
-    new = torch.tensor([log_ratios])
-    return policy_loss(new, torch.zeros_like(new), torch.tensor([weights]), torch.tensor([advantage]),
-                       clip=0.2, max_ratio=max_ratio, level=level).item()
-
-
-def test_the_ratio_of_a_decision_is_that_of_its_lambda_weighted_log_probability():
-    # log π = 0.5·(thoughts) + (actions): ratio = exp(0.5·0.2 + 0.05) = e^0.15, within the clip range of 0.2
-    assert loss([0.2, 0.05], [0.5, 1.0], 2.0) == pytest.approx(-2.0 * math.exp(0.15))
-
-
-def test_the_surrogate_is_clipped_where_it_would_reward_a_larger_step():
-    assert loss([math.log(1.5)], [1.0], 2.0) == pytest.approx(-1.2 * 2.0)
-    assert loss([math.log(0.5)], [1.0], -2.0) == pytest.approx(0.8 * 2.0)
-
-
-def test_the_surrogate_is_not_clipped_where_it_corrects_a_step():
-    assert loss([math.log(0.5)], [1.0], 2.0) == pytest.approx(-0.5 * 2.0)
-    assert loss([math.log(1.5)], [1.0], -2.0) == pytest.approx(1.5 * 2.0)
-
-
-def test_ratios_beyond_the_maximum_use_only_the_clipped_surrogate():
-    assert loss([math.log(12.0)], [1.0], -2.0) == pytest.approx(1.2 * 2.0)
-    assert math.isfinite(loss([500.0], [1.0], -2.0))
-
-
-def test_token_level_clips_each_token_and_weighs_its_surrogate():
-    # Thought token: 1.5 clipped to 1.2, times 0.5; action token: 1.1 as it is.
-    assert loss([math.log(1.5), math.log(1.1)], [0.5, 1.0], 2.0, 'token') == pytest.approx(-2.0 * (0.5 * 1.2 + 1.1))
-
-
-@pytest.mark.parametrize('level', ['decision', 'token'])
-def test_both_levels_have_the_policy_gradient_where_nothing_has_changed(level):
-    new = torch.tensor([[-1.0, -2.0]], requires_grad=True)
-    weights = torch.tensor([[0.3, 1.0]])
-    policy_loss(new, new.detach(), weights, torch.tensor([1.5]), clip=0.2, max_ratio=10.0, level=level).sum().backward()
-    torch.testing.assert_close(new.grad, -1.5 * weights)
-
-
-def test_the_value_loss_takes_the_worse_of_plain_and_clipped():
-    values, old, targets = torch.tensor([1.0, 0.05]), torch.tensor([0.0, 0.0]), torch.tensor([1.0, 1.0])
-    # Moved by 1.0, clipped to 0.1: error (0.1 - 1)² counts although the plain one is 0. Moved by 0.05: within.
-    torch.testing.assert_close(value_loss(values, old, targets, 0.1), torch.tensor([0.5 * 0.81, 0.5 * 0.9025]))
-    torch.testing.assert_close(value_loss(values, old, targets, 0.0), torch.tensor([0.0, 0.5 * 0.9025]))
-
-
-def test_the_kl_estimate_is_zero_for_equal_policies_and_positive_otherwise():
-    log_probs = torch.tensor([[-1.0, -1.0]])
-    torch.testing.assert_close(kl_estimate(log_probs, log_probs), torch.zeros(1, 2))
-    other = torch.tensor([[-1.5, -0.5]])
-    expected = torch.tensor([[math.exp(-0.5) - 1 + 0.5, math.exp(0.5) - 1 - 0.5]])
-    torch.testing.assert_close(kl_estimate(log_probs, other), expected)
-
-
-def test_the_mean_over_tokens_ignores_padding():
-    per_token, mask = torch.tensor([[1.0, 3.0, 100.0]]), torch.tensor([[True, True, False]])
-    torch.testing.assert_close(token_mean(per_token, mask), torch.tensor([2.0]))
+GROUPS = {'group_size': 4, 'worlds': 8}
 
 
 def learn(toy, updates):
@@ -90,10 +26,12 @@ def learn(toy, updates):
 
 
 @pytest.mark.parametrize('overrides', [
-    {}, {'ratio_level': 'token'}, {'baseline': 'group', 'group_size': 4, 'worlds': 8}, {'kl_coef': 0.01},
-], ids=['decision', 'token', 'group', 'kl'])
+    {}, {'ratio_level': 'token'}, {'baseline': 'group', **GROUPS}, {'kl_coef': 0.01}, {'algorithm': 'turn_ppo'},
+    {'algorithm': 'turn_ppo', 'kl_coef': 0.01, 'value_warmup_updates': 2}, {'algorithm': 'grpo', **GROUPS},
+    {'algorithm': 'gigpo', **GROUPS}, {'algorithm': 'gigpo', 'clip_high': 0.3, 'dynamic_sampling': 2.0, **GROUPS},
+], ids=['decision', 'token', 'group', 'kl', 'turn', 'turn-kl-warmup', 'grpo', 'gigpo', 'gigpo-dynamic'])
 def test_a_two_state_problem_is_learnt_to_optimality(make_toy, overrides):
-    toy = make_toy(**{'worlds': 4, 'decisions_per_update': 64, 'minibatch_size': 32, **overrides})
+    toy = make_toy(**{'decisions_per_update': 64, 'minibatch_size': 32, **overrides})
     learn(toy, 40)
     probabilities = torch.softmax(toy.policy.actions, dim=1)
     assert probabilities[0, 0] > 0.95 and probabilities[1, 1] > 0.95
@@ -104,6 +42,20 @@ def test_the_value_head_is_trained_alone_while_it_warms_up(make_toy):
     learn(toy, 1)
     assert not toy.policy.actions.any() and not toy.policy.thoughts.any()
     assert toy.policy.value_head.all()
+
+
+def test_without_a_critic_the_value_head_rests_and_warm_up_is_skipped(make_toy):
+    toy = make_toy(algorithm='grpo', value_warmup_updates=1, **GROUPS)
+    row = learn(toy, 1)[0]
+    assert toy.policy.actions.any() and not toy.policy.value_head.any()
+    assert not {'value_loss', 'explained_variance'} & row.keys()
+
+
+def test_an_update_without_decisions_changes_nothing(make_toy):
+    for algorithm in ('ppo', 'grpo'):
+        toy = make_toy(algorithm=algorithm, **GROUPS)
+        row = Learner(toy.policy, toy.config, 0).update([], number=3, temperature=1.0, progress=0.0)
+        assert row['learned_share'] == 0.0 and not toy.policy.actions.any()
 
 
 def test_decisions_of_small_advantage_are_left_out_of_the_update(make_toy):

@@ -110,7 +110,8 @@ def _tag(key: str) -> str:
     if '/' in key:
         return key
     rollout = ('success', 'return', 'turns', 'episodes', 'illegal', 'unplannable', 'refused', 'grounded',
-               'thought_tokens', 'distinct_thoughts', 'temperature', 'lost')
+               'grounded_statements', 'thought_tokens', 'distinct_thoughts', 'thought_collapse', 'collapse_alarm',
+               'kept_share', 'temperature', 'lost')
     seconds = key.endswith(('_s', '_per_second'))
     return f'{"rollout" if key in rollout else "time" if seconds else "update"}/{key}'
 

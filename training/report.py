@@ -21,6 +21,7 @@ from .episodes import Episode
 
 _CURVES = (
     ('return', 'return per episode'), ('grounded', 'true thoughts, share'), ('illegal', 'illegal outputs, share'),
+    ('grounded_statements', 'true statements, share'), ('thought_collapse', 'thoughts also of another scene, share'),
     ('thought_tokens', 'tokens per thought'),
     ('entropy', 'entropy per token, nats'), ('approx_kl', 'KL of an update, nats'),
     ('explained_variance', 'explained variance of the value'), ('decisions_per_second', 'decisions per second'),
@@ -28,7 +29,8 @@ _CURVES = (
 _TABLE = (
     ('return', 'return', '{:.3f}'), ('turns', 'turns', '{:.2f}'), ('illegal', 'illegal outputs', '{:.1%}'),
     ('unplannable', 'out of reach', '{:.1%}'), ('refused', 'refused by the gate', '{:.1%}'),
-    ('grounded', 'true thoughts', '{:.1%}'), ('thought_tokens', 'tokens per thought', '{:.1f}'),
+    ('grounded', 'true thoughts', '{:.1%}'), ('grounded_statements', 'true statements', '{:.1%}'),
+    ('thought_tokens', 'tokens per thought', '{:.1f}'),
     ('latency_ms', 'decision latency, ms', '{:.0f}'),
 )
 
@@ -112,6 +114,9 @@ def _headline(summary: dict[str, Any]) -> str:
     if before and after:
         numbers = (f'<p class="hero"><span class="before">{before["success"]:.1%}</span> → '
                    f'<span class="after">{after["success"]:.1%}</span> <small>held-out success</small></p>')
+    if collapsed := summary.get('collapsed_updates'):
+        numbers += (f'<p class="alarm">Thought collapse in {len(collapsed)} of {summary["updates"]} updates, first in '
+                    f'update {collapsed[0]}: different scenes were given the same thoughts.</p>')
     return f'{numbers}<p>{html.escape(facts)}</p>'
 
 
@@ -200,6 +205,7 @@ _CSS = """
 body{margin:0;background:var(--page);color:var(--ink);font:16px/1.5 system-ui,sans-serif}
 main{max-width:1080px;margin:0 auto;padding:2rem 1.25rem 4rem}
 h1{margin:0 0 .5rem;font-size:1.7rem}h2{margin:2.5rem 0 .75rem;font-size:1.25rem}h3{font-size:1rem;font-weight:500}
+.alarm{color:var(--bad);font-weight:600}
 .hero{margin:0;font-size:2.6rem;font-weight:650;letter-spacing:-.02em}
 .hero small{font-size:1rem;font-weight:400;color:var(--dim)}
 small{color:var(--dim)}.before{color:var(--before)}.after{color:var(--after)}

@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> None:
     use_threads(config.torch_threads)
     check_names(config.task, config.world, *([config.own_world] if config.own_world else []))
     policy = load_policy(config.model, language=language_of(config.world), constrained=config.constrained,
-                         seed=config.seed)
+                         cot=config.cot, seed=config.seed)
     folder = RunFolder(path)
     pool = open_worlds(config.transport, config.worlds, config.world, attach=config.attach, logs=path / 'logs')
     try:

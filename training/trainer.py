@@ -50,6 +50,7 @@ class RunState:
         evaluations: Results so far, by ``own_cell``, ``before``.
         successes: Training success of the latest updates.
         best_success: Highest mean of ``successes``.
+        collapsed: Updates in which thoughts repeated themselves across scenes (``collapse_alarm``).
     """
 
     update: int = 0
@@ -62,6 +63,7 @@ class RunState:
     evaluations: dict[str, Any] = field(default_factory=dict)
     successes: list[float] = field(default_factory=list)
     best_success: float = -1.0
+    collapsed: list[int] = field(default_factory=list)
 
 
 class Trainer:
@@ -170,6 +172,9 @@ class Trainer:
             longest = max(longest, time.perf_counter() - started)
             log.write(row)
             phase.line(self._figures(row))
+            if row['collapse_alarm']:
+                self.progress.say(f'warning: thought collapse in update {row["update"]}: {row["thought_collapse"]:.0%} '
+                                  'of the thoughts were also written for another scene; raise guard_coef or temperature')
             self._boundary = self._copy()
             self._checkpoint(final=False)
         self._checkpoint(final=True)
@@ -198,16 +203,24 @@ class Trainer:
         state.train_s += ended - started
         self._spend('rollout', played - started)
         self._spend('update', ended - played)
+        alarm = self._collapsed(rollout.metrics)
+        state.collapsed = [*state.collapsed, *([state.update] if alarm else [])]
         for name in REJECTIONS:
             state.rejected[name] += round(rollout.metrics[name] * rollout.decisions)
         state.successes = [*state.successes, rollout.metrics['success']][-config.best_window:]
         return {
-            'update': state.update, 'decisions_total': state.decisions, **rollout.metrics, **learned,
+            'update': state.update, 'decisions_total': state.decisions, **rollout.metrics,
+            'collapse_alarm': int(alarm), **learned,
             'temperature': temperature, 'lost': player.lost, 'rollout_s': played - started, 'update_s': ended - played,
             'waiting_s': player.clock.waiting - waited.waiting, 'deciding_s': player.clock.deciding - waited.deciding,
             'planning_s': player.clock.planning - waited.planning,
             'decisions_per_second': rollout.decisions / (ended - started), 'memory_mib': self.memory.mib,
         }
+
+    def _collapsed(self, metrics: dict[str, float]) -> bool:
+        """Whether the thoughts say too much the same of different scenes; a policy without thoughts never does."""
+        limit = self.config.collapse_alarm if self.policy.config.decoding.max_thought_chars else 1.0
+        return limit < 1.0 and metrics['thought_collapse'] >= limit
 
     def _figures(self, row: dict[str, Any]) -> str:
         """The line that shows an update."""
@@ -266,7 +279,7 @@ class Trainer:
             'updates': state.update, 'wall_s': round(sum(state.phases_s.values()), 1),
             'before': state.evaluations.get('before'), 'after': after.to_json() if after else None,
             'own_cell': state.evaluations.get('own_cell'), 'seed': config.seed, 'stopped': self._stopped,
-            'gate_refusals': state.rejected['refused'], 'rejected': state.rejected, 'lost_episodes': state.lost,
+            'collapsed_updates': state.collapsed, 'gate_refusals': state.rejected['refused'], 'rejected': state.rejected, 'lost_episodes': state.lost,
             'phases_s': {name: round(seconds, 1) for name, seconds in state.phases_s.items()},
             'peak_memory_mib': round(self.memory.mib, 1), 'versions': versions(), 'machine': machine(),
             'config': as_mapping(config),

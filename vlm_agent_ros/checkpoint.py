@@ -36,7 +36,7 @@ _PACKAGES = ('vlm_agent_ros', 'torch', 'transformers', 'peft', 'llguidance', 'to
 
 
 def load_policy(name: str, *, language: ActionLanguage | None = None, camera: Camera | None = None,
-                constrained: bool | None = None, device: str = 'auto', seed: int = 0) -> Policy:
+                constrained: bool | None = None, cot: bool = True, device: str = 'auto', seed: int = 0) -> Policy:
     """A policy, ready to decide.
 
     Args:
@@ -46,6 +46,7 @@ def load_policy(name: str, *, language: ActionLanguage | None = None, camera: Ca
         camera: Where the policy is to be deployed: a checkpoint that was trained with another camera is refused. None
             takes any, as comparisons between cells do.
         constrained: Overrides the models file's ``decoding.constrained``.
+        cot: False lets it write no thoughts, whatever the models file says.
         device: ``auto``, ``cpu`` or ``cuda``.
         seed: Seed of adapters and value head that no checkpoint gives.
 
@@ -58,14 +59,18 @@ def load_policy(name: str, *, language: ActionLanguage | None = None, camera: Ca
         bundle = read_bundle(path, _KIND)
         if camera is not None:
             _check_camera(bundle, camera)
-        return _load(bundle, language, constrained, device, seed)
+        config = parse(ModelConfig, bundle.document('model'), f'{bundle.path / "model.json"}')
+        _verify(bundle, config, language)
+        policy = Policy(_decoding(config, constrained, cot), language, select_device(device), seed)
+        restore_policy(bundle, policy)
+        return policy
     if path.is_dir():
         config = model_config_of_directory(path)
     elif len(path.parts) > 1 and path.suffix not in ('.yaml', '.yml'):
         raise UserError(f'{path} does not exist: give a checkpoint directory, a model directory, or a models file')
     else:
         config = load_model_config(name)
-    return Policy(_decoding(config, constrained), language, select_device(device), seed)
+    return Policy(_decoding(config, constrained, cot), language, select_device(device), seed)
 
 
 def save_checkpoint(path: Path, policy: Policy, *, step: int, metrics: Mapping[str, Any] | None = None,
@@ -119,14 +124,6 @@ def restore_policy(bundle: Bundle, policy: Policy) -> None:
     except (ValueError, RuntimeError, KeyError) as error:
         raise UserError(f'{bundle.path} does not fit the model ({error}): load it with the models file that it was '
                         'trained with') from error
-
-
-def _load(bundle: Bundle, language: ActionLanguage, constrained: bool | None, device: str, seed: int) -> Policy:
-    config = parse(ModelConfig, bundle.document('model'), f'{bundle.path / "model.json"}')
-    _verify(bundle, config, language)
-    policy = Policy(_decoding(config, constrained), language, select_device(device), seed)
-    restore_policy(bundle, policy)
-    return policy
 
 
 def _verify(bundle: Bundle, config: ModelConfig, language: ActionLanguage) -> None:
@@ -183,10 +180,13 @@ def _digest(base: str, patterns: tuple[str, ...]) -> str:
     return hashlib.sha256('\n'.join(f'{file.name} {sha256_of(file)}' for file in files).encode()).hexdigest()
 
 
-def _decoding(config: ModelConfig, constrained: bool | None) -> ModelConfig:
-    if constrained is None:
-        return config
-    return dataclasses.replace(config, decoding=dataclasses.replace(config.decoding, constrained=constrained))
+def _decoding(config: ModelConfig, constrained: bool | None, cot: bool) -> ModelConfig:
+    decoding = config.decoding
+    if constrained is not None:
+        decoding = dataclasses.replace(decoding, constrained=constrained)
+    if not cot:
+        decoding = dataclasses.replace(decoding, max_thought_chars=0)
+    return dataclasses.replace(config, decoding=decoding)
 
 
 def _version(package: str) -> str:

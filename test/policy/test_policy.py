@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -29,6 +31,21 @@ def test_the_update_recomputes_the_log_probabilities_and_values_of_sampling(
         assert evaluation.thought_mask[row, :count].tolist() == decision.thought_mask.tolist()
         assert evaluation.values[row].item() == pytest.approx(decision.value, abs=1e-4)
     assert evaluation.entropy.isfinite().all() and (evaluation.entropy >= -1e-6).all()
+
+
+def test_the_value_before_each_token_depends_on_what_was_written_before_it(make_policy, inputs):
+    policy = make_policy()
+    decisions = policy.decide(inputs, temperature=0.7, seeds=SEEDS)
+    left, right = (policy.evaluate(inputs, decisions, 0.7, side, token_values=True) for side in ('left', 'right'))
+    assert left.values.shape == left.logprobs.shape
+    torch.testing.assert_close(left.values[:, 0], policy.evaluate(inputs, decisions, 0.7).values, rtol=0, atol=1e-6)
+    torch.testing.assert_close(left.values[left.mask], right.values[right.mask], rtol=0, atol=1e-4)
+    changed = decisions[0].token_ids.copy()
+    changed[4] = changed[3]  # seen by the values from the fifth on
+    other = policy.evaluate(inputs[:1], [replace(decisions[0], token_ids=changed, thought_mask=changed > 0)], 0.7,
+                            token_values=True)
+    difference = (other.values - left.values[:1, :len(changed)])[0].abs()
+    assert difference[:5].max() < 1e-5 < difference[5]
 
 
 def test_log_probabilities_are_those_of_the_masked_and_tempered_distribution(make_policy, inputs):

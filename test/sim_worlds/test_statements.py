@@ -1,0 +1,71 @@
+"""What the world says of its scene, and which thoughts agree with it."""
+
+import re
+
+import pytest
+
+from sim_worlds.expert import demonstrate, projected
+from sim_worlds.statements import judge, true_statements
+from sim_worlds.world import CellWorld
+from vlm_agent_ros.actions import SkillLanguage
+from vlm_agent_ros.motion import SkillPlanner
+from vlm_agent_ros.types import EpisodeRequest
+
+SCENE = 'red cube at 10 20 , red cube at 30 40 , blue cube held , green pad at 05 44 , gripper holding'
+
+
+@pytest.mark.parametrize(('thought', 'verdicts'), [
+    ('red cube at 10 20 , gripper holding , so place 10 20', [True, True, True]),
+    ('red cube at 32 38 , so done', [True, True]),  # the other one of that name, within the tolerance
+    ('red cube at 10 40', [False]),  # a column of one and a row of the other
+    ('red cube at 33 40', [False]),
+    ('blue cube held , green pad at 05 44 , gripper holding , so place 05 44', [True] * 4),
+    ('blue cube at 10 20 , red cube held , gripper open', [False, False, False]),
+    ('purple cube at 10 20', [False]),
+    ('pad at 05 44', [False]),
+    ('red cube at 10 20 , so pick 30 40', [True, False]),  # that cube is there, but the thought has not said so
+    ('red cube at 10 20 , so place 20 08', [True, True]),  # a free spot
+    ('red cube at 10 20 , so place 33 37', [True, False]),  # too near to the other cube
+    ('red cube at 10 20 , so pick 20 08', [True, False]),
+    ('so done', [False]), ('so pick 10 20', [False]),
+    ('I see a lovely table', [False]), ('', []), ('  ', []),
+])
+def test_every_statement_is_checked_against_the_scene(thought, verdicts):
+    assert judge(thought, SCENE) == verdicts
+
+
+def test_the_scene_names_every_item_where_it_is_aimed_at():
+    world = CellWorld('shifted')
+    world.reset(EpisodeRequest(3, 'place'))
+    truth = world.truth()
+    said = true_statements(truth).split(' , ')
+    assert len(said) == len(truth.items) + 1 and said[-1] == 'gripper open'
+    for i, item in enumerate(truth.items):
+        column, row = re.search(r'(\d\d) (\d\d)$', said[i]).groups()
+        assert said[i].startswith(f'{item.name} at ')
+        assert (int(column), int(row)) == tuple(int(value) for value in projected(truth, i))
+    world.close()
+
+
+def test_the_expert_says_nothing_false_even_with_the_wrong_cube_in_hand():
+    world = CellWorld()
+    planner, language = SkillPlanner(world.cell), SkillLanguage(world.cell.grid)
+    states = set()
+    for seed in range(4):
+        observation = world.reset(EpisodeRequest(seed, 'place'))
+        goal = world.truth().goal
+        wrong = next(i for i, item in enumerate(world.truth().items) if item.kind == 'cube' and i != goal.target)
+        forced = ['pick {:02d} {:02d}'.format(*map(int, projected(world.truth(), wrong)))]
+        for _ in range(4):
+            truth = world.truth()
+            shown, scene = demonstrate(truth), true_statements(truth)
+            states.add(None if truth.state.held is None else truth.state.held == goal.target)
+            assert all(judge(shown.thought, scene)), (shown.thought, scene)
+            action = language.parse(forced.pop() if forced else shown.action)
+            observation, outcome = world.execute(
+                planner.plan(action, observation.joint_names, observation.joint_positions))
+            assert outcome.scene == scene
+            if outcome.terminated:
+                break
+    assert states == {None, True, False}
+    world.close()

@@ -54,8 +54,9 @@ class MetricsLog:
         self.rows: list[dict[str, Any]] = [row for row in _read_rows(self.path) if row['update'] <= keep_updates]
         write_atomically(self.path, ''.join(json.dumps(row) + '\n' for row in self.rows))
         try:
-            last = self.rows[-1]['decisions_total'] if self.rows else None
-            self._writer = SummaryWriter(str(folder), purge_step=last)
+            # TensorBoard drops what an earlier process wrote at this step and later.
+            first = self.rows[-1]['decisions_total'] + 1 if self.rows else 0
+            self._writer = SummaryWriter(str(folder), purge_step=first)
         except OSError as error:
             raise write_error(folder, error) from error
 
@@ -70,6 +71,8 @@ class MetricsLog:
         try:
             with open(self.path, 'a', encoding='utf-8') as file:
                 file.write(json.dumps(row) + '\n')
+                file.flush()
+                os.fsync(file.fileno())
             for key, value in row.items():
                 if key not in ('update', 'decisions_total'):
                     self._writer.add_scalar(_tag(key), value, row['decisions_total'])

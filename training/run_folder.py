@@ -62,11 +62,24 @@ class RunFolder:
             if path.resolve() not in linked:
                 shutil.rmtree(path, ignore_errors=True)
 
-    def forget_after(self, update: int) -> None:
-        """Delete checkpoints of later updates: the run goes on from ``update`` and makes them anew."""
+    def go_back_to(self, update: int, best: int) -> None:
+        """Make the checkpoints what they were after ``update``, whatever a killed process left behind.
+
+        Args:
+            update: Finished updates of the run that goes on; later checkpoints are deleted, it makes them anew.
+            best: The update that ``best`` points to; 0 = none.
+        """
+        for path in [*self.path.glob('.*.tmp'), *self.checkpoints.glob('.*.tmp')]:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         for path in self.checkpoints.glob('step_*'):
             if path.is_dir() and int(path.name.removeprefix('step_')) > update:
                 shutil.rmtree(path, ignore_errors=True)
+        for name, step in (('latest', update), ('best', best)):
+            target = self.checkpoints / f'step_{step:06d}'
+            if target.exists():
+                _link(self.checkpoints / name, target.name)
+            else:
+                (self.checkpoints / name).unlink(missing_ok=True)
 
 
 def new_run_path(runs_dir: str, name: str) -> Path:
@@ -78,7 +91,7 @@ def new_run_path(runs_dir: str, name: str) -> Path:
     path = Path(runs_dir).expanduser() / name
     if (path / 'metrics.jsonl').exists() or (path / 'summary.json').exists():
         raise UserError(f'{path} holds a run already: choose another run_name, delete it, or continue it with '
-                        f'`--resume {path / "checkpoints" / "latest"}`')
+                        f'`--resume {path}`')
     return path
 
 

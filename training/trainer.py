@@ -50,6 +50,7 @@ class RunState:
         evaluations: Results so far, by ``own_cell``, ``before``.
         successes: Training success of the latest updates.
         best_success: Highest mean of ``successes``.
+        best_update: Update that it was reached in; 0 = none yet.
         collapsed: Updates in which thoughts repeated themselves across scenes (``collapse_alarm``).
     """
 
@@ -63,6 +64,7 @@ class RunState:
     evaluations: dict[str, Any] = field(default_factory=dict)
     successes: list[float] = field(default_factory=list)
     best_success: float = -1.0
+    best_update: int = 0
     collapsed: list[int] = field(default_factory=list)
 
 
@@ -90,7 +92,7 @@ class Trainer:
         self.state = RunState(opened=[0] * config.groups)
         if resume is not None:
             self.state = RunState(**restore_training(resume, self.learner))
-            folder.forget_after(self.state.update)
+        folder.go_back_to(self.state.update, self.state.best_update)
         self.memory = PeakMemory()
         self._stopped = ''
         self._boundary = self._copy()
@@ -173,8 +175,8 @@ class Trainer:
             log.write(row)
             phase.line(self._figures(row))
             if row['collapse_alarm']:
-                self.progress.say(f'warning: thought collapse in update {row["update"]}: {row["thought_collapse"]:.0%} '
-                                  'of the thoughts were also written for another scene; raise guard_coef or temperature')
+                self.progress.say(f'warning: in update {row["update"]} {row["thought_collapse"]:.0%} of the thoughts were '
+                                  'also written for another scene (thought collapse): raise guard_coef or temperature')
             self._boundary = self._copy()
             self._checkpoint(final=False)
         self._checkpoint(final=True)
@@ -240,7 +242,8 @@ class Trainer:
         mean = sum(state.successes) / config.best_window if len(state.successes) == config.best_window else -1.0
         best = mean > state.best_success
         if best:
-            state.best_success = self._boundary.state.best_success = mean
+            for kept in (state, self._boundary.state):
+                kept.best_success, kept.best_update = mean, state.update
         if final or best or state.update % config.checkpoint_every == 0:
             self.folder.save(state.update, self._write_checkpoint, best=best)
             self.folder.prune(config.keep_checkpoints)
@@ -279,7 +282,8 @@ class Trainer:
             'updates': state.update, 'wall_s': round(sum(state.phases_s.values()), 1),
             'before': state.evaluations.get('before'), 'after': after.to_json() if after else None,
             'own_cell': state.evaluations.get('own_cell'), 'seed': config.seed, 'stopped': self._stopped,
-            'collapsed_updates': state.collapsed, 'gate_refusals': state.rejected['refused'], 'rejected': state.rejected, 'lost_episodes': state.lost,
+            'collapsed_updates': state.collapsed, 'gate_refusals': state.rejected['refused'],
+            'rejected': state.rejected, 'lost_episodes': state.lost,
             'phases_s': {name: round(seconds, 1) for name, seconds in state.phases_s.items()},
             'peak_memory_mib': round(self.memory.mib, 1), 'versions': versions(), 'machine': machine(),
             'config': as_mapping(config),

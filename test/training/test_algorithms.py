@@ -111,7 +111,8 @@ def test_gigpo_compares_repeated_states_within_one_episode_but_never_across_seed
 
 
 def test_only_groups_that_neither_all_solve_nor_all_fail_are_telling():
-    solved, failed = [episode([1.0], success=True, index=i) for i in range(3)], [episode([0.0], index=i) for i in (1, 2)]
+    solved = [episode([1.0], success=True, index=i) for i in range(3)]
+    failed = [episode([0.0], index=i) for i in (1, 2)]
     mixed = telling_groups([solved[0], solved[1], failed[0], solved[0], failed[1], failed[1]])
     assert mixed == [solved[1], failed[0]]
 

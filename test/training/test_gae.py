@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from training.gae import (
-    generalized_advantages, leave_one_out, normalise_group, returns_to_go, standardise, token_advantages)
+    generalized_advantages,
+    leave_one_out,
+    normalise_group,
+    returns_to_go,
+    standardise,
+    token_advantages,
+)
 
 REWARDS, VALUES = np.array([1.0, 0.0, 2.0]), np.array([0.5, 1.0, 0.25])
 

@@ -10,7 +10,6 @@ from training.episodes import Player
 from training.learner import Learner
 from training.rollout import TrainingSchedule, collect
 
-
 GROUPS = {'group_size': 4, 'worlds': 8}
 
 

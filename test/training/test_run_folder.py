@@ -32,7 +32,7 @@ def test_a_run_that_goes_on_from_an_earlier_update_forgets_the_later_ones(tmp_pa
     folder = RunFolder(tmp_path)
     for update in (1, 2, 3):
         folder.save(update, write)
-    folder.forget_after(1)
+    folder.go_back_to(1, best=0)
     assert [path.name for path in folder.checkpoints.glob('step_*')] == ['step_000001']
 
 

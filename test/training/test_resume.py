@@ -1,0 +1,179 @@
+"""A run that is killed at any moment goes on as if nothing had happened, or says why it cannot."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import random
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from training.cli import main
+
+TIMES = ('_s', 'per_second', 'mib')
+RUN = ['--eval-episodes', '2', '--decisions', '24', '--checkpoint-every', '1', '--keep-checkpoints', '2',
+       '--select', 'best', '--best-window', '1', '--algorithm', 'gigpo', '--group-size', '2']
+# A server that has everything imported forks each run in a moment; the run is a process of its own all the same.
+PROCESSES = multiprocessing.get_context('forkserver')
+PROCESSES.set_forkserver_preload(['training.trainer', 'training.train', 'transformers', 'peft'])
+
+
+@pytest.fixture(scope='module')
+def unbroken(flags, tmp_path_factory):
+    """Folder of a run that nothing interrupted, and how long it took."""
+    runs = tmp_path_factory.mktemp('runs')
+    process = start([*flags, *RUN, '--runs-dir', str(runs), '--run-name', 'whole'])
+    began = time.monotonic()
+    process.join(120)
+    assert (runs / 'whole' / 'summary.json').exists()
+    return runs / 'whole', time.monotonic() - began
+
+
+def start(arguments: list[str]) -> multiprocessing.Process:
+    process = PROCESSES.Process(target=main, args=(arguments,))
+    process.start()
+    return process
+
+
+def kill_when(process: multiprocessing.Process, moment: Callable[[], bool]) -> bool:
+    """SIGKILL a process at a moment; False if it ended before."""
+    while process.is_alive() and not moment():
+        time.sleep(0.0005)
+    was_alive = process.is_alive()
+    process.kill()
+    process.join()
+    return was_alive
+
+
+def rows(folder: Path) -> list[dict[str, object]]:
+    lines = (folder / 'metrics.jsonl').read_text().splitlines()
+    return [{key: value for key, value in json.loads(line).items() if not key.endswith(TIMES)} for line in lines]
+
+
+def counters(folder: Path) -> dict[str, object]:
+    state = json.loads((folder / 'checkpoints' / 'latest' / 'run_state.json').read_text())
+    evaluations = {name: {key: value for key, value in result.items() if key not in ('latency_ms', 'wall_s')}
+                   for name, result in state.pop('evaluations').items()}
+    return {**{key: value for key, value in state.items() if not key.endswith('_s')}, 'evaluations': evaluations}
+
+
+def steps(folder: Path) -> list[int]:
+    """Steps of the returns as TensorBoard shows them."""
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return [event.step for event in events.Scalars('rollout/return')]
+
+
+def assert_same_run(folder: Path, unbroken: Path) -> None:
+    assert rows(folder) == rows(unbroken)
+    assert counters(folder) == counters(unbroken)
+    for link in ('latest', 'best'):
+        ours, theirs = (run / 'checkpoints' / link for run in (folder, unbroken))
+        assert ours.resolve().name == theirs.resolve().name
+        for name in ('adapter_model', 'value_head', 'optimizer'):
+            assert (ours / f'{name}.safetensors').read_bytes() == (theirs / f'{name}.safetensors').read_bytes()
+    assert steps(folder) == [row['decisions_total'] for row in rows(unbroken)]
+    before, after = (json.loads((run / 'summary.json').read_text())['after'] for run in (folder, unbroken))
+    assert before['return'] == after['return']
+    assert not list(folder.glob('.*')) and not list((folder / 'checkpoints').glob('.*'))
+
+
+def test_a_run_killed_again_and_again_becomes_the_unbroken_run(unbroken, flags, tmp_path):
+    whole, seconds = unbroken
+    folder = tmp_path / 'killed'
+    checkpoints = folder / 'checkpoints'
+
+    def after(delay: float) -> Callable[[], bool]:
+        deadline = time.monotonic() + delay
+        return lambda: time.monotonic() > deadline
+
+    def lines() -> int:
+        return (folder / 'metrics.jsonl').read_text().count('\n') if (folder / 'metrics.jsonl').exists() else 0
+
+    def writes(files: int) -> Callable[[], bool]:
+        """While a checkpoint is written, of which so many files are there."""
+        return lambda: any(len(list(path.iterdir())) >= files for path in checkpoints.glob('.step_*.tmp'))
+
+    command = [*flags, *RUN, '--runs-dir', str(tmp_path), '--run-name', 'killed']
+    resume = ['train', '--resume', str(folder)]
+    moments = [  # each for a process that was just started
+        lambda: folder.joinpath('config.json').exists,  # before the first checkpoint
+        lambda: lambda: lines() >= 1,  # an update is done and its checkpoint is not
+        lambda: writes(1), lambda: after(random.uniform(0.3, 1.0) * seconds),
+        lambda: writes(4), lambda: after(random.uniform(0.3, 1.0) * seconds),
+        lambda: folder.joinpath('summary.json').exists,
+    ]
+    kills = 0
+    for moment in moments:
+        process = start(resume if kills else command)
+        kills += kill_when(process, moment())
+    assert kills >= 4
+    start(resume).join(120)
+    assert_same_run(folder, whole)
+
+
+@pytest.fixture
+def copy(unbroken, tmp_path):
+    return Path(shutil.copytree(unbroken[0], tmp_path / 'copy', symlinks=True))
+
+
+@pytest.mark.parametrize('by', ['', 'checkpoints/latest'])
+def test_a_run_whose_newest_checkpoint_is_half_written_goes_on_from_the_one_before(unbroken, copy, capsys, by):
+    newest = (copy / 'checkpoints' / 'latest').resolve()
+    weights = newest / 'adapter_model.safetensors'
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert main(['train', '--resume', str(copy / by)]) == 0
+    assert f'{weights} is corrupt' in capsys.readouterr().err
+    assert load_file(weights)
+    assert_same_run(copy, unbroken[0])
+
+
+def test_a_checkpoint_that_is_named_is_not_replaced_by_another(copy, capsys):
+    newest = (copy / 'checkpoints' / 'latest').resolve()
+    (newest / 'value_head.safetensors').write_bytes(b'')
+    assert main(['train', '--resume', str(newest)]) == 2
+    assert 'value_head.safetensors is corrupt' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(('flag', 'said'), [
+    (['--algorithm', 'grpo'], 'a run with algorithm gigpo, it cannot go on with grpo'),
+    (['--no-cot'], 'a run with cot True'), (['--worlds', '4'], 'a run with worlds 2'),
+    (['--model', 'tiny_vlm'], 'the weights in'), (['--world', 'GRID'], 'trained for the actions'),
+    (['--model', 'PROMPT'], 'the prompt template differs'),
+])
+def test_a_run_does_not_go_on_as_another(copy, capsys, tmp_path, flag, said):
+    import yaml
+
+    from sim_worlds.config import load_world
+    from vlm_agent_ros.config import resource_root
+
+    if flag[1:] == ['GRID']:
+        config = resource_root() / 'config'
+        cell = yaml.safe_load((config / 'cells' / f'{load_world("panda_table").cell}.yaml').read_text())
+        world = yaml.safe_load((config / 'worlds' / 'panda_table.yaml').read_text())
+        (config / 'cells').joinpath()
+        cell_file, world_file = tmp_path / 'cell.yaml', tmp_path / 'world.yaml'
+        cell_file.write_text(yaml.safe_dump({**cell, 'grid': 32}))
+        world_file.write_text(yaml.safe_dump({**world, 'cell': str(cell_file)}))
+        flag = ['--world', str(world_file)]
+    if flag[1:] == ['PROMPT']:
+        run = json.loads((copy / 'config.json').read_text())
+        model = yaml.safe_load(Path(run['model']).read_text())
+        (tmp_path / 'model.yaml').write_text(yaml.safe_dump({**model, 'prompt': {'template': '{task} {state}'}}))
+        flag = ['--model', str(tmp_path / 'model.yaml')]
+    before = (copy / 'metrics.jsonl').read_bytes()
+    assert main(['train', '--resume', str(copy), *flag]) == 2
+    assert said in capsys.readouterr().err.splitlines()[-1]
+    assert (copy / 'metrics.jsonl').read_bytes() == before
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path, capsys):
+    (tmp_path / 'checkpoints').mkdir()
+    assert main(['train', '--resume', str(tmp_path)]) == 2
+    assert 'holds no checkpoint that is whole' in capsys.readouterr().err

@@ -175,8 +175,8 @@ class Trainer:
             log.write(row)
             phase.line(self._figures(row))
             if row['collapse_alarm']:
-                self.progress.say(f'warning: in update {row["update"]} {row["thought_collapse"]:.0%} of the thoughts were '
-                                  'also written for another scene (thought collapse): raise guard_coef or temperature')
+                self.progress.say(f'warning: in update {row["update"]} {row["thought_collapse"]:.0%} of the thoughts '
+                                  'were also written for another scene (thought collapse): raise guard_coef')
             self._boundary = self._copy()
             self._checkpoint(final=False)
         self._checkpoint(final=True)

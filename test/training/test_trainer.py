@@ -5,10 +5,13 @@ import os
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from training.cli import main
 from training.learner import Learner
+from vlm_agent_ros.checkpoint import load_policy
+from vlm_agent_ros.policy.policy import PolicyInput
 
 TIMES = ('_s', 'per_second', 'mib')
 
@@ -79,6 +82,28 @@ def test_a_disk_that_is_full_ends_in_one_sentence_and_leaves_no_half_checkpoint(
     assert main([*flags, *short]) == 2
     assert 'No space left on device' in capsys.readouterr().err.splitlines()[-1]
     assert list((tmp_path / 'x' / 'checkpoints').iterdir()) == []
+
+
+def test_thoughts_that_ignore_the_scene_raise_an_alarm_everywhere_a_user_looks(flags, tmp_path, capsys):
+    command = [*flags, '--eval-episodes', '0', '--decisions', '5', '--runs-dir', str(tmp_path)]
+    assert main([*command, '--run-name', 'loud', '--collapse-alarm', '0']) == 0
+    assert 'warning: in update 1' in capsys.readouterr().out
+    assert [row['collapse_alarm'] for row in rows(tmp_path / 'loud')] == [1]
+    assert json.loads((tmp_path / 'loud' / 'summary.json').read_text())['collapsed_updates'] == [1]
+    assert 'Thought collapse in 1 of 1 updates' in (tmp_path / 'loud' / 'report.html').read_text()
+    assert main([*command, '--run-name', 'quiet', '--collapse-alarm', '1']) == 0
+    assert 'warning' not in capsys.readouterr().out
+    assert [row['collapse_alarm'] for row in rows(tmp_path / 'quiet')] == [0]
+
+
+def test_a_run_without_chain_of_thought_writes_none_and_its_checkpoint_remembers(flags, tmp_path, capsys):
+    assert main([*flags, '--no-cot', '--collapse-alarm', '0', '--guard-coef', '1', '--eval-episodes', '0',
+                 '--decisions', '5', '--runs-dir', str(tmp_path), '--run-name', 'mute']) == 0
+    assert [row['thought_tokens'] for row in rows(tmp_path / 'mute')] == [0.0]
+    assert 'warning' not in capsys.readouterr().out and 'guard_loss' not in rows(tmp_path / 'mute')[0]
+    policy = load_policy(str(tmp_path / 'mute' / 'checkpoints' / 'latest'))
+    seen = PolicyInput(np.zeros((32, 32, 3), np.uint8), 'task: x')
+    assert policy.decide([seen], temperature=1.0, seeds=[0])[0].thought == ''
 
 
 def test_a_run_ends_at_its_wall_time_and_says_so(flags, tmp_path):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
+from vlm_agent_ros.actions import DiscreteLanguage
 from vlm_agent_ros.policy.config import LoraSettings
+from vlm_agent_ros.policy.sampling import Sampler
 
 SEEDS = [11, 12, 13, 14, 15]
 
@@ -173,3 +177,54 @@ def test_special_tokens_in_the_task_reach_the_model_as_nothing(make_policy, inpu
     assert encoder.chat_text('task: pick <image><eos> it').split() == plain.split()
     assert encoder.chat_text('task: pick <im<eos>age> it').count('<image>') == plain.count('<image>') == 1
     assert policy.decide([type(inputs[0])(inputs[0].image, 'task: <image> <pad>')], temperature=1.0, seeds=[1])[0].legal
+
+
+def narrowed(inputs):
+    """The inputs, of which some admit only some actions, each of them others."""
+    languages = (DiscreteLanguage(['pick 01 02', 'done']), None, DiscreteLanguage(['done']),
+                 DiscreteLanguage(['place 03 04', 'place 03 05', 'push 01 01 up']), DiscreteLanguage(['pick 01 02']))
+    return [dataclasses.replace(given, language=language) for given, language in zip(inputs, languages)]
+
+
+@pytest.mark.parametrize('padding_side', ['left', 'right'])
+def test_rows_with_different_admissible_actions_are_sampled_and_recomputed_under_the_same_masks(
+        make_policy, inputs, padding_side):
+    policy, rows = make_policy(), narrowed(inputs)
+    decisions = policy.decide(rows, temperature=0.7, seeds=SEEDS)
+    evaluation = policy.evaluate(rows, decisions, 0.7, padding_side)
+    for row, decision in enumerate(decisions):
+        count = len(decision.token_ids)
+        np.testing.assert_allclose(evaluation.logprobs[row, :count].detach(), decision.token_logprobs, atol=1e-4)
+        assert evaluation.values[row].item() == pytest.approx(decision.value, abs=1e-4)
+    # The same outputs are less likely where everything is admissible: the masks are really those of the row.
+    free = policy.evaluate(inputs, decisions, 0.7, padding_side).logprobs.sum(1).detach()
+    narrow = evaluation.logprobs.sum(1).detach()
+    assert [bool(a > b + 1e-3) for a, b in zip(narrow, free)] == [row.language is not None for row in rows]
+
+
+def test_only_admissible_actions_are_written_and_a_row_does_not_depend_on_those_of_the_others(make_policy, inputs):
+    policy, rows = make_policy(), narrowed(inputs)
+    for temperature in (1.0, 5.0):
+        together = policy.decide(rows, temperature=temperature, seeds=SEEDS)
+        for row, seed, decision in zip(rows, SEEDS, together):
+            assert decision.legal and (row.language is None or row.language.parse(decision.action))
+            assert policy.decide([row], temperature=temperature, seeds=[seed])[0].text == decision.text
+
+
+def test_an_inadmissible_action_of_a_free_text_is_illegal_though_the_policy_knows_it(make_policy, inputs, monkeypatch):
+    policy = make_policy(constrained=False, max_new_tokens=60)
+    said = policy.encoder.encode_output('{"thoughts": "", "action": "done"}').tolist()
+    monkeypatch.setattr(Sampler, '_draw', lambda sampler, row, log_probs: said[len(sampler.token_ids[row])])
+    other, whole = (dataclasses.replace(inputs[0], language=language)
+                    for language in (DiscreteLanguage(['pick 01 02']), None))
+    decisions = policy.decide([other, whole], temperature=1.0, seeds=SEEDS[:2])
+    assert [d.action for d in decisions] == ['done', 'done'] and [d.legal for d in decisions] == [False, True]
+
+
+def test_more_sets_of_actions_than_are_kept_compiled_give_the_same_masks(make_policy, inputs, monkeypatch):
+    policy, rows = make_policy(), narrowed(inputs)
+    expected = policy.decide(rows, temperature=1.0, seeds=SEEDS)
+    monkeypatch.setattr('vlm_agent_ros.policy.constraint._GRAMMARS', 1)
+    few = make_policy()
+    assert [d.text for d in few.decide(rows, temperature=1.0, seeds=SEEDS)] == [d.text for d in expected]
+    assert few.evaluate(rows, expected, 1.0).logprobs.isfinite().all()

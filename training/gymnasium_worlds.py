@@ -133,18 +133,19 @@ class _World:
         self._turn += 1
         try:
             observation, reward, terminated, truncated, info = self.environment.step(int(self._first) + action)
+            reward = float(reward)
         except Exception as error:
             raise self._fault(f'raised {_described(error)} in step()') from error
         if not math.isfinite(reward):
             raise self._fault(f'gave the reward {reward}')
-        self._return += float(reward)
+        self._return += reward
         success = info.get('success', info.get('is_success', terminated and self._return > 0))
-        outcome = Outcome(float(reward), bool(terminated), bool(truncated), bool(success), self._episode, self._turn,
+        outcome = Outcome(reward, bool(terminated), bool(truncated), bool(success), self._episode, self._turn,
                           self._seed)
         return self._scene(observation, info, ended=outcome.terminated or outcome.truncated), outcome
 
     def _scene(self, observation: Any, info: dict[str, Any], ended: bool) -> Scene:
-        image = observation['image'] if isinstance(observation, dict) else observation
+        image = observation.get('image') if isinstance(observation, dict) else observation
         if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.shape != self._shape:
             found = f'{image.shape} {image.dtype}' if isinstance(image, np.ndarray) else type(image).__name__
             raise self._fault(f'observes an image of {found}, but its space says {self._shape} uint8')

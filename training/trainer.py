@@ -44,7 +44,7 @@ class RunState:
         decisions: Decisions that they used.
         opened: Episodes that each group of worlds has been given.
         lost: Episodes dropped because their world broke down.
-        rejected: Decisions without motion, by reason.
+        rejected: Decisions that could not be carried out as they were written, by reason.
         train_s: Wall time of the updates, s.
         phases_s: Wall time of everything, by phase, s.
         evaluations: Results so far, by ``own_cell``, ``before``.

@@ -165,8 +165,11 @@ def load_train_config(name: str, overrides: dict[str, Any]) -> TrainConfig:
     """
     path = find_config('training', name)
     mapping = load_yaml(path)
-    merge(TrainConfig, {}, mapping, str(path))
-    return merge(TrainConfig, mapping, overrides, 'command line')
+    try:
+        return merge(TrainConfig, mapping, overrides, 'command line')
+    except UserError:
+        merge(TrainConfig, {}, mapping, str(path))  # if it is the file's fault, the file has to be named
+        raise
 
 
 def merge(cls: type[TrainConfig], base: dict[str, Any], overrides: dict[str, Any], source: str) -> TrainConfig:

@@ -17,7 +17,6 @@ from vlm_agent_ros.types import EpisodeRequest
 from .commands import Command, CommanderOf
 from .config import EnvironmentConfig
 from .gymnasium_worlds import GymnasiumWorlds, Scene
-from .worlds import WorldPool
 
 GENERAL_PROMPT = """\
 {task}
@@ -51,7 +50,7 @@ class GymnasiumEnvironment:
         pool.collect([0])
         pool.close()
 
-    def open(self, count: int, logs: Path | None = None) -> WorldPool:
+    def open(self, count: int, logs: Path | None = None) -> GymnasiumWorlds:
         """See Environment."""
         config = self._config
         return GymnasiumWorlds(count, config.env_id, config.import_, config.actions)

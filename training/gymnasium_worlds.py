@@ -103,6 +103,10 @@ class GymnasiumWorlds:
         pending, world = self._pending.pop(index), self._worlds[index]
         return world.reset(pending.seed) if isinstance(pending, EpisodeRequest) else world.step(pending)
 
+    def demonstrate(self, index: int) -> Any:
+        """What the environment's own expert would write now; only some environments have one."""
+        return self._worlds[index].environment.unwrapped.demonstrate()  # type: ignore[attr-defined]
+
     def report(self, index: int, cot: CotReport) -> None:
         """Nobody listens within one process."""
 

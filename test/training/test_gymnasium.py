@@ -12,13 +12,18 @@ import pytest
 import yaml
 from gymnasium import spaces
 
+import sim_worlds.games  # noqa: F401 - registers them
 from training.cli import main
 from training.config import EnvironmentConfig, TrainConfig, as_mapping
 from training.episodes import Player
+from training.gymnasium_demonstrations import demonstrations
 from training.gymnasium_environment import GymnasiumEnvironment
 from training.rollout import TrainingSchedule, collect
+from training.seeds import DEMONSTRATION_START
+from vlm_agent_ros.checkpoint import load_policy
 from vlm_agent_ros.config import parse
 from vlm_agent_ros.errors import UserError
+from vlm_agent_ros.policy.output import format_output
 from vlm_agent_ros.policy.policy import Decision
 from vlm_agent_ros.types import EpisodeRequest
 
@@ -295,6 +300,19 @@ def test_a_checkpoint_is_evaluated_under_its_own_prompt_and_refused_under_anothe
     assert 'prompt template differs' in capsys.readouterr().err
 
 
+@pytest.mark.parametrize('name', ['NumberLine', 'TwoCards'])
+def test_the_expert_of_a_game_demonstrates_what_the_policy_can_write(vlm_folder, name):
+    actions = list(gymnasium.make(f'vlm_agent_ros/{name}-v0').unwrapped.actions)
+    game = environment(env_id=f'vlm_agent_ros/{name}-v0', actions=actions, prompt='so far: {task}')
+    shown = list(demonstrations(game, game.prompt, range(DEMONSTRATION_START, DEMONSTRATION_START + 5)))
+    assert all(image.shape == (128, 128, 3) and prompt.startswith('so far:') for image, prompt, _, _ in shown)
+    policy = load_policy(str(vlm_folder), language=game.language, prompt=game.prompt)
+    assert all(policy.written(format_output(thought, action)).legal for _, _, thought, action in shown)
+    if name == 'TwoCards':
+        assert len(shown) == 20 and [action for _, _, _, action in shown][3::4] == ['='] * 5
+        assert shown[3][1] == 'so far: {} {} {}'.format(*(action for _, _, _, action in shown[:3]))
+
+
 def test_a_module_of_the_current_folder_registers_its_environment(tmp_path, monkeypatch):
     (tmp_path / 'my_rooms.py').write_text(
         "import gymnasium\nfrom test.training.test_gymnasium import Rooms\n"
@@ -304,8 +322,6 @@ def test_a_module_of_the_current_folder_registers_its_environment(tmp_path, monk
 
 
 def test_the_policy_writes_only_what_each_step_admits(vlm_folder):
-    from vlm_agent_ros.checkpoint import load_policy
-
     env = environment()
     policy = load_policy(str(vlm_folder), language=env.language, prompt=env.prompt)
     config = TrainConfig(env='gymnasium', env_id='test/Rooms-v0', actions=ACTIONS, worlds=3, decisions_per_update=9)

@@ -13,9 +13,10 @@ from typing import Any, NoReturn
 
 import yaml
 
+from vlm_agent_ros.config import key_of
 from vlm_agent_ros.errors import UserError
 
-from .config import TrainConfig
+from .config import EnvironmentConfig, TrainConfig
 
 # Modules with add_arguments(parser) and run(args); imported only when their command is asked for, since they bring
 # PyTorch or the simulator with them.
@@ -80,13 +81,14 @@ def without_ros_arguments(arguments: Sequence[str]) -> list[str]:
     return kept
 
 
-def add_config_flags(parser: argparse.ArgumentParser, cls: type[TrainConfig] = TrainConfig) -> None:
+def add_config_flags(parser: argparse.ArgumentParser, cls: type[EnvironmentConfig] = TrainConfig) -> None:
     """A ``--kebab-case`` flag per field; what is not given leaves no attribute, so that the YAML file decides."""
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
-        flag = '--' + field.name.replace('_', '-')
+        key = key_of(field)
+        flag = '--' + key.replace('_', '-')
         help_text = f'{field.metadata["help"]} (default: {_shown(field.default)})'.replace('%', '%%')
-        options: dict[str, Any] = {'dest': field.name, 'default': argparse.SUPPRESS, 'help': help_text}
+        options: dict[str, Any] = {'dest': key, 'default': argparse.SUPPRESS, 'help': help_text}
         if hints[field.name] is bool:
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, **options)
         elif typing.get_origin(hints[field.name]) is tuple:
@@ -97,9 +99,9 @@ def add_config_flags(parser: argparse.ArgumentParser, cls: type[TrainConfig] = T
             parser.add_argument(flag, type=_number, metavar=_metavar(field), **options)
 
 
-def config_overrides(args: argparse.Namespace) -> dict[str, Any]:
+def config_overrides(args: argparse.Namespace, cls: type[EnvironmentConfig] = TrainConfig) -> dict[str, Any]:
     """The flags of ``add_config_flags`` that were given."""
-    names = {field.name for field in dataclasses.fields(TrainConfig)}
+    names = {key_of(field) for field in dataclasses.fields(cls)}
     return {key: value for key, value in vars(args).items() if key in names}
 
 

@@ -1,17 +1,20 @@
-"""The agent's side of a turn without its policy: from a decision to a motion that the safety rules let pass."""
+"""The agent's side of a turn without its policy: from an observation to what the policy sees, and from its decision to
+what the world carries out. In the cell, that is a motion that the safety rules let pass.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Protocol
 
-from vlm_agent_ros.actions import ActionError
+from vlm_agent_ros.actions import ActionError, Pick, Place, Push
 from vlm_agent_ros.agent import Agent
 from vlm_agent_ros.motion import MotionError
 from vlm_agent_ros.policy.policy import Decision, PolicyInput
 from vlm_agent_ros.safety.rules import SafetyRules
-from vlm_agent_ros.types import Observation, Trajectory
+from vlm_agent_ros.types import Observation
 
 REJECTIONS = ('illegal', 'unplannable', 'refused')
 
@@ -21,18 +24,41 @@ class Command:
     """What becomes of a decision.
 
     Attributes:
-        trajectory: The motion, or None for a turn without one.
-        rejection: Empty, or why there is no motion: ``illegal`` (no action of the language), ``unplannable`` (out of
-            reach or of the workspace) or ``refused`` (by the rules of the gate).
+        move: What the world carries out: a trajectory of the cell, the index of an action of a Gymnasium environment,
+            or None for a turn without motion.
+        rejection: Empty, or what was wrong with the decision: ``illegal`` (no admissible action), ``unplannable`` (out
+            of reach or of the workspace) or ``refused`` (by the rules of the gate).
         detail: The reason as a sentence.
     """
 
-    trajectory: Trajectory | None
+    move: Any
     rejection: str = ''
     detail: str = ''
 
 
-class Commander:
+class Commander(Protocol):
+    """Belongs to a pool of worlds: it alone knows what their observations hold and what they carry out."""
+
+    def observe(self, observation: Any) -> PolicyInput:
+        """What the policy sees of an observation."""
+        ...
+
+    def command(self, decision: Decision, observation: Any, seed: int) -> Command:
+        """What becomes of a decision.
+
+        Args:
+            decision: Of the policy.
+            observation: On which it was made.
+            seed: Of anything random; a function of episode and turn.
+        """
+        ...
+
+    def marker(self, action: str) -> tuple[float, float] | None:
+        """Where in the image an action points, as shares of width and height, or None."""
+        ...
+
+
+class CellCommander:
     """Turns decisions into commands of one cell, under the same rules as the gate.
 
     Args:
@@ -47,10 +73,10 @@ class Commander:
         self._search = re.compile(agent.language.regex) if illegal_rule == 'first_match' else None
 
     def observe(self, observation: Observation) -> PolicyInput:
-        """What the policy sees of an observation."""
+        """See Commander."""
         return self.agent.policy_input(observation)
 
-    def command(self, decision: Decision, observation: Observation) -> Command:
+    def command(self, decision: Decision, observation: Observation, seed: int) -> Command:
         """Plan a decision from the state that it was made in, and check the plan."""
         action = decision.action
         if not decision.legal:
@@ -69,6 +95,16 @@ class Commander:
             return Command(None, 'refused', violation.message)
         return Command(trajectory)
 
+    def marker(self, action: str) -> tuple[float, float] | None:
+        """See Commander."""
+        try:
+            command = self.agent.language.parse(action)
+        except ActionError:
+            return None
+        if not isinstance(command, (Pick, Place, Push)):
+            return None
+        return (command.column + 0.5) / self.agent.cell.grid, (command.row + 0.5) / self.agent.cell.grid
+
 
 CommanderOf = Callable[[str], Commander]
-"""The commander of a world file, by the world's name."""
+"""The commander of a world, by the name that episode requests give it."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlm_agent_ros.config import bounded, find_config, load_yaml, parse
+from vlm_agent_ros.config import bounded, find_config, key_of, load_yaml, parse
 from vlm_agent_ros.errors import UserError
 
 
@@ -59,8 +59,35 @@ class LearningConfig:
                                     'written for another scene; 1 = never')
 
 
+CELL_KEYS = ('task', 'world', 'own_world', 'transport', 'attach')
+"""Keys that mean nothing in a Gymnasium environment."""
+
+
 @dataclass(frozen=True)
-class TrainConfig(LearningConfig):
+class EnvironmentConfig:
+    """Which environment: the cell, or any Gymnasium environment with images and a list of actions."""
+
+    env: str = bounded('cell', choices=('cell', 'gymnasium'), help='simulated robot cell, or a Gymnasium environment')
+    env_id: str = bounded('', help='id of the Gymnasium environment')
+    import_: str = bounded('', help='module that registers it, importable from here')
+    actions: tuple[str, ...] = bounded((), help='texts of its Discrete actions, in their order')
+    prompt: str = bounded('', help='text of the user message there; {task} stands for the text of the step, {actions} '
+                          'for the admissible actions; empty = a general one')
+
+    def __post_init__(self) -> None:
+        if self.env == 'cell':
+            given = [name for name, value in (('env_id', self.env_id), ('import', self.import_),
+                                              ('actions', self.actions), ('prompt', self.prompt)) if value]
+            if given:
+                raise UserError(f'env is cell, which takes no {given[0]}: set env to gymnasium, or leave it out')
+        elif not self.env_id:
+            raise UserError('env is gymnasium, but env_id is missing: give the id under which it is registered')
+        elif not self.actions:
+            raise UserError('env is gymnasium, but actions is missing: give one text for each of its actions, in order')
+
+
+@dataclass(frozen=True)
+class TrainConfig(LearningConfig, EnvironmentConfig):
     """A training run: where, for how long, with which rollouts, and what is measured before and after."""
 
     run_name: str = bounded('', help='folder of the run within runs_dir; empty = task and start time')
@@ -90,8 +117,9 @@ class TrainConfig(LearningConfig):
     temperature: float = bounded(0.6, low=0.01, high=5.0, help='sampling temperature at the start')
     temperature_final: float = bounded(0.6, low=0.01, high=5.0, help='sampling temperature at the end; linear between')
     constrained: bool = bounded(True, help='decode under the grammar of the action language')
-    illegal_rule: str = bounded('lost_turn', choices=('lost_turn', 'first_match'),
-                                help='an illegal output costs the turn, or the first legal action in its text counts')
+    illegal_rule: str = bounded('auto', choices=('auto', 'lost_turn', 'first_match', 'random'),
+                                help='an illegal output costs the turn (auto in the cell), or the first legal action '
+                                'in its text counts, or a random one (auto in Gymnasium, there also without a match)')
     illegal_penalty: float = bounded(0.0, low=0.0, help='subtracted from the reward of an illegal output')
 
     eval_episodes: int = bounded(200, low=0, help='held-out episodes of each evaluation; 0 = skip them')
@@ -103,6 +131,11 @@ class TrainConfig(LearningConfig):
     keep_checkpoints: int = bounded(3, low=1, help='newest checkpoints that are kept, besides the best')
 
     def __post_init__(self) -> None:
+        EnvironmentConfig.__post_init__(self)
+        if self.illegal_rule == ('random' if self.env == 'cell' else 'lost_turn'):
+            reason = 'the cell has no list of actions to draw from' if self.env == 'cell' else (
+                'a Gymnasium environment has no turn without an action')
+            raise UserError(f'illegal_rule is {self.illegal_rule}, but {reason}: set it to auto or first_match')
         if self.worlds % self.group_size:
             raise UserError(f'worlds is {self.worlds}, but must be a multiple of group_size ({self.group_size}): set '
                             f'worlds to {-(-self.worlds // self.group_size) * self.group_size}, or group_size to a '
@@ -124,6 +157,11 @@ class TrainConfig(LearningConfig):
             raise UserError(f'run_name is {self.run_name!r}, but must name a folder within runs_dir')
 
     # Derived, never set.
+    @property
+    def scene(self) -> tuple[str, str]:
+        """Task and world of its episodes; in Gymnasium the environment's id stands for the task."""
+        return (self.task, self.world) if self.env == 'cell' else (self.env_id, 'gymnasium')
+
     @property
     def groups(self) -> int:
         """Groups of worlds that share their episode seeds."""
@@ -150,21 +188,30 @@ def load_train_config(name: str, overrides: dict[str, Any]) -> TrainConfig:
     """
     path = find_config('training', name)
     mapping = load_yaml(path)
-    merge(TrainConfig, {}, mapping, str(path))
-    return merge(TrainConfig, mapping, overrides, 'command line')
+    try:
+        return merge(TrainConfig, mapping, overrides, 'command line')
+    except UserError:
+        merge(TrainConfig, {}, mapping, str(path))  # if it is the file's fault, the file has to be named
+        raise
 
 
 def merge(cls: type[TrainConfig], base: dict[str, Any], overrides: dict[str, Any], source: str) -> TrainConfig:
     """``base`` with ``overrides`` over it; messages name ``source``, because the base was checked before."""
+    mapping = {**base, **overrides}
     try:
-        return parse(cls, {**base, **overrides}, source)
+        config = parse(cls, mapping, source)
     except UserError as error:
         if str(error).startswith(source):
             raise
         raise UserError(f'{source}: {error}') from error
+    useless = [key for key in CELL_KEYS if key in mapping]
+    if config.env == 'gymnasium' and useless:
+        raise UserError(f'{source}: env is gymnasium, which knows no {", ".join(useless)}: leave that out')
+    return config
 
 
 def as_mapping(config: TrainConfig) -> dict[str, Any]:
-    """The configuration as YAML or JSON holds it."""
-    return {key: list(value) if isinstance(value, tuple) else value
-            for key, value in dataclasses.asdict(config).items()}
+    """The configuration as YAML or JSON holds it; ``parse`` and ``merge`` read it back."""
+    values = {key_of(field): getattr(config, field.name) for field in dataclasses.fields(config)}
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()
+            if config.env == 'cell' or key not in CELL_KEYS}

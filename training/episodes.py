@@ -9,15 +9,15 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from vlm_agent_ros.cot import CotReport
 from vlm_agent_ros.policy.policy import Decision, Policy, PolicyInput
-from vlm_agent_ros.types import EpisodeRequest, Observation, Outcome
+from vlm_agent_ros.types import EpisodeRequest, Outcome
 
 from .commands import Command, CommanderOf
 from .seeds import keyed_seed
-from .worlds import WorldError, WorldPool
+from .worlds import Answer, WorldError, WorldPool
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Player:
     Args:
         policy: Decides.
         pool: The worlds.
-        commander_of: Agent and safety rules by world file.
+        commander_of: Their commanders.
         half_batches: Let one half of the worlds move while the policy decides for the other.
         unit: Worlds that must stay in the same half, e.g. a group.
         checkpoint: Name of what decides, for the chain of thought on display.
@@ -146,7 +146,7 @@ class Player:
     def _visit(self, worlds: list[int], schedule: Schedule, temperature: float, greedy: bool) -> list[Episode]:
         """Take up what these worlds answer, send them on, and return the episodes that ended."""
         inputs: dict[int, PolicyInput] = {}
-        observations: dict[int, Observation] = {}
+        observations: dict[int, Any] = {}
         finished: list[Episode] = []
         waiting = worlds
         while waiting:
@@ -177,7 +177,7 @@ class Player:
             self.pool.reset(requests)
         return list(requests)
 
-    def _collect(self, worlds: list[int], schedule: Schedule) -> dict[int, tuple[Observation, Outcome | None]]:
+    def _collect(self, worlds: list[int], schedule: Schedule) -> dict[int, Answer]:
         """Answers in the order of ``worlds``, without those whose world broke down."""
         started = time.perf_counter()
         waiting, answers = list(worlds), {}
@@ -195,7 +195,7 @@ class Player:
         self.clock.waiting += time.perf_counter() - started
         return {world: answers[world] for world in waiting}
 
-    def _decide(self, inputs: dict[int, PolicyInput], observations: dict[int, Observation], temperature: float,
+    def _decide(self, inputs: dict[int, PolicyInput], observations: dict[int, Any], temperature: float,
                 greedy: bool) -> None:
         started = time.perf_counter()
         episodes = [self._running[world] for world in inputs]
@@ -203,11 +203,11 @@ class Player:
         decisions = self.policy.decide(list(inputs.values()), temperature=temperature, seeds=seeds, greedy=greedy)
         decided = time.perf_counter()
         commands = {}
-        for world, episode, decision in zip(inputs, episodes, decisions):
+        for world, episode, decision, seed in zip(inputs, episodes, decisions, seeds):
             commander = self.commander_of(episode.slot.request.world)
-            command = commander.command(decision, observations[world])
+            command = commander.command(decision, observations[world], seed)
             episode.turns.append(Turn(inputs[world], decision, command, decided - started))
-            commands[world] = command.trajectory
+            commands[world] = command.move
         self.pool.execute(commands)
         for world, decision in zip(inputs, decisions):
             self.pool.report(world, _cot(observations[world].task, decision, decided - started, self.checkpoint))

@@ -13,10 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vlm_agent_ros.actions import ActionError, Pick, Place, Push
-from vlm_agent_ros.agent import Agent
-
 from .charts import Chart, Level
+from .commands import Commander
 from .episodes import Episode
 
 _CURVES = (
@@ -61,7 +59,7 @@ class Film:
     frames: tuple[Frame, ...]
 
 
-def film_of(episode: Episode, agent: Agent) -> Film:
+def film_of(episode: Episode, commander: Commander) -> Film:
     """The turns of an episode, and the scene that they led to."""
     frames = []
     for turn in episode.turns:
@@ -69,7 +67,7 @@ def film_of(episode: Episode, agent: Agent) -> Film:
         if turn.command.rejection:
             note = f'{turn.command.rejection}: {turn.command.detail}; {note}'
         frames.append(Frame(turn.input.image, turn.decision.thought, turn.decision.action, note,
-                            _marker(turn.decision.action, agent)))
+                            commander.marker(turn.decision.action)))
     if episode.final is not None:
         frames.append(Frame(episode.final.image, '', '', 'end of the episode'))
     return Film(f'{episode.instruction} (seed {episode.slot.request.seed})', episode.success, tuple(frames))
@@ -184,16 +182,6 @@ def _details(summary: dict[str, Any]) -> str:
             text = html.escape(json.dumps(summary[key], indent=2, ensure_ascii=False))
             blocks += f'<details><summary>{key.replace("_", " ")}</summary><pre>{text}</pre></details>'
     return f'<h2>Run</h2>{blocks}'
-
-
-def _marker(action: str, agent: Agent) -> tuple[float, float] | None:
-    try:
-        command = agent.language.parse(action)
-    except ActionError:
-        return None
-    if not isinstance(command, (Pick, Place, Push)):
-        return None
-    return (command.column + 0.5) / agent.cell.grid, (command.row + 0.5) / agent.cell.grid
 
 
 _CSS = """

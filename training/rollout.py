@@ -51,8 +51,7 @@ class TrainingSchedule:
             self.opened[group] += 1
         self._taken[world] += 1
         seed = training_seed(self.config.seed, group, index)
-        request = EpisodeRequest(seed, self.config.task, self.config.world)
-        return Slot(request, (self.config.seed, world, index), group, index)
+        return Slot(EpisodeRequest(seed, *self.config.scene), (self.config.seed, world, index), group, index)
 
     def lost(self, slot: Slot) -> None:
         """Nothing to do: the world goes on with its next episode."""

@@ -21,7 +21,7 @@ from vlm_agent_ros.motion import SkillPlanner
 from vlm_agent_ros.policy.prompt import PromptTemplate
 from vlm_agent_ros.safety.rules import SafetyRules
 
-from .commands import Commander, CommanderOf
+from .commands import CellCommander, CommanderOf
 
 _PACKAGES = ('torch', 'transformers', 'peft', 'llguidance', 'numpy', 'pybullet', 'gymnasium', 'pin', 'ruckig', 'rclpy',
              'ros-rclpy')
@@ -31,10 +31,10 @@ def commanders(prompt: PromptTemplate, illegal_rule: str = 'lost_turn') -> Comma
     """Agent and safety rules by world file, made when first asked for."""
 
     @cache
-    def commander_of(world: str) -> Commander:
+    def commander_of(world: str) -> CellCommander:
         cell = load_cell(load_world(world).cell)
         planner = SkillPlanner(cell)
-        return Commander(Agent(cell, prompt, planner=planner), SafetyRules(cell, planner.kinematics), illegal_rule)
+        return CellCommander(Agent(cell, prompt, planner=planner), SafetyRules(cell, planner.kinematics), illegal_rule)
 
     return commander_of
 

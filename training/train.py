@@ -11,7 +11,8 @@ from vlm_agent_ros.errors import UserError
 
 from .config import TrainConfig, load_train_config
 
-if TYPE_CHECKING:  # brings the simulator with it
+if TYPE_CHECKING:  # these bring the simulator with them
+    from .environment import Environment
     from .resume import ResumePoint
 
 
@@ -20,7 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from .cli import add_config_flags
 
     parser.add_argument('--config', default=None, metavar='NAME|FILE',
-                        help='training file in config/training, by name or path (default: ppo)')
+                        help='training file in config/training, by name or path (default: ppo; gymnasium with '
+                             '--env gymnasium)')
     parser.add_argument('--resume', default=None, metavar='RUN|CHECKPOINT',
                         help='continue a run from its newest checkpoint, e.g. runs/x, or from the one that is given; '
                              'its configuration holds unless flags change it')
@@ -39,32 +41,29 @@ def run(args: argparse.Namespace) -> None:
 
     overrides = config_overrides(args)
     resume = _resume_point(args.config, args.resume, overrides)
-    config = resume.config if resume else load_train_config(args.config or 'ppo', overrides)
+    config = resume.config if resume else load_train_config(args.config or _shipped(overrides), overrides)
     path = _run_path(config, resume, 'run_name' in overrides)
 
-    # After the configuration, because these bring the simulator, ROS and PyTorch.
-    from .transport import open_worlds, prepare
-
-    prepare(config.transport)
+    environment = _environment(config)
+    # After the environment, because these bring PyTorch.
     from vlm_agent_ros.checkpoint import load_policy, open_checkpoint, restore_policy
 
     from .progress import Progress
     from .run_folder import RunFolder
-    from .session import check_names, commanders, language_of, use_threads
+    from .session import use_threads
     from .trainer import Trainer
 
     use_threads(config.torch_threads)
-    check_names(config.task, config.world, *([config.own_world] if config.own_world else []))
-    policy = load_policy(config.model, language=language_of(config.world), constrained=config.constrained,
-                         cot=config.cot, seed=config.seed)
+    policy = load_policy(config.model, language=environment.language, prompt=environment.prompt,
+                         constrained=config.constrained, cot=config.cot, seed=config.seed)
     checkpoint = resume.checkpoint if resume else None
     if checkpoint is not None:
         restore_policy(open_checkpoint(checkpoint), policy)  # refuses another model before any world is started
     folder = RunFolder(path)
-    pool = open_worlds(config.transport, config.worlds, config.world, attach=config.attach, logs=path / 'logs')
+    pool = environment.open(config.worlds, path / 'logs')
     try:
-        trainer = Trainer(config, folder, policy, pool, commanders(policy.prompt, config.illegal_rule), Progress(),
-                          checkpoint)
+        commander_of = environment.commanders(policy.prompt, config.illegal_rule)
+        trainer = Trainer(config, folder, policy, pool, commander_of, Progress(), checkpoint)
         summary = trainer.run(started)
     finally:
         pool.close()
@@ -82,12 +81,33 @@ def _resume_point(config: str | None, resume: str | None, overrides: dict[str, A
     return find_resume_point(resume, overrides)
 
 
+def _shipped(overrides: dict[str, Any]) -> str:
+    """The training file where none is named."""
+    return 'gymnasium' if overrides.get('env') == 'gymnasium' else 'ppo'
+
+
+def _environment(config: TrainConfig) -> Environment:
+    # After the configuration, because these bring PyTorch and the simulator and ROS, or the user's environment.
+    if config.env == 'gymnasium':
+        from .gymnasium_environment import GymnasiumEnvironment
+
+        return GymnasiumEnvironment(config)
+    from .transport import prepare
+
+    prepare(config.transport)
+    from .environment import CellEnvironment
+
+    worlds = [config.world, *([config.own_world] if config.own_world else [])]
+    return CellEnvironment(config.task, worlds, config.transport, config.attach)
+
+
 def _run_path(config: TrainConfig, resume: ResumePoint | None, renamed: bool) -> Path:
     from .run_folder import new_run_path
 
     if resume is not None and not renamed:
         return resume.folder
-    return new_run_path(config.runs_dir, config.run_name or time.strftime(f'{config.task}-%Y%m%d-%H%M%S'))
+    subject = config.scene[0].replace('/', '-').replace(':', '-')
+    return new_run_path(config.runs_dir, config.run_name or time.strftime(f'{subject}-%Y%m%d-%H%M%S'))
 
 
 def _closing_words(summary: dict[str, Any], path: Path) -> str:

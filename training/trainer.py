@@ -44,7 +44,7 @@ class RunState:
         decisions: Decisions that they used.
         opened: Episodes that each group of worlds has been given.
         lost: Episodes dropped because their world broke down.
-        rejected: Decisions without motion, by reason.
+        rejected: Decisions that could not be carried out as they were written, by reason.
         train_s: Wall time of the updates, s.
         phases_s: Wall time of everything, by phase, s.
         evaluations: Results so far, by ``own_cell``, ``before``.
@@ -76,7 +76,7 @@ class Trainer:
         folder: Where it leaves its files.
         policy: Trained in place.
         pool: ``config.worlds`` worlds; stays open.
-        commander_of: Agent and safety rules by world file.
+        commander_of: Commanders of these worlds.
         progress: What the user sees.
         resume: Checkpoint to continue from.
     """
@@ -116,9 +116,10 @@ class Trainer:
         log = MetricsLog(self.folder.path, self.state.update)
         try:
             with self.progress:
-                if self.config.own_world:
-                    self._evaluate_once('own_cell', self.config.own_world)
-                self._evaluate_once('before', self.config.world)
+                task, world = self.config.scene
+                if self.config.own_world and self.config.env == 'cell':
+                    self._evaluate_once('own_cell', task, self.config.own_world)
+                self._evaluate_once('before', task, world)
                 self._train(log)
                 after = self._evaluate_last()
                 return self._finish(log, after)
@@ -130,19 +131,19 @@ class Trainer:
         finally:
             log.close()
 
-    def _evaluate_once(self, name: str, world: str) -> None:
+    def _evaluate_once(self, name: str, task: str, world: str) -> None:
         """The evaluations before training, unless a resumed run has them already."""
         if self.config.eval_episodes and name not in self.state.evaluations:
-            self.state.evaluations[name] = self._evaluate(name, world).to_json()
+            self.state.evaluations[name] = self._evaluate(name, task, world).to_json()
             self._boundary = self._copy()
 
     def _evaluate_last(self) -> EvaluationResult | None:
         best = self.folder.checkpoints / 'best'
         if self.config.select == 'best' and best.exists():
             restore_training(best, self.learner)
-        return self._evaluate('after', self.config.world) if self.config.eval_episodes else None
+        return self._evaluate('after', *self.config.scene) if self.config.eval_episodes else None
 
-    def _evaluate(self, name: str, world: str) -> EvaluationResult:
+    def _evaluate(self, name: str, task: str, world: str) -> EvaluationResult:
         started = time.perf_counter()
         phase = self.progress.phase(name, self.config.eval_episodes)
         count = {'episodes': 0, 'successes': 0}
@@ -152,7 +153,7 @@ class Trainer:
             count['successes'] += episode.success
             phase.advance(1, f'success {count["successes"] / count["episodes"]:.0%}')
 
-        result = evaluate(self._player(name), self.config.task, world, evaluation_seeds(self.config.eval_episodes),
+        result = evaluate(self._player(name), task, world, evaluation_seeds(self.config.eval_episodes),
                           temperature=self.config.eval_temperature, on_episode=show)
         self.memory.sample()
         phase.end('success {:.1%} ({:.1%} to {:.1%}, n = {})'.format(result.success, *result.ci95, result.n))
@@ -276,9 +277,10 @@ class Trainer:
     def _finish(self, log: MetricsLog, after: EvaluationResult | None) -> dict[str, Any]:
         """Write summary.json and report.html."""
         config, state = self.config, self.state
+        task, world = config.scene
         summary = {
-            'run_name': self.folder.path.name, 'transport': self.pool.transport, 'task': config.task,
-            'world': config.world, 'model': config.model, 'worlds': config.worlds, 'decisions': state.decisions,
+            'run_name': self.folder.path.name, 'transport': self.pool.transport, 'task': task,
+            'world': world, 'model': config.model, 'worlds': config.worlds, 'decisions': state.decisions,
             'updates': state.update, 'wall_s': round(sum(state.phases_s.values()), 1),
             'before': state.evaluations.get('before'), 'after': after.to_json() if after else None,
             'own_cell': state.evaluations.get('own_cell'), 'seed': config.seed, 'stopped': self._stopped,
@@ -290,8 +292,8 @@ class Trainer:
         }
         films = []
         if after is not None:
-            agent = self.commander_of(config.world).agent
-            films = [film_of(episode, agent) for episode in choose_examples(after.examples)]
+            commander = self.commander_of(world)
+            films = [film_of(episode, commander) for episode in choose_examples(after.examples)]
         write_atomically(self.folder.path / 'summary.json', json.dumps(summary, indent=2) + '\n')
         write_atomically(self.folder.path / 'report.html', render_report(summary, log.rows, films))
         return summary

@@ -29,9 +29,9 @@ def save_training(path: Path, policy: Policy, learner: Learner, state: dict[str,
         UserError: The disk is full or the place cannot be written to.
     """
     tensors, rest = split_state(learner.state_dict())
-    cell = load_cell(load_world(config['world']).cell)
+    camera = load_cell(load_world(config['world']).cell).camera if config['env'] == 'cell' else None
     save_checkpoint(path, policy, step=state['update'], metrics=state['evaluations'],
-                    camera=cell.camera, tensors={'optimizer': tensors},
+                    camera=camera, tensors={'optimizer': tensors},
                     documents={'optimizer_groups': rest, 'run_state': state, 'train_config': config})
 
 

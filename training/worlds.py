@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from sim_worlds.world import CellWorld
 from vlm_agent_ros.cot import CotReport
-from vlm_agent_ros.types import EpisodeRequest, Observation, Outcome, Trajectory
+from vlm_agent_ros.types import EpisodeRequest, Outcome, Trajectory
 
-Answer = tuple[Observation, Outcome | None]
+Answer = tuple[Any, Outcome | None]
+"""An observation, of which only its ``task`` text is read outside the commander, and the outcome of the turn."""
 
 
 class WorldError(RuntimeError):
@@ -30,7 +31,7 @@ class WorldError(RuntimeError):
 
 
 class WorldPool(Protocol):
-    """N worlds in lock step, addressed by index.
+    """N worlds in lock step, addressed by index; which they are, only their commander knows.
 
     Attributes:
         size: Number of worlds.
@@ -44,8 +45,8 @@ class WorldPool(Protocol):
         """Start episodes; returns at once."""
         ...
 
-    def execute(self, commands: dict[int, Trajectory | None]) -> None:
-        """Start turns, None for one without motion; returns at once."""
+    def execute(self, commands: dict[int, Any]) -> None:
+        """Start turns with the ``move`` of the worlds' commander; returns at once."""
         ...
 
     def collect(self, indices: Sequence[int]) -> dict[int, Answer]:

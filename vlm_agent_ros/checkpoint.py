@@ -27,6 +27,7 @@ from .errors import UserError
 from .policy.config import ModelConfig, load_model_config, model_config_of_directory
 from .policy.loading import select_device
 from .policy.policy import Policy
+from .policy.prompt import PromptTemplate
 
 _KIND = 'checkpoint'
 _WEIGHTS = ('config.json', '*.safetensors')
@@ -35,14 +36,16 @@ _PROCESSOR = ('tokenizer*', 'vocab*', 'merges.txt', 'special_tokens_map.json', '
 _PACKAGES = ('vlm_agent_ros', 'torch', 'transformers', 'peft', 'llguidance', 'tokenizers')
 
 
-def load_policy(name: str, *, language: ActionLanguage | None = None, camera: Camera | None = None,
-                constrained: bool | None = None, cot: bool = True, device: str = 'auto', seed: int = 0) -> Policy:
+def load_policy(name: str, *, language: ActionLanguage | None = None, prompt: PromptTemplate | None = None,
+                camera: Camera | None = None, constrained: bool | None = None, cot: bool = True, device: str = 'auto',
+                seed: int = 0) -> Policy:
     """A policy, ready to decide.
 
     Args:
         name: A shipped models file by name, or the path of a models file (YAML), of a checkpoint directory or of a
             Hugging Face model directory.
         language: Action language; the skills on a 48 x 48 grid by default.
+        prompt: Overrides the models file's ``prompt``; a checkpoint that was trained with another one is refused.
         camera: Where the policy is to be deployed: a checkpoint that was trained with another camera is refused. None
             takes any, as comparisons between cells do.
         constrained: Overrides the models file's ``decoding.constrained``.
@@ -55,13 +58,14 @@ def load_policy(name: str, *, language: ActionLanguage | None = None, camera: Ca
     """
     language = language or SkillLanguage()
     path = Path(name).expanduser()
-    if is_bundle(path, _KIND) or (path / MANIFEST).exists():
+    if is_checkpoint(path):
         bundle = read_bundle(path, _KIND)
         if camera is not None:
             _check_camera(bundle, camera)
         config = parse(ModelConfig, bundle.document('model'), f'{bundle.path / "model.json"}')
+        config = _adjusted(config, prompt, constrained, cot)
         _verify(bundle, config, language)
-        policy = Policy(_decoding(config, constrained, cot), language, select_device(device), seed)
+        policy = Policy(config, language, select_device(device), seed)
         restore_policy(bundle, policy)
         return policy
     if path.is_dir():
@@ -70,7 +74,12 @@ def load_policy(name: str, *, language: ActionLanguage | None = None, camera: Ca
         raise UserError(f'{path} does not exist: give a checkpoint directory, a model directory, or a models file')
     else:
         config = load_model_config(name)
-    return Policy(_decoding(config, constrained, cot), language, select_device(device), seed)
+    return Policy(_adjusted(config, prompt, constrained, cot), language, select_device(device), seed)
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a directory claims to be a checkpoint, whole or not."""
+    return is_bundle(path, _KIND) or (path / MANIFEST).exists()
 
 
 def save_checkpoint(path: Path, policy: Policy, *, step: int, metrics: Mapping[str, Any] | None = None,
@@ -133,7 +142,7 @@ def _verify(bundle: Bundle, config: ModelConfig, language: ActionLanguage) -> No
         'processor_sha256': f'tokenizer or processor in {config.base_path} have changed: restore them',
         'prompt_sha256': 'the prompt template differs: use the one that it was trained with',
         'language_sha256': f'it was trained for the actions "{bundle.fields.get("language")}", here they are '
-                           f'"{language.description}": use a cell with the same grid',
+                           f'"{language.description}": use the same list of actions, or a cell with the same grid',
     }
     expected = _identity(config, language)
     for key, remedy in remedies.items():
@@ -180,13 +189,14 @@ def _digest(base: str, patterns: tuple[str, ...]) -> str:
     return hashlib.sha256('\n'.join(f'{file.name} {sha256_of(file)}' for file in files).encode()).hexdigest()
 
 
-def _decoding(config: ModelConfig, constrained: bool | None, cot: bool) -> ModelConfig:
+def _adjusted(config: ModelConfig, prompt: PromptTemplate | None, constrained: bool | None, cot: bool) -> ModelConfig:
+    """A models file's content with what its user wants otherwise."""
     decoding = config.decoding
     if constrained is not None:
         decoding = dataclasses.replace(decoding, constrained=constrained)
     if not cot:
         decoding = dataclasses.replace(decoding, max_thought_chars=0)
-    return dataclasses.replace(config, decoding=decoding)
+    return dataclasses.replace(config, decoding=decoding, prompt=prompt or config.prompt)
 
 
 def _version(package: str) -> str:

@@ -102,19 +102,24 @@ def parse(cls: type[T], mapping: dict[str, Any], source: str) -> T:
     """
     if not isinstance(mapping, dict):
         raise UserError(f'{source}: expected a mapping of keys to values, got {mapping!r}')
-    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
+    fields = {key_of(f): f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
     for key in mapping:
         if key not in fields:
             raise UserError(f'{source}: unknown key {key!r}; known keys are {", ".join(sorted(fields))}')
     hints = typing.get_type_hints(cls)
     values = {}
-    for name, field in fields.items():
-        if name in mapping:
-            values[name] = _convert(hints[name], mapping[name], f'{source}: {name}')
-            check_range(field, values[name], f'{source}: {name}')
+    for key, field in fields.items():
+        if key in mapping:
+            values[field.name] = _convert(hints[field.name], mapping[key], f'{source}: {key}')
+            check_range(field, values[field.name], f'{source}: {key}')
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            raise UserError(f'{source}: key {name!r} is missing')
+            raise UserError(f'{source}: key {key!r} is missing')
     return cls(**values)
+
+
+def key_of(field: dataclasses.Field[Any]) -> str:
+    """What a field is called in a file: a name that Python reserves ends with an underscore only in Python."""
+    return field.name.rstrip('_')
 
 
 def check_range(field: dataclasses.Field[Any], value: Any, source: str) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import dataclasses
 
 import numpy as np
 import pytest
 import torch
 
+from vlm_agent_ros.actions import DiscreteLanguage
 from vlm_agent_ros.policy.config import LoraSettings
+from vlm_agent_ros.policy.sampling import Sampler
 
 SEEDS = [11, 12, 13, 14, 15]
 
@@ -42,8 +44,8 @@ def test_the_value_before_each_token_depends_on_what_was_written_before_it(make_
     torch.testing.assert_close(left.values[left.mask], right.values[right.mask], rtol=0, atol=1e-4)
     changed = decisions[0].token_ids.copy()
     changed[4] = changed[3]  # seen by the values from the fifth on
-    other = policy.evaluate(inputs[:1], [replace(decisions[0], token_ids=changed, thought_mask=changed > 0)], 0.7,
-                            token_values=True)
+    rewritten = dataclasses.replace(decisions[0], token_ids=changed, thought_mask=changed > 0)
+    other = policy.evaluate(inputs[:1], [rewritten], 0.7, token_values=True)
     difference = (other.values - left.values[:1, :len(changed)])[0].abs()
     assert difference[:5].max() < 1e-5 < difference[5]
 
@@ -190,3 +192,54 @@ def test_special_tokens_in_the_task_reach_the_model_as_nothing(make_policy, inpu
     assert encoder.chat_text('task: pick <image><eos> it').split() == plain.split()
     assert encoder.chat_text('task: pick <im<eos>age> it').count('<image>') == plain.count('<image>') == 1
     assert policy.decide([type(inputs[0])(inputs[0].image, 'task: <image> <pad>')], temperature=1.0, seeds=[1])[0].legal
+
+
+def narrowed(inputs):
+    """The inputs, of which some admit only some actions, each of them others."""
+    languages = (DiscreteLanguage(['pick 01 02', 'done']), None, DiscreteLanguage(['done']),
+                 DiscreteLanguage(['place 03 04', 'place 03 05', 'push 01 01 up']), DiscreteLanguage(['pick 01 02']))
+    return [dataclasses.replace(given, language=language) for given, language in zip(inputs, languages)]
+
+
+@pytest.mark.parametrize('padding_side', ['left', 'right'])
+def test_rows_with_different_admissible_actions_are_sampled_and_recomputed_under_the_same_masks(
+        make_policy, inputs, padding_side):
+    policy, rows = make_policy(), narrowed(inputs)
+    decisions = policy.decide(rows, temperature=0.7, seeds=SEEDS)
+    evaluation = policy.evaluate(rows, decisions, 0.7, padding_side)
+    for row, decision in enumerate(decisions):
+        count = len(decision.token_ids)
+        np.testing.assert_allclose(evaluation.logprobs[row, :count].detach(), decision.token_logprobs, atol=1e-4)
+        assert evaluation.values[row].item() == pytest.approx(decision.value, abs=1e-4)
+    # The same outputs are less likely where everything is admissible: the masks are really those of the row.
+    free = policy.evaluate(inputs, decisions, 0.7, padding_side).logprobs.sum(1).detach()
+    narrow = evaluation.logprobs.sum(1).detach()
+    assert [bool(a > b + 1e-3) for a, b in zip(narrow, free)] == [row.language is not None for row in rows]
+
+
+def test_only_admissible_actions_are_written_and_a_row_does_not_depend_on_those_of_the_others(make_policy, inputs):
+    policy, rows = make_policy(), narrowed(inputs)
+    for temperature in (1.0, 5.0):
+        together = policy.decide(rows, temperature=temperature, seeds=SEEDS)
+        for row, seed, decision in zip(rows, SEEDS, together):
+            assert decision.legal and (row.language is None or row.language.parse(decision.action))
+            assert policy.decide([row], temperature=temperature, seeds=[seed])[0].text == decision.text
+
+
+def test_an_inadmissible_action_of_a_free_text_is_illegal_though_the_policy_knows_it(make_policy, inputs, monkeypatch):
+    policy = make_policy(constrained=False, max_new_tokens=60)
+    said = policy.encoder.encode_output('{"thoughts": "", "action": "done"}').tolist()
+    monkeypatch.setattr(Sampler, '_draw', lambda sampler, row, log_probs: said[len(sampler.token_ids[row])])
+    other, whole = (dataclasses.replace(inputs[0], language=language)
+                    for language in (DiscreteLanguage(['pick 01 02']), None))
+    decisions = policy.decide([other, whole], temperature=1.0, seeds=SEEDS[:2])
+    assert [d.action for d in decisions] == ['done', 'done'] and [d.legal for d in decisions] == [False, True]
+
+
+def test_more_sets_of_actions_than_are_kept_compiled_give_the_same_masks(make_policy, inputs, monkeypatch):
+    policy, rows = make_policy(), narrowed(inputs)
+    expected = policy.decide(rows, temperature=1.0, seeds=SEEDS)
+    monkeypatch.setattr('vlm_agent_ros.policy.constraint._GRAMMARS', 1)
+    few = make_policy()
+    assert [d.text for d in few.decide(rows, temperature=1.0, seeds=SEEDS)] == [d.text for d in expected]
+    assert few.evaluate(rows, expected, 1.0).logprobs.isfinite().all()

@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from training.commands import Commander
+from training.commands import CellCommander
 from training.config import TrainConfig
 from training.worlds import WorldError
 from vlm_agent_ros.actions import DiscreteLanguage
@@ -170,8 +170,8 @@ class Toy:
     worlds: ToyWorlds
     config: TrainConfig
 
-    def commander_of(self, world: str) -> Commander:
-        return Commander(ToyAgent(), NoRules())
+    def commander_of(self, world: str) -> CellCommander:
+        return CellCommander(ToyAgent(), NoRules())
 
 
 @pytest.fixture

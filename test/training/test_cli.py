@@ -78,6 +78,11 @@ def test_bad_input_ends_in_one_sentence(capsys, tmp_path, monkeypatch, arguments
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_file_may_leave_to_flags_what_it_needs_with_them(tmp_path):
+    path = yaml_file(tmp_path, env='gymnasium', actions=['+', '-'], group_size=3)
+    assert load_train_config(path, {'env_id': 'x', 'worlds': 6}).scene == ('x', 'gymnasium')
+
+
 def test_an_unknown_key_of_a_file_is_named_with_its_file(capsys, tmp_path):
     path = yaml_file(tmp_path, clipp=0.1)
     error = sentence(capsys, 'train', '--config', path)

@@ -105,15 +105,15 @@ def test_an_illegal_output_costs_its_penalty(make_toy):
 
 
 def test_the_first_legal_action_in_an_illegal_output_counts_where_the_rule_says_so(make_toy):
-    from training.commands import Commander
+    from training.commands import CellCommander
 
     toy = make_toy()
     decision = toy.policy.decide([toy.commander_of('').observe(_observation())], temperature=1.0, seeds=[0])[0]
     spoilt = decision.__class__(**{**vars(decision), 'legal': False, 'action': '', 'text': 'well, go right now'})
     agent, rules = toy.commander_of('').agent, toy.commander_of('').rules
-    assert Commander(agent, rules).command(spoilt, _observation()).rejection == 'illegal'
-    found = Commander(agent, rules, 'first_match').command(spoilt, _observation())
-    assert found.trajectory.positions[0, 0] == 1.0
+    assert CellCommander(agent, rules).command(spoilt, _observation(), 0).rejection == 'illegal'
+    found = CellCommander(agent, rules, 'first_match').command(spoilt, _observation(), 0)
+    assert found.move.positions[0, 0] == 1.0
 
 
 def _observation():

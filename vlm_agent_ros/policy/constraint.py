@@ -18,16 +18,17 @@ import torch
 from ..errors import UserError
 
 _REPLAY_BYTES = 64 << 20
+_GRAMMARS = 256  # compiled grammars that are kept
 
 
 class OutputConstraint:
-    """Token masks of one output grammar and one tokenizer.
+    """Token masks of one tokenizer under an output grammar, or under a narrower one for a single output.
 
     Args:
         tokenizer: A fast Hugging Face tokenizer.
         special_ids: Ids that must not be written, the end of the sequence excepted.
         vocabulary: Width of the model's logits; ids that the tokenizer lacks are never allowed.
-        regex: Every legal output (Rust syntax); None leaves the text free.
+        regex: Every legal output (Rust syntax); None leaves every text free.
 
     Raises:
         UserError: The tokenizer or the grammar is not supported.
@@ -45,23 +46,40 @@ class OutputConstraint:
         self._free = np.zeros(vocabulary, bool)
         self._free[:len(tokenizer)] = True
         self._free[[i for i in special_ids if i != self.eos and i < vocabulary]] = False
-        self._replayed: OrderedDict[bytes, np.ndarray] = OrderedDict()
-        self._first: Any = None
-        if regex is not None:
-            grammar = llguidance.LLMatcher.grammar_from_regex(regex)
-            problem = llguidance.LLMatcher.validate_grammar(grammar, self._tokenizer)
-            if problem:
-                raise UserError(f'the action language has no usable grammar ({problem}): correct its regex')
-            self._first = llguidance.LLMatcher(self._tokenizer, grammar)  # compiled once, copied for each output
+        self._replayed: OrderedDict[tuple[str, bytes], np.ndarray] = OrderedDict()
+        self._compiled: OrderedDict[str, Any] = OrderedDict()  # copied for each output
+        self._regex = regex
+        self.start()
 
-    def start(self) -> Any:
-        """Matcher of a new output; None where the text is free."""
-        return None if self._first is None else self._first.deep_copy()
+    def start(self, regex: str | None = None) -> Any:
+        """Matcher of a new output; None where the text is free.
+
+        Args:
+            regex: Every output that is legal here, where that is less than the whole grammar.
+
+        Raises:
+            UserError: The grammar is not supported.
+        """
+        if self._regex is None:
+            return None
+        regex = regex or self._regex
+        matcher = self._compiled.pop(regex, None) or self._compile(regex)
+        if len(self._compiled) >= _GRAMMARS:
+            self._compiled.popitem(last=False)
+        self._compiled[regex] = matcher
+        return matcher.deep_copy()
+
+    def _compile(self, regex: str) -> Any:
+        grammar = llguidance.LLMatcher.grammar_from_regex(regex)
+        problem = llguidance.LLMatcher.validate_grammar(grammar, self._tokenizer)
+        if problem:
+            raise UserError(f'the action language has no usable grammar ({problem}): correct its regex')
+        return llguidance.LLMatcher(self._tokenizer, grammar)
 
     def allowed(self, matchers: list[Any]) -> np.ndarray:
-        """(batch, vocabulary) bool, True where a token may come next."""
+        """(batch, vocabulary) bool, True where a token may come next; the matchers may be of different grammars."""
         allowed = np.broadcast_to(self._free, (len(matchers), self.vocabulary)).copy()
-        if self._first is None:
+        if self._regex is None:
             return allowed
         bits = llguidance.numpy.allocate_token_bitmask(len(matchers), self._tokenizer.vocab_size)
         for row, matcher in enumerate(matchers):
@@ -74,24 +92,28 @@ class OutputConstraint:
             raise RuntimeError(f'the grammar allows no further token ({errors})')
         return allowed
 
-    def replay(self, token_ids: np.ndarray) -> np.ndarray:
+    def replay(self, token_ids: np.ndarray, regex: str | None = None) -> np.ndarray:
         """(tokens, vocabulary) bool masks under which the tokens of one output were written.
 
         An update passes over the same outputs several times: the masks of the latest are kept, as bits.
+
+        Args:
+            token_ids: (tokens,) int64.
+            regex: As it was given to ``start``.
         """
-        if self._first is None:
+        if self._regex is None:
             return np.broadcast_to(self._free, (len(token_ids), self.vocabulary))
-        key = token_ids.tobytes()
+        key = regex or self._regex, token_ids.tobytes()
         bits = self._replayed.pop(key, None)
         if bits is None:
-            bits = np.packbits(self._replay(token_ids), axis=1)
+            bits = np.packbits(self._replay(token_ids, regex), axis=1)
             while self._replayed and (len(self._replayed) + 1) * bits.nbytes > _REPLAY_BYTES:
                 self._replayed.popitem(last=False)
         self._replayed[key] = bits
         return np.unpackbits(bits, axis=1, count=self.vocabulary).astype(bool)
 
-    def _replay(self, token_ids: np.ndarray) -> np.ndarray:
-        matcher = self.start()
+    def _replay(self, token_ids: np.ndarray, regex: str | None) -> np.ndarray:
+        matcher = self.start(regex)
         masks = np.empty((len(token_ids), self.vocabulary), bool)
         for step, token in enumerate(token_ids):
             masks[step] = self.allowed([matcher])[0]

@@ -28,10 +28,12 @@ class PolicyInput:
     Attributes:
         image: (height, width, 3) uint8, rgb8.
         prompt: Text of the user message.
+        language: The actions that are admissible here, where they are not all of the policy's language.
     """
 
     image: np.ndarray
     prompt: str
+    language: ActionLanguage | None = None
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,8 @@ class Policy:
         if not greedy and (seeds is None or len(seeds) != len(inputs)):
             raise ValueError('sampling needs one seed per input')
         encoded = self._encode(inputs, 'left')
-        sampler = Sampler(self.constraint, len(inputs), temperature, None if greedy else seeds)
+        regexes = [self._regex(i.language) for i in inputs]
+        sampler = Sampler(self.constraint, regexes, temperature, None if greedy else seeds)
         settings = GenerationConfig(
             do_sample=False, num_beams=1, max_new_tokens=self.config.decoding.max_new_tokens,
             eos_token_id=self.constraint.eos, pad_token_id=self.encoder.tokenizer.pad_token_id)
@@ -136,8 +139,8 @@ class Policy:
         with merged_lora(self.model):
             self.model.generate(**encoded, generation_config=settings, logits_processor=LogitsProcessorList([sampler]))
         values = self._value(self._hidden.first[:, -1]).cpu().numpy()
-        return [self._decision(np.array(ids, np.int64), np.array(logprobs, np.float32), float(value))
-                for ids, logprobs, value in zip(sampler.token_ids, sampler.logprobs, values)]
+        return [self._decision(np.array(ids, np.int64), np.array(logprobs, np.float32), float(value), i.language)
+                for i, ids, logprobs, value in zip(inputs, sampler.token_ids, sampler.logprobs, values)]
 
     @torch.no_grad()
     def values(self, inputs: Sequence[PolicyInput]) -> np.ndarray:
@@ -150,9 +153,10 @@ class Policy:
         token_ids = self.encoder.encode_output(text).numpy()
         return self._decision(token_ids, np.zeros(len(token_ids), np.float32), 0.0)
 
-    def _decision(self, token_ids: np.ndarray, logprobs: np.ndarray, value: float) -> Decision:
+    def _decision(self, token_ids: np.ndarray, logprobs: np.ndarray, value: float,
+                  language: ActionLanguage | None = None) -> Decision:
         pieces = self.constraint.token_bytes(token_ids)
-        parsed = parse_output(b''.join(pieces), self.language)
+        parsed = parse_output(b''.join(pieces), language or self.language)
         ends = np.cumsum([len(piece) for piece in pieces])
         starts = np.concatenate([[0], ends[:-1]])
         first, last = parsed.thought_span
@@ -161,6 +165,10 @@ class Policy:
         return Decision(text=parsed.text, thought=parsed.thought, action=parsed.action,
                         legal=bool(parsed.legal and complete), token_ids=token_ids, token_logprobs=logprobs,
                         thought_mask=inside, value=value)
+
+    def _regex(self, language: ActionLanguage | None) -> str | None:
+        """The grammar of an input whose actions are its own."""
+        return None if language is None else output_regex(language, self.config.decoding.max_thought_chars)
 
     # -- learning
 
@@ -180,9 +188,9 @@ class Policy:
         ids = np.full((len(decisions), tokens), self.constraint.eos, np.int64)
         thoughts = np.zeros(ids.shape, bool)
         allowed = np.ones((*ids.shape, self.constraint.vocabulary), bool)
-        for row, decision in enumerate(decisions):
+        for row, (given, decision) in enumerate(zip(inputs, decisions)):
             ids[row, :lengths[row]], thoughts[row, :lengths[row]] = decision.token_ids, decision.thought_mask
-            allowed[row, :lengths[row]] = self.constraint.replay(decision.token_ids)
+            allowed[row, :lengths[row]] = self.constraint.replay(decision.token_ids, self._regex(given.language))
         outputs = torch.from_numpy(ids).to(self.device)
         counts = torch.tensor(lengths, device=self.device)
         mask = torch.arange(tokens, device=self.device) < counts[:, None]

@@ -15,19 +15,19 @@ class Sampler:
 
     Args:
         constraint: Masks.
-        rows: Batch size.
+        regexes: One per row: its grammar where that is narrower than the constraint's, or None.
         temperature: Of the distribution.
         seeds: One per row, or None for the most likely token.
     """
 
-    def __init__(self, constraint: OutputConstraint, rows: int, temperature: float,
+    def __init__(self, constraint: OutputConstraint, regexes: Sequence[str | None], temperature: float,
                  seeds: Sequence[int] | None) -> None:
         self._constraint, self._temperature = constraint, temperature
-        self._matchers = [constraint.start() for _ in range(rows)]
+        self._matchers = [constraint.start(regex) for regex in regexes]
         self._random = None if seeds is None else [np.random.Generator(np.random.Philox(key=seed)) for seed in seeds]
-        self._done = [False] * rows
-        self.token_ids: list[list[int]] = [[] for _ in range(rows)]
-        self.logprobs: list[list[float]] = [[] for _ in range(rows)]
+        self._done = [False] * len(regexes)
+        self.token_ids: list[list[int]] = [[] for _ in regexes]
+        self.logprobs: list[list[float]] = [[] for _ in regexes]
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Draw the next token of every row that has not ended; scores are logits (batch, vocabulary)."""

@@ -120,7 +120,7 @@ def parse(cls: type[T], mapping: dict[str, Any], source: str) -> T:
 def check_range(field: dataclasses.Field[Any], value: Any, source: str) -> None:
     """Refuse a value outside the range or the choices that ``bounded`` declared for its field."""
     low, high, choices = (field.metadata.get(k) for k in ('low', 'high', 'choices'))
-    numbers = value if isinstance(value, (tuple, list)) else [value]
+    numbers = value.values() if isinstance(value, dict) else value if isinstance(value, (tuple, list)) else [value]
     for number in numbers:
         if not isinstance(number, (int, float)) or isinstance(number, bool):
             continue

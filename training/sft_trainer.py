@@ -292,6 +292,9 @@ def _load_model(config: SftConfig, device: torch.device) -> tuple[Any, Any]:
     model_config = load_model_config(config.model)
     if config.lora and model_config.lora is None:
         raise UserError(f'lora is true, but the models file {config.model} has no lora: add it, or set lora to false')
+    if model_config.quantization != 'none':
+        raise UserError(f'the models file {config.model} says quantization {model_config.quantization}, but sft writes '
+                        'a whole model, and what it learned cannot be merged into such weights: set it to none')
     with tempfile.TemporaryDirectory() as untrained:
         if config.architecture is not None:
             build_tiny_vlm(config.architecture, Path(untrained), config.seed)

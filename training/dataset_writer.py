@@ -49,7 +49,9 @@ class DatasetWriter:
         Raises:
             UserError: The folder holds another dataset, or the beginning of one.
         """
-        folder = self._data if self.finished else self._unfinished
+        folder, card = self._data if self.finished else self._unfinished, self.folder / 'README.md'
+        if card.exists() and not folder.exists():
+            raise UserError(f'{card} would be overwritten by the data card: choose another --out')
         try:
             folder.mkdir(parents=True, exist_ok=True)
             for leftover in folder.glob('.*.tmp'):  # of a process that was killed
@@ -60,8 +62,7 @@ class DatasetWriter:
             self._check(path)
         missing = [shard for shard in range(self.shards) if not (folder / self._name(shard)).exists()]
         if missing and self.finished:
-            raise UserError(f'{folder / self._name(missing[0])} is missing from a dataset that was whole: delete '
-                            f'{self.folder} and record it again')
+            raise UserError(f'{folder} exists, but without {self._name(missing[0])}: choose another --out')
         return missing
 
     def write(self, shard: int, rows: Iterable[DemonstrationRow]) -> int:
@@ -117,7 +118,6 @@ class DatasetWriter:
 
     def _name(self, shard: int) -> str:
         return f'train-{shard:05d}-of-{self.shards:05d}.parquet'
-
 
 
 def _unwritable(path: Path, error: OSError) -> UserError:

@@ -219,6 +219,16 @@ def test_a_folder_of_other_settings_is_not_continued(tmp_path):
             DatasetWriter(tmp_path / folder, dataclasses.replace(INFO, recording={'seed': 8}), 2).missing()
 
 
+@pytest.mark.parametrize(('other', 'message'), [('README.md', r'README\.md would be overwritten'),
+                                                ('data/notes.txt', 'data exists, but without train-00000-of-00002')])
+def test_a_folder_of_something_else_is_left_alone(tmp_path, other, message):
+    (tmp_path / other).parent.mkdir(exist_ok=True)
+    (tmp_path / other).write_text('mine')
+    with pytest.raises(UserError, match=message):
+        DatasetWriter(tmp_path, INFO, 2).missing()
+    assert (tmp_path / other).read_text() == 'mine' and not (tmp_path / '.recording').exists()
+
+
 def test_the_card_counts_tasks_splits_outcomes_and_rare_events(tmp_path):
     outcome = Outcome(0.5, True, False, True, 0, 1, 7, {'cost': 1.0})
     won = rows(4, task='place', split='seen', outcome=outcome, episode_outcome=EpisodeOutcome(True, 1.0, 2))

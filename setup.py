@@ -45,7 +45,7 @@ setup(
     ],
     extras_require={
         'sim': ['pybullet>=3.2.7', 'gymnasium>=1'],
-        'train': ['psutil', 'rich', 'tensorboard', 'tokenizers'],
+        'train': ['psutil', 'pyarrow', 'rich', 'tensorboard', 'tokenizers'],
         # ROS 2 Jazzy from wheels, for machines without a ROS installation.
         'ros': ['ros-rclpy[fastrtps]==7.1.6', 'ros-jazzy-common-interfaces'],
         'dev': ['mypy', 'pytest', 'pytest-timeout', 'pytest-xdist', 'ruff', 'setuptools>=70.1'],

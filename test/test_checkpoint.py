@@ -154,6 +154,17 @@ def test_other_lora_settings_are_refused(checkpoint, vlm_folder):
         restore_policy(open_checkpoint(checkpoint), trained(vlm_folder, LoraSettings(rank=3)))
 
 
+@pytest.mark.parametrize(('changes', 'message'), [
+    ({'quantization': '4bit'}, 'trained with quantization none, the models file says 4bit'),
+    ({'chat_template': 'another'}, 'chat_template of the models file differs'),
+])
+def test_a_base_model_that_is_held_or_asked_otherwise_is_refused(checkpoint, vlm_folder, changes, message):
+    policy = trained(vlm_folder)
+    policy.config = dataclasses.replace(policy.config, **changes)
+    with pytest.raises(UserError, match=message):
+        restore_policy(open_checkpoint(checkpoint), policy)
+
+
 def test_a_full_disk_leaves_the_old_checkpoint_and_nothing_half_written(checkpoint, vlm_folder, monkeypatch):
     before = {file.name: file.read_bytes() for file in checkpoint.iterdir()}
 

@@ -1,24 +1,32 @@
-"""Demonstrations on disk: what the expert saw, thought and did, with the truth of the scene."""
+"""Demonstrations in memory: what an expert saw, thought and did, with the truth of the scene, as arrays."""
 
 from __future__ import annotations
 
-import dataclasses
-import os
-import zipfile
+import io
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from vlm_agent_ros.errors import UserError
 
-_RANKS = {'images': 4, 'prompts': 1, 'thoughts': 1, 'actions': 1, 'objects': 3, 'episodes': 1, 'classes': 1, 'grid': 0}
-_PER_SAMPLE = ('images', 'prompts', 'thoughts', 'actions', 'objects', 'episodes')
+from .dataset_schema import COLUMNS, DatasetInfo, read_info
+from .dataset_writer import UNFINISHED
+
+_READ = ('image', 'prompt', 'thought', 'action', 'task', 'episode', 'objects', 'rare')
+_REQUIRED = tuple(column.name for column in COLUMNS if column.required)
+_SHARD = re.compile(r'(.*)-\d{5}-of-(\d{5})\.parquet')
 
 
 @dataclass(frozen=True)
 class DemonstrationDataset:
-    """N decisions of the expert; one compressed ``.npz`` file without pickled objects.
+    """N decisions.
 
     Attributes:
         images: (N, height, width, 3) uint8, rgb8.
@@ -27,9 +35,10 @@ class DemonstrationDataset:
         actions: (N,) str, the expert's action.
         objects: (N, K, 4) float32, the true objects as [class, column, row, visible]: class is an index into
             ``classes`` or -1 for no object; column and row are the fractional position of the object's centre in
-            cells of the image grid (0 at the image's left and top edge); visible is 0 … 1 or a flag.
+            cells of the image grid (0 at the image's left and top edge); visible is 0 or 1.
         episodes: (N,) int64, episode of each sample; episodes are held out as a whole.
-        classes: (C,) str, names of the object classes, e.g. ``yellow cube``.
+        labels: (N,) bool by name of a task or of a rare event: the samples that belong to it.
+        classes: Names of the object classes, e.g. ``yellow cube``; empty where no objects are known.
         grid: Cells per image side.
     """
 
@@ -39,95 +48,163 @@ class DemonstrationDataset:
     actions: np.ndarray
     objects: np.ndarray
     episodes: np.ndarray
-    classes: np.ndarray
+    labels: dict[str, np.ndarray]
+    classes: tuple[str, ...]
     grid: int
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def save(self, path: Path) -> None:
-        """Write the file at once or not at all.
-
-        Raises:
-            UserError: An array does not fit the schema, or the file cannot be written.
-        """
-        _check(dataclasses.asdict(self), str(path))
-        temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open(temporary, 'wb') as file:
-                np.savez_compressed(file, **{f.name: getattr(self, f.name) for f in dataclasses.fields(self)})
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except OSError as error:
-            raise UserError(f'{path} cannot be written ({error.strerror}): free space or choose another place'
-                            ) from error
-        finally:
-            temporary.unlink(missing_ok=True)
-
     @classmethod
-    def load(cls, path: Path) -> DemonstrationDataset:
-        """Read and check a file.
+    def load(cls, paths: Sequence[Path]) -> DemonstrationDataset:
+        """Read and check datasets as one; their episodes stay apart.
+
+        Args:
+            paths: Folders of datasets, or single parquet files.
 
         Raises:
-            UserError: The file is missing, damaged or does not fit the schema.
+            UserError: One is missing, incomplete, damaged or does not fit the format or the others, or all are empty.
         """
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in _RANKS}
-        except FileNotFoundError as error:
-            raise UserError(f'{path} does not exist: record demonstrations with `vlm-agent record` first') from error
-        except KeyError as error:
-            raise UserError(f'{path} holds no array {error}: record it again with `vlm-agent record`') from error
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zipfile.zlib.error) as error:  # type: ignore[attr-defined]
-            raise UserError(f'{path} is damaged or no demonstration file ({error}): record it again') from error
-        _check(arrays, str(path))
-        return cls(**{**arrays, 'grid': int(arrays['grid'])})
-
-    @classmethod
-    def concatenate(cls, parts: list[DemonstrationDataset]) -> DemonstrationDataset:
-        """One dataset of several that share classes, grid and image size; episodes stay apart.
-
-        Raises:
-            UserError: The parts do not fit together.
-        """
-        first = parts[0]
-        for part in parts[1:]:
-            same = part.grid == first.grid and list(part.classes) == list(first.classes)
-            if not same or part.images.shape[1:] != first.images.shape[1:]:
-                raise UserError('demonstration files differ in grid, classes or image size: record them with one '
-                                'setting')
-        if len(parts) == 1:
-            return first
-        slots = max(part.objects.shape[1] for part in parts)
-        columns = {name: np.concatenate([getattr(part, name) for part in parts])
-                   for name in ('images', 'prompts', 'thoughts', 'actions')}
-        objects, episodes, offset = [], [], 0
-        for part in parts:
-            padded = np.full((len(part), slots, 4), -1.0, np.float32)
-            padded[:, : part.objects.shape[1]] = part.objects
-            objects.append(padded)
-            numbers = np.unique(part.episodes, return_inverse=True)[1] + offset
-            episodes.append(numbers)
-            offset = int(numbers.max()) + 1
-        return cls(**columns, objects=np.concatenate(objects), episodes=np.concatenate(episodes),
-                   classes=first.classes, grid=first.grid)
+        sources = [_files(path) for path in paths]
+        info, samples = _inspect([file for files in sources for file in files])
+        if not samples:
+            raise UserError(f'{", ".join(map(str, paths))}: no decisions in it, record more episodes')
+        builder = _Builder(samples, info)
+        for files in sources:
+            builder.next_source()
+            for file in files:
+                for row, content in enumerate(_rows(file)):
+                    builder.add(content, f'{file}: row {row}')
+        return builder.dataset()
 
 
-def _check(arrays: dict[str, np.ndarray], source: str) -> None:
-    for name, rank in _RANKS.items():
-        if np.ndim(arrays[name]) != rank:
-            raise UserError(f'{source}: array {name!r} has {np.ndim(arrays[name])} dimensions, but must have {rank}')
-    samples = len(arrays['images'])
-    if not samples:
-        raise UserError(f'{source} holds no samples: record more episodes')
-    for name in _PER_SAMPLE:
-        if len(arrays[name]) != samples:
-            raise UserError(f'{source}: array {name!r} has {len(arrays[name])} entries for {samples} images')
-    if arrays['images'].dtype != np.uint8 or arrays['images'].shape[3] != 3:
-        raise UserError(f'{source}: array "images" must be (N, height, width, 3) uint8')
-    if arrays['objects'].shape[2] != 4 or not np.isfinite(arrays['objects']).all():
-        raise UserError(f'{source}: array "objects" must be (N, K, 4) finite numbers')
-    if arrays['objects'][..., 0].max(initial=-1) >= len(arrays['classes']):
-        raise UserError(f'{source}: array "objects" names a class that "classes" does not have')
+class _Builder:
+    """Arrays that are filled row by row; the images, nearly all of the memory, are held once."""
+
+    def __init__(self, samples: int, info: DatasetInfo) -> None:
+        self._info, self._samples, self._count = info, samples, 0
+        self._class_of = {name: index for index, name in enumerate(info.classes)}
+        self._images = np.empty(0, np.uint8)
+        self._texts: dict[str, list[str]] = {'prompt': [], 'thought': [], 'action': []}
+        self._objects: list[list[tuple[float, float, float, float]]] = []
+        self._episodes = np.empty(samples, np.int64)
+        self._source = 0
+        self._numbers: dict[tuple[int, int], int] = {}
+        self._labels: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(samples, bool))
+        self._known_texts: dict[str, str] = {}
+
+    def next_source(self) -> None:
+        """What follows is another dataset: equal episode numbers are other episodes."""
+        self._source += 1
+
+    def add(self, row: dict[str, Any], where: str) -> None:
+        """Append a row; ``where`` names it in messages."""
+        for name in _REQUIRED:
+            if row[name] is None:
+                raise UserError(f'{where} has no {name}: correct or leave out the row')
+        image = _decode(row['image']['bytes'], where)
+        if not self._count:
+            self._images = np.empty((self._samples, *image.shape), np.uint8)
+        if image.shape != self._images.shape[1:]:
+            raise UserError(f'{where} has an image of {image.shape[:2]} pixels (height, width), the first row one of '
+                            f'{self._images.shape[1:3]}: all images must be of one size')
+        self._images[self._count] = image
+        for name, texts in self._texts.items():
+            texts.append(self._known_texts.setdefault(row[name], row[name]))
+        self._objects.append([self._object(label, where) for label in row.get('objects') or ()])
+        self._episodes[self._count] = self._numbers.setdefault((self._source, row['episode']), len(self._numbers))
+        for name in {row.get('task'), *(row.get('rare') or ())} - {None}:
+            self._labels[name][self._count] = True
+        self._count += 1
+
+    def dataset(self) -> DemonstrationDataset:
+        """The arrays."""
+        objects = np.full((self._samples, max(map(len, self._objects)), 4), -1.0, np.float32)
+        for slots, labels in zip(objects, self._objects):
+            slots[: len(labels)] = np.reshape(labels, (-1, 4))
+        prompts, thoughts, actions = (np.array(texts, object) for texts in self._texts.values())
+        return DemonstrationDataset(self._images, prompts, thoughts, actions, objects, self._episodes,
+                                    dict(self._labels), self._info.classes, self._info.grid)
+
+    def _object(self, label: dict[str, Any], where: str) -> tuple[float, float, float, float]:
+        if label['name'] not in self._class_of:
+            raise UserError(f'{where} has an object {label["name"]!r}, but the classes of the dataset (metadata '
+                            f'vlm_agent_ros of its schema) are {", ".join(self._class_of)}: add it there')
+        position = label['column'], label['row']
+        if not all(value is not None and np.isfinite(value) for value in position):
+            raise UserError(f'{where}: object {label["name"]!r} lies at {position}, which is no position in the image: '
+                            'correct or leave out the object')
+        return self._class_of[label['name']], *position, float(label['visible'])
+
+
+def _files(path: Path) -> list[Path]:
+    """The parquet files of a dataset, all of them."""
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise UserError(f'{path} does not exist: record demonstrations with `vlm-agent record` first')
+    folder = path / 'data' if (path / 'data').is_dir() else path
+    files = sorted(folder.glob('train-*.parquet'))
+    if not files:
+        remedy = ('is unfinished: repeat the `vlm-agent record` that began it' if (path / UNFINISHED).is_dir() else
+                  'holds no train-*.parquet: give the folder of a dataset, or parquet files')
+        raise UserError(f'{path} {remedy}')
+    for file in files:
+        if shard := _SHARD.fullmatch(file.name):
+            wanted = [folder / f'{shard[1]}-{i:05d}-of-{shard[2]}.parquet' for i in range(int(shard[2]))]
+            if lacking := [other for other in wanted if not other.exists()]:
+                raise UserError(f'{lacking[0]} is missing, beside {file.name}: copy the dataset again')
+    return files
+
+
+def _inspect(files: list[Path]) -> tuple[DatasetInfo, int]:
+    """What the files have in common, and the number of their rows, from their footers."""
+    samples, infos = 0, []
+    for path in files:
+        with _opened(path) as file:
+            infos.append(read_info(file.schema_arrow, path))
+            samples += file.metadata.num_rows
+    # Files that know nothing of objects, such as corrections from a real cell, go with any.
+    known = [(path, info) for path, info in zip(files, infos) if info.classes]
+    for path, info in known:
+        for name in ('grid', 'classes'):
+            if getattr(info, name) != getattr(known[0][1], name):
+                raise UserError(f'{known[0][0]} and {path} differ in {name} ({getattr(known[0][1], name)} and '
+                                f'{getattr(info, name)}): train on one of them, or record them with one setting')
+    return known[0][1] if known else DatasetInfo(), samples
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        with _opened(path) as file:
+            known = read_info(file.schema_arrow, path).classes  # without them the objects mean nothing
+            columns = [name for name in _READ if name in file.schema_arrow.names and (known or name != 'objects')]
+            for batch in file.iter_batches(batch_size=256, columns=columns):
+                yield from batch.to_pylist()
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise _damaged(path, error) from error
+
+
+def _opened(path: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(path, page_checksum_verification=True)
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    reason = ' '.join(str(error).split())
+    return UserError(f'{path} is damaged or no parquet file ({reason}): copy it again, or record it again')
+
+
+def _decode(content: bytes | None, where: str) -> np.ndarray:
+    """(height, width, 3) uint8 of PNG or JPEG bytes."""
+    from PIL import Image
+
+    if content is None:
+        raise UserError(f'{where} has no image bytes: the images must lie in the file, not beside it')
+    try:
+        return np.asarray(Image.open(io.BytesIO(content), formats=('PNG', 'JPEG')).convert('RGB'))
+    except Exception as error:  # Pillow raises what its decoders do
+        raise UserError(f'{where} has an image that cannot be decoded ({error}): correct or leave out the row'
+                        ) from error

@@ -4,24 +4,35 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
+import signal
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from sim_worlds.config import load_world
+from sim_worlds.config import WorldConfig, load_world
 from sim_worlds.expert import demonstrate, projected
 from sim_worlds.tasks import make_task
+from sim_worlds.truth import SceneTruth
 from sim_worlds.world import CellWorld
-from training.dataset import DemonstrationDataset
+from training.dataset_schema import DatasetInfo, DemonstrationRow, EpisodeOutcome, ObjectLabel
+from training.dataset_writer import DatasetWriter
+from training.rare_events import PastTurn, rare_events
+from vlm_agent_ros import __version__
 from vlm_agent_ros.actions import ActionError, SkillLanguage
+from vlm_agent_ros.bundle import sha256_of
+from vlm_agent_ros.cell import load_cell
+from vlm_agent_ros.config import find_config
+from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.motion import MotionError, SkillPlanner
 from vlm_agent_ros.policy.config import load_model_config
 from vlm_agent_ros.types import EpisodeRequest, Observation, Trajectory
 
-_SLOTS = 12  # objects per scene at most
-_CHUNK = 250  # episodes per unit of work
+_SHARD = 500  # episodes per file, which is the unit of work
 
 
 @dataclass(frozen=True)
@@ -53,7 +64,8 @@ class Recording:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
-    parser.add_argument('--out', type=Path, default=Path('data/demonstrations.npz'), help='file to write')
+    parser.add_argument('--out', type=Path, default=Path('data/demonstrations'), help='folder to write; the same '
+                        'command continues a recording that was cut off')
     parser.add_argument('--world', default='panda_table', help='world file, by name or path')
     parser.add_argument('--model', default='tiny_vlm', help='models file whose prompt template is used')
     parser.add_argument('--tasks', nargs='+', default=['place', 'pick', 'place'], help='tasks, in turn')
@@ -66,41 +78,83 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Record and write the file.
+    """Record and write the dataset.
 
     Raises:
-        UserError: A task, world or model does not exist, or the file cannot be written.
+        UserError: A task, world or model does not exist, or the folder cannot be written to or holds something else.
+        KeyboardInterrupt: After an interrupt; the message says how to go on.
     """
-    load_world(args.world)
     for task in args.tasks:
         make_task(task)
     recording = Recording(args.world, args.model, tuple(args.tasks), args.scenes, args.episodes, args.mistakes,
                           args.seed, args.noise)
     total = args.scenes + args.episodes
-    chunks = [(recording, start, min(start + _CHUNK, total)) for start in range(0, total, _CHUNK)]
-    parts = []
-    with ProcessPoolExecutor(args.workers) as pool:
-        for part in pool.map(_record, chunks):
-            parts.append(part)
-            print(f'{sum(map(len, parts))} decisions of {min(len(parts) * _CHUNK, total)}/{total} episodes', flush=True)
-    dataset = DemonstrationDataset.concatenate(parts)
-    dataset.save(args.out)
-    print(f'{args.out}: {len(dataset)} decisions')
+    if not total:
+        raise UserError('--scenes and --episodes are 0: nothing to record, raise one of them')
+    writer = DatasetWriter(args.out.expanduser(), _info(recording), -(-total // _SHARD))
+    missing = writer.missing()
+    done = writer.shards - len(missing)
+    if done:
+        print(f'{args.out}: {done} of {writer.shards} shards are there', flush=True)
+    try:
+        with ProcessPoolExecutor(args.workers, initializer=_die_by_signals) as pool:
+            try:
+                for decisions in pool.map(_record, [(recording, writer, shard) for shard in missing]):
+                    done += 1
+                    print(f'{min(done * _SHARD, total)} of {total} episodes, {decisions} decisions in the latest shard',
+                          flush=True)
+            finally:
+                pool.shutdown(cancel_futures=True)
+    except BrokenProcessPool as error:
+        raise UserError('a recording process was killed (out of memory?): the same command goes on') from error
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt('stopped: the same command continues with the next shard') from None
+    if not writer.finished:
+        writer.finish()
+    print(f'{args.out}: {total} episodes')
 
 
-def _record(work: tuple[Recording, int, int]) -> DemonstrationDataset:
-    """Episodes ``start`` to ``end`` of a recording, in one process."""
-    recording, start, end = work
+def _info(recording: Recording) -> DatasetInfo:
+    """What the dataset says of itself: enough to make it again, and to refuse to go on with another one."""
+    config = load_world(recording.world)
+    cell = load_cell(config.cell)
+    settings = {'made by': 'vlm-agent record, scripted expert in simulation', 'version': __version__,
+                **dataclasses.asdict(recording), 'world': config.name, 'model': Path(recording.model).stem,
+                'world_sha256': sha256_of(find_config('worlds', recording.world), find_config('cells', config.cell)),
+                'prompt_sha256': load_model_config(recording.model).prompt.digest()}
+    return DatasetInfo(tuple(_classes(config)), cell.grid, json.loads(json.dumps(settings)))
+
+
+def _classes(config: WorldConfig) -> list[str]:
+    """Names of what may lie on the table."""
+    colours = sorted(config.objects.palette)
+    return [f'{colour} {kind}' for kind in ('cube', 'pad') for colour in colours] + ['grey cylinder']
+
+
+def _die_by_signals() -> None:
+    """In a worker: the command line's handler, which a fork inherits, is for the main process."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _record(work: tuple[Recording, DatasetWriter, int]) -> int:
+    """A shard of a recording, in one process; returns its number of decisions."""
+    recording, writer, shard = work
     config = load_world(recording.world)
     if not recording.noise:
         config = dataclasses.replace(config, appearance=dataclasses.replace(config.appearance, noise=(0.0, 0.0)))
     world = CellWorld(config)
-    recorder = _Recorder(world, recording)
-    for index in range(start, end):
-        task = recording.tasks[index % len(recording.tasks)]
-        recorder.episode(index, EpisodeRequest(recording.seed + index, task), whole=index >= recording.scenes)
-    world.close()
-    return recorder.dataset()
+    try:
+        return writer.write(shard, _rows(_Recorder(world, recording), recording, shard))
+    finally:
+        world.close()
+
+
+def _rows(recorder: _Recorder, recording: Recording, shard: int) -> Iterator[DemonstrationRow]:
+    total = recording.scenes + recording.episodes
+    for index in range(shard * _SHARD, min((shard + 1) * _SHARD, total)):
+        request = EpisodeRequest(recording.seed + index, recording.tasks[index % len(recording.tasks)])
+        yield from recorder.episode(index, request, whole=index >= recording.scenes)
 
 
 class _Recorder:
@@ -109,25 +163,40 @@ class _Recorder:
         self._language = SkillLanguage(world.cell.grid)
         self._planner = SkillPlanner(world.cell)
         self._prompt = load_model_config(recording.model).prompt
-        colours = sorted(world.config.objects.palette)
-        self._classes = [f'{colour} {kind}' for kind in ('cube', 'pad') for colour in colours] + ['grey cylinder']
-        self._rows: list[tuple] = []
 
-    def episode(self, index: int, request: EpisodeRequest, *, whole: bool) -> None:
+    def episode(self, index: int, request: EpisodeRequest, *, whole: bool) -> list[DemonstrationRow]:
         """Record an episode: its first decision, or all of them."""
         observation = self._world.reset(request)
         rng = np.random.default_rng([request.seed, 1])
+        rows: list[DemonstrationRow] = []
+        past: PastTurn | None = None
         while True:
-            shown = demonstrate(self._world.truth())
-            state = self._world.cell.gripper_state(observation.joint_names, observation.joint_positions)
-            prompt = self._prompt.render(observation.task, state, self._language)
-            self._rows.append((observation.image, prompt, shown.thought, shown.action, self._objects(), index))
+            row = self._decision(index, request, observation, len(rows) + 1, past)
             if not whole:
-                return
-            action = self._spoil(shown.action, rng) if rng.random() < self._recording.mistakes else shown.action
+                return [row]
+            held = self._world.truth().state.held is not None
+            action = self._spoil(row.action, rng) if rng.random() < self._recording.mistakes else row.action
             observation, outcome = self._world.execute(self._plan(action, observation))
+            rows.append(dataclasses.replace(row, executed=action, outcome=outcome))
+            past = PastTurn(row.action, action, held, outcome)
             if outcome.terminated or outcome.truncated:
-                return
+                total = sum(row.outcome.reward for row in rows if row.outcome)
+                end = EpisodeOutcome(outcome.success, total, len(rows))
+                return [dataclasses.replace(row, episode_outcome=end) for row in rows]
+
+    def _decision(self, index: int, request: EpisodeRequest, observation: Observation, turn: int,
+                  past: PastTurn | None) -> DemonstrationRow:
+        """What the expert sees and would write now."""
+        truth = self._world.truth()
+        shown, objects = demonstrate(truth), _objects(truth)
+        state = self._world.cell.gripper_state(observation.joint_names, observation.joint_positions)
+        held = truth.state.held
+        out_of_view = any(not label.visible for i, label in enumerate(objects) if i != held)
+        prompt = self._prompt.render(observation.task, state, self._language)
+        return DemonstrationRow(
+            observation.image, prompt, shown.thought, shown.action, index, task=request.task,
+            instruction=observation.task, world=self._world.config.name, seed=request.seed, turn=turn, objects=objects,
+            rare=rare_events(past, held=held is not None, out_of_view=out_of_view))
 
     def _plan(self, action: str, observation: Observation) -> Trajectory | None:
         try:
@@ -147,20 +216,12 @@ class _Recorder:
             column, row = (int(np.clip(int(c) + rng.integers(-6, 7), 0, last)) for c in cell)
         return f'{skill} {column:02d} {row:02d}'
 
-    def _objects(self) -> np.ndarray:
-        """(_SLOTS, 4) float32: class, column, row, visible of the items on the table."""
-        truth = self._world.truth()
-        rows = np.full((_SLOTS, 4), -1.0, np.float32)
-        for i, item in enumerate(truth.items):
-            column, row = projected(truth, i)
-            inside = 0.0 <= column < truth.cell.grid and 0.0 <= row < truth.cell.grid
-            if i != truth.state.held and inside:
-                rows[i] = (self._classes.index(item.name), column, row, 1.0)
-        return rows
 
-    def dataset(self) -> DemonstrationDataset:
-        images, prompts, thoughts, actions, objects, episodes = zip(*self._rows)
-        return DemonstrationDataset(
-            images=np.stack(images), prompts=np.array(prompts), thoughts=np.array(thoughts), actions=np.array(actions),
-            objects=np.stack(objects), episodes=np.array(episodes, np.int64), classes=np.array(self._classes),
-            grid=self._world.cell.grid)
+def _objects(truth: SceneTruth) -> tuple[ObjectLabel, ...]:
+    """The items on the table and in the gripper."""
+    labels = []
+    for i, item in enumerate(truth.items):
+        column, row = projected(truth, i)
+        inside = 0.0 <= column < truth.cell.grid and 0.0 <= row < truth.cell.grid
+        labels.append(ObjectLabel(item.name, column, row, inside and i != truth.state.held))
+    return tuple(labels)

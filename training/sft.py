@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options; what is not given is taken from the training file."""
     parser.add_argument('--config', default='sft', metavar='NAME|FILE',
                         help='training file in config/training, by name or path (default: sft)')
-    parser.add_argument('--data', nargs='+', metavar='FILE', help='demonstration files of `vlm-agent record`')
+    parser.add_argument('--data', nargs='+', metavar='FOLDER', help='datasets of `vlm-agent record`')
     parser.add_argument('--out', type=Path, default=Path('runs/sft'), metavar='FOLDER',
                         help='model directory that results (default: runs/sft); the same command continues a run that '
                              'was cut off')

@@ -38,6 +38,7 @@ from .dataset import DemonstrationDataset
 from .grounding import GroundingHead
 from .image_features import ImageFeatures
 from .metrics import write_atomically
+from .sample_order import SampleOrder, sample_weights
 from .sft_data import SftData
 from .sft_metrics import greedy_accuracy, teacher_forced
 from .tiny_vlm import TinyVlmConfig, build_tiny_vlm
@@ -70,7 +71,9 @@ class SftConfig:
         architecture: Sizes of a small VLM to build from scratch; None starts from the model's own weights.
     """
 
-    data: tuple[str, ...] = bounded(help='demonstration files of `vlm-agent record`')
+    data: tuple[str, ...] = bounded(help='datasets of `vlm-agent record`: folders, or parquet files')
+    weights: dict[str, float] = bounded({}, low=0.0, high=1000.0, help='how often samples of a task or rare event are '
+                                        'drawn, by its name in the data card; several are multiplied')
     model: str = bounded('tiny_vlm', help='models file: base, prompt, LoRA')
     architecture: TinyVlmConfig | None = None
     lora: bool = bounded(False, help='train LoRA adapters as the models file says and merge them at the end')
@@ -112,12 +115,17 @@ class SftTrainer:
         self.config, self.folder, self.device = config, folder, select_device(device)
         if (folder / 'config.json').exists():
             raise UserError(f'{folder} holds a model already: choose another --out, or delete it')
-        dataset = DemonstrationDataset.concatenate([DemonstrationDataset.load(Path(path)) for path in config.data])
+        dataset = DemonstrationDataset.load([Path(path).expanduser() for path in config.data])
+        weights = sample_weights(dataset, config.weights)
+        if not (dataset.objects[..., 3] > 0).any() and (config.vision.steps or config.grounding_weight):
+            raise UserError(f'{", ".join(config.data)}: nothing is known of the objects in the images (column objects, '
+                            'and metadata vlm_agent_ros of the schema), which grounding needs: set vision.steps and '
+                            'grounding_weight to 0')
         torch.manual_seed(config.seed)
         torch.set_float32_matmul_precision('high')
         self.model, self.processor = _load_model(config, self.device)
         self.data = SftData(dataset, PromptEncoder(self.processor, config.model), config.augmentation, self.device)
-        self.order = _SampleOrder(config, *self.data.split(config.held_out, config.seed))
+        self.order = SampleOrder(config.seed, *self.data.split(config.held_out, config.seed), weights)
         self.features = ImageFeatures(self.model)
         width = self.model.get_output_embeddings().weight.shape[1]
         self.head = GroundingHead(width, len(dataset.classes), dataset.grid).to(self.device)
@@ -173,7 +181,7 @@ class SftTrainer:
             for group in optimizer.param_groups:
                 group['lr'] = stage.learning_rate_at(self.step)
             rows = self.order.rows(self.step, stage.batch)
-            seed = self.order.seed(self.stage, self.step) if stage.augment else None
+            seed = self.order.seed(_STAGES.index(self.stage), self.step) if stage.augment else None
             loss = self._vision_loss(rows, seed) if self.stage == 'vision' else self._text_loss(rows, seed)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -211,6 +219,7 @@ class SftTrainer:
         """Metrics of the present stage on held-out samples, in batches that fit where training batches fit."""
         rows = self.order.held_out[:self.config.eval_samples]
         sums: dict[str, float] = {}
+        counts: dict[str, int] = {}
         for part in np.array_split(rows, math.ceil(len(rows) / self.config.text.batch)):
             metrics: dict[str, float] = {}
             if self.stage != 'vision':
@@ -222,8 +231,10 @@ class SftTrainer:
                 objects = self.data.objects[torch.from_numpy(part).to(self.device)]
                 metrics['grounded_within_1'] = self.head.within_one_cell(features, objects)
             for name, value in metrics.items():
-                sums[name] = sums.get(name, 0.0) + value * len(part) / len(rows)
-        return {name: round(value, 4) for name, value in sums.items()}
+                if not math.isnan(value):  # no object in sight in this part
+                    sums[name] = sums.get(name, 0.0) + value * len(part)
+                    counts[name] = counts.get(name, 0) + len(part)
+        return {name: round(value / counts[name], 4) for name, value in sums.items()}
 
     def _optimizer(self) -> torch.optim.Optimizer:
         parameters = [p for _, p in self._trained()]
@@ -271,34 +282,6 @@ class SftTrainer:
         print(f'{path}: continuing from {self.saved}', flush=True)
 
 
-class _SampleOrder:
-    """Which samples a step takes and how they are augmented: functions of the step, with no memory of those before.
-
-    Attributes:
-        held_out: Rows that are never trained on, in random order.
-    """
-
-    def __init__(self, config: SftConfig, train_rows: np.ndarray, held_out: np.ndarray) -> None:
-        self._seed, self._train_rows = config.seed, train_rows
-        self.held_out = np.random.default_rng(config.seed).permutation(held_out)
-        self._epoch, self._permutation = -1, train_rows
-
-    def rows(self, step: int, batch: int) -> np.ndarray:
-        """(batch,) int64; every epoch is a permutation of its own."""
-        epochs, offsets = np.divmod(np.arange(step * batch, (step + 1) * batch), len(self._train_rows))
-        return np.concatenate([self._order(int(epoch))[offsets[epochs == epoch]] for epoch in np.unique(epochs)])
-
-    def seed(self, stage: str, step: int) -> int:
-        """Seed of the augmentation: different in every stage and at every step."""
-        return int(np.random.SeedSequence((self._seed, _STAGES.index(stage), step)).generate_state(1)[0])
-
-    def _order(self, epoch: int) -> np.ndarray:
-        if self._epoch != epoch:
-            self._epoch = epoch
-            self._permutation = np.random.default_rng((self._seed, epoch)).permutation(self._train_rows)
-        return self._permutation
-
-
 def _plain(config: SftConfig) -> Any:
     """The configuration as it reads back from JSON."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
@@ -309,6 +292,9 @@ def _load_model(config: SftConfig, device: torch.device) -> tuple[Any, Any]:
     model_config = load_model_config(config.model)
     if config.lora and model_config.lora is None:
         raise UserError(f'lora is true, but the models file {config.model} has no lora: add it, or set lora to false')
+    if model_config.quantization != 'none':
+        raise UserError(f'the models file {config.model} says quantization {model_config.quantization}, but sft writes '
+                        'a whole model, and what it learned cannot be merged into such weights: set it to none')
     with tempfile.TemporaryDirectory() as untrained:
         if config.architecture is not None:
             build_tiny_vlm(config.architecture, Path(untrained), config.seed)

@@ -96,7 +96,7 @@ def write_bundle(path: Path, kind: str, fields: Mapping[str, Any], *,
         manifest = {'schema': SCHEMA, 'kind': kind, **fields, 'files': files}
         (temporary / MANIFEST).write_text(_render(manifest), encoding='utf-8')
         for file in (*temporary.iterdir(), temporary):
-            _sync(file)
+            sync(file)
         _replace(temporary, path)
     except (OSError, SafetensorError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
@@ -191,11 +191,12 @@ def _replace(temporary: Path, path: Path) -> None:
     if path.exists():
         os.rename(path, _backup(path))
     os.rename(temporary, path)
-    _sync(path.parent)
+    sync(path.parent)
     shutil.rmtree(_backup(path), ignore_errors=True)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Have a file or folder on the disk before anything that relies on it."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -140,6 +140,9 @@ def _verify(bundle: Bundle, config: ModelConfig, language: ActionLanguage) -> No
     remedies = {
         'base_sha256': f'the weights in {config.base_path} are not those that it was trained on: restore them',
         'processor_sha256': f'tokenizer or processor in {config.base_path} have changed: restore them',
+        'quantization': f'it was trained with quantization {bundle.fields.get("quantization") or "none"}, the models '
+                        f'file says {config.quantization}: make them equal',
+        'chat_template': 'the chat_template of the models file differs: use the one that it was trained with',
         'prompt_sha256': 'the prompt template differs: use the one that it was trained with',
         'language_sha256': f'it was trained for the actions "{bundle.fields.get("language")}", here they are '
                            f'"{language.description}": use the same list of actions, or a cell with the same grid',
@@ -165,12 +168,14 @@ def _adapter_name(config: ModelConfig) -> str:
     return 'model' if config.lora is None else 'adapter_model'
 
 
-def _identity(config: ModelConfig, language: ActionLanguage) -> dict[str, str]:
-    """What a checkpoint is bound to, by names and digests."""
+def _identity(config: ModelConfig, language: ActionLanguage) -> dict[str, str | None]:
+    """What a checkpoint is bound to, by names and digests; None is what manifests from before the key have."""
     return {
         'base': config.base,
         'base_sha256': _digest(config.base_path, _WEIGHTS),
         'processor_sha256': _digest(config.base_path, _PROCESSOR),
+        'quantization': config.quantization if config.quantization != 'none' else None,
+        'chat_template': config.chat_template or None,
         'prompt_sha256': config.prompt.digest(),
         'language': language.description,
         'language_sha256': language.digest(),

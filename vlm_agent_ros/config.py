@@ -125,7 +125,7 @@ def key_of(field: dataclasses.Field[Any]) -> str:
 def check_range(field: dataclasses.Field[Any], value: Any, source: str) -> None:
     """Refuse a value outside the range or the choices that ``bounded`` declared for its field."""
     low, high, choices = (field.metadata.get(k) for k in ('low', 'high', 'choices'))
-    numbers = value if isinstance(value, (tuple, list)) else [value]
+    numbers = value.values() if isinstance(value, dict) else value if isinstance(value, (tuple, list)) else [value]
     for number in numbers:
         if not isinstance(number, (int, float)) or isinstance(number, bool):
             continue

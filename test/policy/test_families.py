@@ -1,7 +1,9 @@
-"""Other families of models, tiny and untrained: what is sampled is what the update recomputes, without a special case.
+"""Families of models, tiny and untrained: load, LoRA, rollout, update, save and load again, without a special case.
 
-They differ where it hurts: PaliGemma lets prompt tokens see each other in both directions and marks them by token
-types; Idefics3 (SmolVLM) frames the image with tokens of its own and takes several crops.
+They differ where it hurts: PaliGemma and Gemma 3 let tokens of the prompt see each other in both directions and mark
+them by token types; Idefics3 (SmolVLM) frames the image with tokens of its own and takes several crops; Qwen2.5-VL has
+positions in three axes and images of any size in one flat batch; Gemma 3 has layers that see a window only; processors
+of Qwen2.5-VL and InternVL also take videos, for which torchvision would be needed.
 """
 
 from __future__ import annotations
@@ -13,9 +15,13 @@ import numpy as np
 import pytest
 import torch
 
+from training.config import PPOConfig
+from training.ppo import PPO, Sample
 from training.tiny_vlm import CHAT_TEMPLATE, build_tokenizer
 from vlm_agent_ros.actions import SkillLanguage
+from vlm_agent_ros.checkpoint import load_policy, save_checkpoint
 from vlm_agent_ros.policy.config import Decoding, LoraSettings, ModelConfig
+from vlm_agent_ros.policy.loading import without_video
 from vlm_agent_ros.policy.policy import Policy
 
 LAYERS = {'hidden_size': 32, 'intermediate_size': 32, 'num_hidden_layers': 2, 'num_attention_heads': 2}
@@ -52,18 +58,107 @@ def idefics3() -> tuple[Any, Any]:
     return Idefics3ForConditionalGeneration(config), processor
 
 
-@pytest.mark.parametrize('family', [paligemma, idefics3])
-def test_the_update_recomputes_what_was_sampled(tmp_path: Path, inputs, family):
-    model, processor = family()
+def llava() -> tuple[Any, Any]:
+    from transformers import CLIPImageProcessorPil, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
+
+    side = {'height': 56, 'width': 56}
+    images = CLIPImageProcessorPil(size=side, crop_size=side)
+    processor = LlavaProcessor(image_processor=images, tokenizer=build_tokenizer(768), patch_size=14,
+                               vision_feature_select_strategy='default', num_additional_image_tokens=1,
+                               chat_template=CHAT_TEMPLATE)
+    vision = {'model_type': 'clip_vision_model', 'image_size': 56, 'patch_size': 14, 'projection_dim': 32, **LAYERS}
+    text = {'model_type': 'llama', 'vocab_size': len(processor.tokenizer), **LAYERS, **SPECIALS}
+    config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=_image_token(processor.tokenizer))
+    return LlavaForConditionalGeneration(config), processor
+
+
+def qwen2_5_vl() -> tuple[Any, Any]:
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    names = {'vision_start_token': '<|vision_start|>', 'vision_end_token': '<|vision_end|>',
+             'video_token': '<|video_pad|>'}
+    tokenizer = _tokenizer(**names)
+    template = CHAT_TEMPLATE.replace('<image>', '<|vision_start|><image><|vision_end|>')
+    images = Qwen2VLImageProcessorPil(size={'shortest_edge': 28 * 28, 'longest_edge': 56 * 56})
+    processor = without_video(Qwen2_5_VLProcessor)(image_processor=images, tokenizer=tokenizer, chat_template=template)
+    vision = {'depth': 2, 'hidden_size': 32, 'intermediate_size': 32, 'num_heads': 2, 'out_hidden_size': 32,
+              'fullatt_block_indexes': [1], 'window_size': 28}
+    text = {'vocab_size': len(tokenizer), 'num_key_value_heads': 1, **LAYERS, **SPECIALS,
+            'rope_parameters': {'rope_type': 'default', 'rope_theta': 1e6, 'mrope_section': [2, 3, 3]}}
+    config = Qwen2_5_VLConfig(vision_config=vision, text_config=text, image_token_id=_image_token(tokenizer),
+                              **{f'{key}_id': tokenizer.convert_tokens_to_ids(name) for key, name in names.items()})
+    return Qwen2_5_VLForConditionalGeneration(config), processor
+
+
+def gemma3() -> tuple[Any, Any]:
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration, Gemma3Processor
+    from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+
+    tokenizer = _tokenizer(boi_token='<start_of_image>', eoi_token='<end_of_image>')
+    processor = Gemma3Processor(
+        image_processor=Gemma3ImageProcessorPil(size={'height': 56, 'width': 56}), tokenizer=tokenizer,
+        image_seq_length=4, chat_template=CHAT_TEMPLATE.replace('<image>', '<start_of_image>'))
+    vision = {'model_type': 'siglip_vision_model', 'image_size': 56, 'patch_size': 14, **LAYERS}
+    text = {'vocab_size': len(tokenizer), 'num_key_value_heads': 1, 'head_dim': 16, 'sliding_window': 16,
+            'layer_types': ['sliding_attention', 'full_attention'], **LAYERS, **SPECIALS}
+    config = Gemma3Config(vision_config=vision, text_config=text, mm_tokens_per_image=4,
+                          image_token_index=_image_token(tokenizer), boi_token_index=tokenizer.boi_token_id,
+                          eoi_token_index=tokenizer.eoi_token_id)
+    return Gemma3ForConditionalGeneration(config), processor
+
+
+def internvl() -> tuple[Any, Any]:
+    from transformers import InternVLConfig, InternVLForConditionalGeneration, InternVLProcessor
+    from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
+
+    tokenizer = _tokenizer(start_image_token='<img>', end_image_token='</img>', context_image_token='<image>',
+                           video_token='<video>')
+    images = GotOcr2ImageProcessorPil(size={'height': 56, 'width': 56}, crop_to_patches=False)
+    processor = without_video(InternVLProcessor)(image_processor=images, tokenizer=tokenizer, image_seq_length=4,
+                                  chat_template=CHAT_TEMPLATE)
+    vision = {'image_size': [56, 56], 'patch_size': [14, 14], **LAYERS}
+    text = {'model_type': 'qwen2', 'vocab_size': len(tokenizer), 'num_key_value_heads': 1, **LAYERS, **SPECIALS}
+    config = InternVLConfig(vision_config=vision, text_config=text, image_token_id=_image_token(tokenizer),
+                            image_seq_length=4)
+    return InternVLForConditionalGeneration(config), processor
+
+
+def _tokenizer(**names: str) -> Any:
+    """The small VLM's tokenizer with more special tokens, by the names that a processor knows them by."""
+    from transformers import PreTrainedTokenizerFast
+
+    own = build_tokenizer(768)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=own.backend_tokenizer, extra_special_tokens={'image_token': '<image>', **names},
+        clean_up_tokenization_spaces=False, **own.special_tokens_map)
+
+
+def _image_token(tokenizer: Any) -> int:
+    return tokenizer.convert_tokens_to_ids('<image>')
+
+
+@pytest.fixture(params=[llava, paligemma, idefics3, qwen2_5_vl, gemma3, internvl], ids=lambda family: family.__name__)
+def config(request: pytest.FixtureRequest, tmp_path: Path) -> ModelConfig:
+    """A models file's content for a family, whose weights have clear preferences."""
+    torch.manual_seed(0)
+    model, processor = request.param()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-    model.save_pretrained(tmp_path)
-    processor.save_pretrained(tmp_path)
-    config = ModelConfig(base=str(tmp_path), decoding=Decoding(max_thought_chars=20, max_new_tokens=80),
-                         lora=LoraSettings(rank=2))
-    policy = Policy(config, SkillLanguage(48), torch.device('cpu'))
+    model.save_pretrained(tmp_path / 'base')
+    processor.save_pretrained(tmp_path / 'base')
+    return ModelConfig(base=str(tmp_path / 'base'), decoding=Decoding(max_thought_chars=20, max_new_tokens=80),
+                       lora=LoraSettings(rank=2), value_width=8)
+
+
+def make_policy(config: ModelConfig) -> Policy:
+    return Policy(config, SkillLanguage(48), torch.device('cpu'))
+
+
+def test_the_update_recomputes_what_was_sampled(config, inputs):
+    policy = make_policy(config)
     decisions = policy.decide(inputs, temperature=0.8, seeds=range(len(inputs)))
     assert all(decision.legal for decision in decisions)
     for side in ('left', 'right'):
@@ -72,3 +167,21 @@ def test_the_update_recomputes_what_was_sampled(tmp_path: Path, inputs, family):
             np.testing.assert_allclose(evaluation.logprobs[row, :len(decision.token_ids)].detach(),
                                        decision.token_logprobs, atol=1e-4)
             assert evaluation.values[row].item() == pytest.approx(decision.value, abs=1e-4)
+
+
+def test_a_family_is_trained_saved_and_loaded_again(config, inputs, tmp_path):
+    policy = make_policy(config)
+    decisions = policy.decide(inputs, temperature=1.0, seeds=range(len(inputs)))
+    before = [p.detach().clone() for p in policy.parameters()]
+    samples = [Sample(given, decision, advantage=(-1.0) ** row, value_target=1.0)
+               for row, (given, decision) in enumerate(zip(inputs, decisions))]
+    settings = PPOConfig(learning_rate=0.02, value_learning_rate=0.02, value_warmup_updates=0, target_kl=0.0)
+    PPO(policy, settings, seed=0).update(samples, number=0, temperature=1.0, progress=0.0)
+    assert sum(not torch.equal(old, new) for old, new in zip(before, policy.parameters())) > len(before) / 3
+    save_checkpoint(tmp_path / 'checkpoint', policy, step=1)
+    trained = policy.decide(inputs, temperature=1.0, seeds=range(len(inputs)))
+    assert any(not np.array_equal(a.token_logprobs, b.token_logprobs) for a, b in zip(trained, decisions))
+    loaded = load_policy(str(tmp_path / 'checkpoint'), device='cpu')
+    for own, other in zip(trained, loaded.decide(inputs, temperature=1.0, seeds=range(len(inputs)))):
+        assert (own.text, own.value) == (other.text, other.value)
+        assert np.array_equal(own.token_logprobs, other.token_logprobs)

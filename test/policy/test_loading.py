@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 
 import pytest
 import torch
+from peft.tuners.lora import LoraLayer
 
 from vlm_agent_ros.checkpoint import load_policy
+from vlm_agent_ros.config import resource_root
 from vlm_agent_ros.errors import UserError
-from vlm_agent_ros.policy.config import ModelConfig
-from vlm_agent_ros.policy.loading import load_base, select_device
+from vlm_agent_ros.policy.config import LoraSettings, ModelConfig, load_model_config
+from vlm_agent_ros.policy.loading import add_lora, load_base, merged_lora, select_device
 
 CPU = torch.device('cpu')
 
@@ -68,3 +71,45 @@ def test_a_device_that_does_not_exist_is_refused():
     if not torch.cuda.is_available():
         with pytest.raises(UserError, match='GPU'):
             select_device('cuda')
+
+
+HUB_MODELS = sorted(path.stem for path in (resource_root() / 'config' / 'models').glob('*.yaml'))
+HUB_MODELS.remove('tiny_vlm')
+
+
+@pytest.mark.parametrize('name', HUB_MODELS)
+def test_a_shipped_models_file_names_a_model_of_the_hub(name):
+    config = load_model_config(name)
+    assert config.base_path == config.base and re.fullmatch(r'[\w-]+/[\w.-]+', config.base)
+    assert config.lora is not None and config.decoding.constrained and config.dtype == 'bfloat16'
+
+
+def test_families_of_every_kind_are_shipped():
+    assert len(HUB_MODELS) >= 6
+
+
+def test_a_chat_template_of_the_models_file_serves_a_model_without_one(tmp_path, vlm_folder):
+    folder = tmp_path / 'model'
+    shutil.copytree(vlm_folder, folder)
+    (folder / 'chat_template.jinja').unlink()
+    template = load_model_config('paligemma_3b').chat_template
+    _, processor = load_base(ModelConfig(base=str(folder), chat_template=template), CPU)
+    content = [{'type': 'image'}, {'type': 'text', 'text': 'pick it'}]
+    assert processor.apply_chat_template([{'role': 'user', 'content': content}]) == '<image>pick it'
+
+
+def test_four_bits_without_their_library_or_a_gpu_are_refused_with_the_remedy(vlm_folder):
+    with pytest.raises(UserError, match='pip install bitsandbytes, or set quantization to none'):
+        load_base(ModelConfig(base=str(vlm_folder), quantization='4bit'), CPU)
+    with pytest.raises(UserError, match='add lora to the models file'):
+        ModelConfig(base=str(vlm_folder), quantization='4bit', lora=None)
+
+
+def test_adapters_are_never_folded_into_quantized_weights(vlm_folder):
+    model = add_lora(load_base(ModelConfig(base=str(vlm_folder)), CPU)[0], LoraSettings(rank=2))
+    first, second = [module for module in model.modules() if isinstance(module, LoraLayer)][:2]
+    packed = torch.zeros(8, dtype=torch.uint8)  # as bitsandbytes holds them
+    first.get_base_layer().weight = torch.nn.Parameter(packed, requires_grad=False)
+    with merged_lora(model):
+        assert not first.merged and second.merged
+    assert torch.equal(first.get_base_layer().weight, packed) and not second.merged

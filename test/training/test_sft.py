@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from training.cli import main
-from training.dataset import DemonstrationDataset
+from training.dataset_schema import DatasetInfo, DemonstrationRow, ObjectLabel
+from training.dataset_writer import DatasetWriter
 from training.sft_trainer import SftConfig, SftTrainer, Stage
 from training.tiny_vlm import TinyVlmConfig
 from vlm_agent_ros.errors import UserError
@@ -27,20 +28,20 @@ VISION, TEXT = Stage(4, 8, 1e-2, 1), Stage(8, 8, 1e-2, 1)
 def demonstrations(tmp_path: Path) -> Path:
     """A bright square somewhere on grey; the action is to pick it."""
     rng = np.random.default_rng(0)
-    cells = rng.integers(4, GRID - 4, (32, 2))
-    images = np.full((32, 32, 32, 3), 90, np.uint8)
-    objects = np.full((32, 2, 4), -1.0, np.float32)
-    for image, row, (x, y) in zip(images, objects, cells):
+    rows = []
+    for i, (x, y) in enumerate(rng.integers(4, GRID - 4, (32, 2))):
+        image = np.full((32, 32, 3), 90, np.uint8)
         u, v = x * 32 // GRID, y * 32 // GRID
         image[v - 1:v + 2, u - 1:u + 2] = 240
-        row[0] = 0, x + 0.5, y + 0.5, 1
-    path = tmp_path / 'demonstrations.npz'
-    DemonstrationDataset(
-        images=images, prompts=np.array([f'task: pick the {"red " * (i % 2)}cube' for i in range(32)]),
-        thoughts=np.array([f'cube at {x:02d} {y:02d}' for x, y in cells]),
-        actions=np.array([f'pick {x:02d} {y:02d}' for x, y in cells]), objects=objects,
-        episodes=np.arange(32) // 2, classes=np.array(['red cube']), grid=GRID).save(path)
-    return path
+        rows.append(DemonstrationRow(
+            image, f'task: pick the {"red " * (i % 2)}cube', f'cube at {x:02d} {y:02d}', f'pick {x:02d} {y:02d}',
+            episode=i // 2, task='pick', objects=(ObjectLabel('red cube', x + 0.5, y + 0.5, True),),
+            rare=('recovery',) if i < 4 else ()))
+    writer = DatasetWriter(tmp_path / 'demonstrations', DatasetInfo(('red cube',), GRID), 1)
+    writer.missing()
+    writer.write(0, rows)
+    writer.finish()
+    return writer.folder
 
 
 def configure(demonstrations: Path, **changes: Any) -> SftConfig:
@@ -113,6 +114,36 @@ def test_images_are_augmented_in_the_stages_that_say_so(tmp_path, demonstrations
     assert seen == {'vision': {True}, 'text': {False}}
 
 
+def test_rare_samples_are_drawn_as_often_as_their_weight_says(tmp_path, demonstrations):
+    trainer = SftTrainer(configure(demonstrations, weights={'recovery': 3.0, 'pick': 2.0}), tmp_path / 'model', 'cpu')
+    counts = np.bincount(trainer.order.rows(0, 8 * 160), minlength=32)
+    train = np.setdiff1d(np.arange(32), trainer.order.held_out)
+    rare, others = np.intersect1d(train, np.arange(4)), np.setdiff1d(train, np.arange(4))
+    assert counts[rare].mean() == pytest.approx(3 * counts[others].mean(), rel=0.1)
+    assert not counts[trainer.order.held_out].any()
+
+
+@pytest.mark.parametrize(('changes', 'message'), [
+    ({'weights': {'dropped': 2.0}}, "'dropped'; the data has pick, recovery"),
+    ({'weights': {'pick': 0.0}}, 'weights leave no sample'),
+])
+def test_weights_that_do_not_fit_the_data_are_refused(tmp_path, demonstrations, changes, message):
+    with pytest.raises(UserError, match=message):
+        SftTrainer(configure(demonstrations, **changes), tmp_path / 'model', 'cpu')
+
+
+def test_demonstrations_without_objects_train_all_but_the_grounding(tmp_path):
+    writer = DatasetWriter(tmp_path / 'd', DatasetInfo(), 1)
+    writer.missing()
+    writer.write(0, [DemonstrationRow(np.full((32, 32, 3), 90, np.uint8), 'go', 'left', 'left', i) for i in range(16)])
+    writer.finish()
+    with pytest.raises(UserError, match=r'nothing is known of the objects .* set vision\.steps'):
+        SftTrainer(configure(writer.folder), tmp_path / 'model', 'cpu')
+    trainer = SftTrainer(configure(writer.folder, vision=Stage(0), grounding_weight=0.0), tmp_path / 'model', 'cpu')
+    trainer.train()
+    assert trainer.finish()['samples'] == 16
+
+
 def test_the_state_of_another_run_is_refused(tmp_path, demonstrations):
     SftTrainer(configure(demonstrations, text=Stage(0)), tmp_path / 'model', 'cpu').train()
     other = SftTrainer(configure(demonstrations, text=Stage(0), seed=1), tmp_path / 'model', 'cpu')
@@ -142,14 +173,14 @@ def test_a_model_that_is_there_already_is_not_overwritten(tmp_path, demonstratio
 
 
 @pytest.mark.parametrize(('options', 'message'), [
-    (['--data', '{folder}/none.npz'], 'none.npz does not exist: record demonstrations with'),
-    (['--data', '{folder}/bad.npz'], 'bad.npz is damaged or no demonstration file'),
-    (['--data', '{folder}/demonstrations.npz', '--text-steps', '-1'], 'text: steps is -1, but must be at least 0'),
-    (['--data', '{folder}/demonstrations.npz', '--device', 'tpu9'], "device is 'tpu9'"),
+    (['--data', '{folder}/none'], 'none does not exist: record demonstrations with'),
+    (['--data', '{folder}/bad.parquet'], 'bad.parquet is damaged or no parquet file'),
+    (['--data', '{folder}/demonstrations', '--text-steps', '-1'], 'text: steps is -1, but must be at least 0'),
+    (['--data', '{folder}/demonstrations', '--device', 'tpu9'], "device is 'tpu9'"),
     (['--config', 'nothing'], "no training file named 'nothing'"),
 ])
 def test_bad_input_is_one_sentence(tmp_path, demonstrations, capsys, options, message):
-    (tmp_path / 'bad.npz').write_bytes(demonstrations.read_bytes()[:500])
+    (tmp_path / 'bad.parquet').write_bytes(b'PAR1 and no more')
     arguments = [option.format(folder=tmp_path) for option in options]
     assert main(['sft', '--out', str(tmp_path / 'model'), *arguments]) == 2
     error = capsys.readouterr().err

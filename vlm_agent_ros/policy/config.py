@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..config import bounded, find_config, load_yaml, parse, resource_root
+from ..errors import UserError
 from .prompt import PromptTemplate
 
 
@@ -41,6 +42,14 @@ class ModelConfig:
     lora: LoraSettings | None = LoraSettings()
     value_width: int = bounded(128, low=8, high=4096, help='hidden width of the value head')
     dtype: str = bounded('float32', choices=('float32', 'bfloat16', 'float16'), help='type of the base weights')
+    quantization: str = bounded('none', choices=('none', '4bit'), help='4bit holds the linear layers of the base in '
+                                '4 bits; needs a GPU, bitsandbytes and LoRA')
+    chat_template: str = bounded('', help='Jinja template for a model whose processor has none')
+
+    def __post_init__(self) -> None:
+        if self.quantization != 'none' and self.lora is None:
+            raise UserError(f'quantization is {self.quantization}, but weights of so few bits cannot be trained: add '
+                            'lora to the models file, or set quantization to none')
 
     @property
     def base_path(self) -> str:

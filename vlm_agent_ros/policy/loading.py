@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,11 +43,13 @@ def load_base(config: ModelConfig, device: torch.device) -> tuple[Any, Any]:
         The model in evaluation mode (dropout off, in sampling and in the update alike) and its processor.
 
     Raises:
-        UserError: There is no such model, it is damaged, or it is no vision-language model.
+        UserError: There is no such model, it is damaged, it is no vision-language model, or what 4-bit weights need is
+            missing.
     """
-    from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoConfig, AutoModelForImageTextToText
     from transformers.utils import logging
 
+    quantization = _quantization(config, device)
     logging.disable_progress_bar()  # a bar per file says nothing that the caller's progress does not
     path = config.base_path
     if not Path(path).is_dir() and (path.startswith(('.', '/', '~', 'models/')) or path.count('/') != 1):
@@ -57,8 +60,8 @@ def load_base(config: ModelConfig, device: torch.device) -> tuple[Any, Any]:
         if type(kind) not in AutoModelForImageTextToText._model_mapping:
             raise UserError(f'{path} holds a {kind.model_type} model, which is no vision-language model: choose one '
                             'that AutoModelForImageTextToText loads')
-        model = AutoModelForImageTextToText.from_pretrained(path, dtype=getattr(torch, config.dtype))
-        processor = AutoProcessor.from_pretrained(path)
+        model = AutoModelForImageTextToText.from_pretrained(path, dtype=getattr(torch, config.dtype), **quantization)
+        processor = _load_processor(path, kind)
     except UserError:
         raise
     except Exception as error:  # the libraries underneath raise what they like
@@ -67,7 +70,45 @@ def load_base(config: ModelConfig, device: torch.device) -> tuple[Any, Any]:
                         'complete, or make it again') from error
     if getattr(processor, 'tokenizer', None) is None:
         raise UserError(f'{path} has no processor for images and text: copy the processor files of the model into it')
-    return nn.Module.to(model, device).eval(), processor
+    if config.chat_template:
+        processor.chat_template = config.chat_template
+    # Quantized weights are made on their device, where they stay.
+    return (model if quantization else nn.Module.to(model, device)).eval(), processor
+
+
+def _quantization(config: ModelConfig, device: torch.device) -> dict[str, Any]:
+    """How ``from_pretrained`` shall hold the base weights: as they are, or in QLoRA's 4 bits (arXiv 2305.14314)."""
+    if config.quantization == 'none':
+        return {}
+    if device.type != 'cuda' or importlib.util.find_spec('bitsandbytes') is None:
+        raise UserError(f'{config.base}: quantization is {config.quantization}, which needs an NVIDIA GPU (device '
+                        'cuda) and bitsandbytes: pip install bitsandbytes, or set quantization to none in the models '
+                        'file')
+    from transformers import BitsAndBytesConfig
+
+    settings = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type='nf4', bnb_4bit_use_double_quant=True,
+                                  bnb_4bit_compute_dtype=torch.bfloat16)
+    return {'quantization_config': settings, 'device_map': {'': device}}
+
+
+def without_video(processor_class: Any) -> Any:
+    """A processor class that leaves out its video part, which needs torchvision: a decision reads one image."""
+    def attributes(cls: Any) -> list[str]:
+        return [name for name in processor_class.get_attributes() if name != 'video_processor']
+
+    return type(processor_class.__name__, (processor_class,), {'get_attributes': classmethod(attributes)})
+
+
+def _load_processor(path: str, kind: Any) -> Any:
+    """The processor of a model whose configuration is ``kind``."""
+    from transformers import AutoProcessor
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+    from transformers.utils import is_torchvision_available
+
+    known: Any = PROCESSOR_MAPPING.get(type(kind), None)
+    if known is not None and 'video_processor' in known.get_attributes() and not is_torchvision_available():
+        return without_video(known).from_pretrained(path)
+    return AutoProcessor.from_pretrained(path)
 
 
 def add_lora(model: Any, settings: LoraSettings) -> Any:
@@ -92,10 +133,13 @@ def merged_lora(model: Any) -> Iterator[None]:
     """Within it the adapters are folded into the base weights: half the operations where a step is one token.
 
     The base weights are put back from copies, not by subtraction, so that they stay what they were to the bit.
+    Quantized weights are left alone: rounded again with an adapter in them they would be another policy than the one
+    that is updated.
     """
     from peft.tuners.lora import LoraLayer
 
-    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    layers = [module for module in model.modules()
+              if isinstance(module, LoraLayer) and module.get_base_layer().weight.is_floating_point()]
     kept = [layer.get_base_layer().weight.detach().clone() for layer in layers]
     try:
         for layer in layers:

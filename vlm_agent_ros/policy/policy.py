@@ -278,7 +278,7 @@ class Policy:
     def _encode(self, inputs: Sequence[PolicyInput], padding_side: str) -> Any:
         encoded = self.encoder.encode([i.image for i in inputs], [i.prompt for i in inputs], padding_side)
         encoded = encoded.to(self.device)
-        dtype = next(self.model.parameters()).dtype
+        dtype = self.model.dtype  # of the first parameter that is not quantized
         return {k: v.to(dtype) if torch.is_floating_point(v) else v for k, v in encoded.items()}
 
     def _keep(self, positions: int) -> dict[str, int]:

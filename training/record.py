@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -29,6 +30,7 @@ from vlm_agent_ros.cell import load_cell
 from vlm_agent_ros.config import find_config
 from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.motion import MotionError, SkillPlanner
+from vlm_agent_ros.nodes.process import end_with_parent
 from vlm_agent_ros.policy.config import load_model_config
 from vlm_agent_ros.types import EpisodeRequest, Observation, Trajectory
 
@@ -97,7 +99,7 @@ def run(args: argparse.Namespace) -> None:
     if done:
         print(f'{args.out}: {done} of {writer.shards} shards are there', flush=True)
     try:
-        with ProcessPoolExecutor(args.workers, initializer=_die_by_signals) as pool:
+        with ProcessPoolExecutor(args.workers, initializer=_start_worker, initargs=(os.getpid(),)) as pool:
             try:
                 for decisions in pool.map(_record, [(recording, writer, shard) for shard in missing]):
                     done += 1
@@ -131,10 +133,11 @@ def _classes(config: WorldConfig) -> list[str]:
     return [f'{colour} {kind}' for kind in ('cube', 'pad') for colour in colours] + ['grey cylinder']
 
 
-def _die_by_signals() -> None:
-    """In a worker: the command line's handler, which a fork inherits, is for the main process."""
+def _start_worker(parent_pid: int) -> None:
+    """A worker ends by signals at once, since shards are whole or not there, and with the main process."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    end_with_parent(parent_pid)
 
 
 def _record(work: tuple[Recording, DatasetWriter, int]) -> int:

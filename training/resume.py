@@ -41,7 +41,7 @@ def find_resume_point(name: str, overrides: dict[str, Any]) -> ResumePoint:
         overrides: Flags over the configuration of the run.
 
     Raises:
-        UserError: There is no such run or checkpoint, it is corrupt, or a flag would make another run of it.
+        UserError: There is no such run or checkpoint, no whole one, or a flag would make another run of it.
     """
     path = Path(name).expanduser().absolute()
     if path.name == 'latest':
@@ -61,13 +61,18 @@ def find_resume_point(name: str, overrides: dict[str, Any]) -> ResumePoint:
 
 
 def _newest_whole(checkpoints: Path) -> Path | None:
+    """The newest checkpoint that can be read; None where none was ever finished."""
+    reason = None
     for path in sorted(checkpoints.glob('step_*'), reverse=True):
         try:
             open_checkpoint(path)
         except UserError as error:
-            print(f'vlm-agent: {error}; going on from the one before', file=sys.stderr)
+            reason = error
+            print(f'vlm-agent: {error}; trying the one before', file=sys.stderr)
         else:
             return path
+    if reason is not None:
+        raise UserError(f'none of the checkpoints in {checkpoints} can be read, the oldest because {reason}')
     return None
 
 

@@ -142,6 +142,15 @@ def test_a_checkpoint_that_is_named_is_not_replaced_by_another(copy, capsys):
     assert 'value_head.safetensors is corrupt' in capsys.readouterr().err
 
 
+def test_a_run_is_never_started_again_over_checkpoints_that_cannot_be_read(copy, capsys):
+    for manifest in copy.glob('checkpoints/step_*/manifest.json'):
+        manifest.write_text(manifest.read_text().replace('"schema": 1', '"schema": 2'))
+    kept = sorted(copy.rglob('*'))
+    assert main(['train', '--resume', str(copy)]) == 2
+    assert 'none of the checkpoints' in (said := capsys.readouterr().err.splitlines()[-1]) and 'schema 2' in said
+    assert sorted(copy.rglob('*')) == kept
+
+
 @pytest.mark.parametrize(('flag', 'said'), [
     (['--algorithm', 'grpo'], 'a run with algorithm turn_ppo, it cannot go on with grpo'),
     (['--no-cot'], 'a run with cot True'), (['--worlds', '4'], 'a run with worlds 2'),

@@ -16,7 +16,7 @@ from vlm_agent_ros.types import EpisodeRequest
 
 from .commands import Command, CommanderOf
 from .config import EnvironmentConfig
-from .gymnasium_worlds import GymnasiumWorlds, Scene
+from .gymnasium_worlds import GymnasiumObservation, GymnasiumWorlds
 
 GENERAL_PROMPT = """\
 {task}
@@ -75,13 +75,13 @@ class GymnasiumCommander:
     def __init__(self, language: DiscreteLanguage, prompt: PromptTemplate, illegal_rule: str = 'random') -> None:
         self._language, self._prompt, self._illegal_rule = language, prompt, illegal_rule
 
-    def observe(self, observation: Scene) -> PolicyInput:
+    def observe(self, observation: GymnasiumObservation) -> PolicyInput:
         """See Commander."""
         language = self._admissible(observation)
         prompt = self._prompt.render(observation.task, '', language).strip()
         return PolicyInput(observation.image, prompt, None if observation.admissible is None else language)
 
-    def command(self, decision: Decision, observation: Scene, seed: int) -> Command:
+    def command(self, decision: Decision, observation: GymnasiumObservation, seed: int) -> Command:
         """See Commander."""
         if decision.legal:
             return Command(self._language.parse(decision.action).index)
@@ -98,7 +98,7 @@ class GymnasiumCommander:
         """See Commander; the actions point nowhere."""
         return None
 
-    def _admissible(self, observation: Scene) -> DiscreteLanguage:
+    def _admissible(self, observation: GymnasiumObservation) -> DiscreteLanguage:
         if observation.admissible is None:
             return self._language
         return _language(tuple(self._language.actions[i] for i in observation.admissible))

@@ -23,7 +23,7 @@ from .worlds import Answer
 
 
 @dataclass(frozen=True)
-class Scene:
+class GymnasiumObservation:
     """What a Gymnasium environment shows.
 
     Attributes:
@@ -148,7 +148,7 @@ class _World:
                           self._seed)
         return self._scene(observation, info, ended=outcome.terminated or outcome.truncated), outcome
 
-    def _scene(self, observation: Any, info: dict[str, Any], ended: bool) -> Scene:
+    def _scene(self, observation: Any, info: dict[str, Any], ended: bool) -> GymnasiumObservation:
         image = observation.get('image') if isinstance(observation, dict) else observation
         if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.shape != self._shape:
             found = f'{image.shape} {image.dtype}' if isinstance(image, np.ndarray) else type(image).__name__
@@ -157,7 +157,7 @@ class _World:
         if not isinstance(text, str):
             raise self._fault(f'gives a prompt that is no text: {text!r}')
         # A copy: an environment may draw the next image into the same memory.
-        return Scene(image.copy(), text, None if ended else self._admissible(info))
+        return GymnasiumObservation(image.copy(), text, None if ended else self._admissible(info))
 
     def _admissible(self, info: dict[str, Any]) -> tuple[int, ...] | None:
         """What ``info['actions']``, texts, or ``info['action_mask']``, one flag per action, leaves."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -13,20 +12,10 @@ from vlm_agent_ros.types import EpisodeRequest
 
 from .episodes import Episode, Player, Slot, Turn
 from .rollout import episode_metrics
+from .statistics import wilson_interval
 
 _RETRIES = 2
 _EXAMPLES = 3
-_Z95 = 1.959963984540054
-
-
-def wilson_interval(successes: int, n: int) -> tuple[float, float]:
-    """95 % confidence interval of a success probability (Wilson 1927); (0, 1) where n is 0."""
-    if n == 0:
-        return 0.0, 1.0
-    share, z2 = successes / n, _Z95**2
-    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    margin = _Z95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    return max(0.0, centre - margin), min(1.0, centre + margin)
 
 
 @dataclass(frozen=True)

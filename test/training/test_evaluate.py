@@ -5,19 +5,8 @@ import dataclasses
 import pytest
 
 from training.episodes import Player
-from training.evaluate import evaluate, wilson_interval
+from training.evaluate import evaluate
 from training.seeds import evaluation_seeds
-
-
-@pytest.mark.parametrize(('successes', 'n', 'low', 'high'), [
-    (0, 10, 0.0, 0.27753), (10, 10, 0.72247, 1.0), (81, 263, 0.25526, 0.36618), (170, 200, 0.79387, 0.89291),
-])
-def test_the_interval_has_known_values(successes, n, low, high):
-    assert wilson_interval(successes, n) == pytest.approx((low, high), abs=1e-4)
-
-
-def test_nothing_is_known_without_episodes():
-    assert wilson_interval(0, 0) == (0.0, 1.0)
 
 
 def run(toy, **settings):

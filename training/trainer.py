@@ -22,7 +22,7 @@ from vlm_agent_ros.policy.policy import Policy
 from .commands import REJECTIONS, CommanderOf
 from .config import TrainConfig, as_mapping
 from .episodes import Episode, Player
-from .evaluate import EvaluationResult, evaluate
+from .evaluate import EvaluationResult, Suite, evaluate
 from .metrics import MetricsLog, PeakMemory, write_atomically
 from .ppo import PPO
 from .progress import Phase, Progress, clock_time
@@ -148,10 +148,11 @@ class Trainer:
             count['successes'] += episode.success
             phase.advance(1, f'success {count["successes"] / count["episodes"]:.0%}')
 
-        result = evaluate(self._player(name), self.config.task, world, evaluation_seeds(self.config.eval_episodes),
-                          temperature=self.config.eval_temperature, on_episode=show)
+        result = evaluate(self._player(name), Suite(self.config.task, world),
+                          evaluation_seeds(self.config.eval_episodes), temperature=self.config.eval_temperature,
+                          on_episode=show)
         self.memory.sample()
-        phase.end('success {:.1%} ({:.1%} to {:.1%}, n = {})'.format(result.success, *result.ci95, result.n))
+        phase.end(result.words())
         self._spend(name, time.perf_counter() - started)
         return result
 

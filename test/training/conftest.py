@@ -97,6 +97,7 @@ class ToyWorlds:
     def __init__(self, size: int, breaks_at: int | None = None) -> None:
         self.size = size
         self.breaks_at = breaks_at  # number of the answer at which its world breaks down
+        self.breaks_always_at: int | None = None  # seed at which any world breaks down
         self.seeds: list[int] = []
         self.closed = False
         self._state: dict[int, tuple[EpisodeRequest, int]] = {}
@@ -113,10 +114,14 @@ class ToyWorlds:
     def collect(self, indices: Sequence[int]) -> dict[int, tuple[Observation, Outcome | None]]:
         for index in indices:
             self._answers += 1
-            if self._answers == self.breaks_at:
+            if self._answers == self.breaks_at or self._starts(index, self.breaks_always_at):
                 self._pending.pop(index)
                 raise WorldError(index, 'its process ended')
         return {index: self._answer(index) for index in indices}
+
+    def _starts(self, index: int, seed: int | None) -> bool:
+        pending = self._pending[index]
+        return isinstance(pending, EpisodeRequest) and pending.seed == seed
 
     def _answer(self, index: int) -> tuple[Observation, Outcome | None]:
         pending = self._pending.pop(index)

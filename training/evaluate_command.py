@@ -3,33 +3,44 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 from pathlib import Path
 
 from vlm_agent_ros.errors import UserError
 
+EPISODES = 200
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     parser.add_argument('--checkpoint', default='tiny_vlm', help='checkpoint, model directory or models file')
-    parser.add_argument('--task', default='place', help='task')
-    parser.add_argument('--world', default='panda_table', help='world file, by name or path')
-    parser.add_argument('--episodes', type=int, default=200, help='held-out episodes')
+    parser.add_argument('--task', nargs='+', default=['place'], help='tasks (default: place)')
+    parser.add_argument('--world', nargs='+', default=['panda_table'],
+                        help='world files, by name or path; every task is evaluated in each (default: panda_table)')
+    parser.add_argument('--episodes', type=int, default=EPISODES,
+                        help=f'held-out episodes of each task in each world (default: {EPISODES})')
+    add_evaluation_options(parser)
+    parser.add_argument('--out', type=Path, metavar='FILE', help='write the result, single episodes and all, to this '
+                        'JSON file instead of the terminal')
+
+
+def add_evaluation_options(parser: argparse.ArgumentParser) -> None:
+    """How episodes are played, whoever plays them."""
     parser.add_argument('--temperature', type=float, default=0.0, help='sampling temperature; 0 = greedy')
     parser.add_argument('--transport', default='ros', choices=('ros', 'in-process'), help='how worlds are reached')
     parser.add_argument('--worlds', type=int, default=8, help='worlds in lock step')
     parser.add_argument('--attach', nargs='*', default=(), metavar='NAMESPACE', help='running worlds to attach to')
     parser.add_argument('--unconstrained', action='store_true', help='decode without the grammar')
     parser.add_argument('--torch-threads', type=int, default=1, help='threads of PyTorch')
-    parser.add_argument('--out', type=Path, help='write the result to this JSON file')
 
 
-def run(args: argparse.Namespace) -> None:
-    """Evaluate and print the result as JSON.
+def check_options(args: argparse.Namespace) -> None:
+    """Refuse numbers out of range.
 
     Raises:
-        UserError: A checkpoint, task or world does not exist, or the file cannot be written.
+        UserError: Naming the option.
     """
     for name in ('episodes', 'worlds', 'torch_threads'):
         if (value := getattr(args, name)) < 1:
@@ -38,39 +49,28 @@ def run(args: argparse.Namespace) -> None:
     if not 0.0 <= args.temperature <= 5.0:
         raise UserError(f'--temperature is {args.temperature}, but must be between 0 and 5')
 
-    from .transport import open_worlds, prepare
+
+def run(args: argparse.Namespace) -> None:
+    """Evaluate and print the result as JSON.
+
+    Raises:
+        UserError: A checkpoint, task or world does not exist, or the file cannot be written.
+    """
+    check_options(args)
+    from .transport import prepare
 
     prepare(args.transport)
-    from vlm_agent_ros.checkpoint import load_policy
-
-    from .episodes import Episode, Player
-    from .evaluate import evaluate
+    from .evaluate import Suite
+    from .evaluator import Evaluator
     from .metrics import write_atomically
     from .progress import Progress
     from .seeds import evaluation_seeds
-    from .session import check_names, commanders, language_of, use_threads, versions
 
-    use_threads(args.torch_threads)
-    check_names(args.task, args.world)
-    policy = load_policy(args.checkpoint, language=language_of(args.world), constrained=not args.unconstrained)
-    pool = open_worlds(args.transport, len(args.attach) or min(args.worlds, args.episodes), args.world,
-                       attach=args.attach)
-    try:
-        with Progress(sys.stderr) as progress:
-            phase = progress.phase(f'{args.task} in {args.world}', args.episodes)
-
-            def show(episode: Episode) -> None:
-                phase.advance()
-
-            player = Player(policy, pool, commanders(policy.prompt), checkpoint=Path(args.checkpoint).name)
-            result = evaluate(player, args.task, args.world, evaluation_seeds(args.episodes),
-                              temperature=args.temperature, on_episode=show)
-            phase.end('success {:.1%} ({:.1%} to {:.1%}, n = {})'.format(result.success, *result.ci95, result.n))
-    finally:
-        pool.close()
-    text = json.dumps({**result.to_json(), 'checkpoint': args.checkpoint, 'transport': pool.transport,
-                       'versions': versions()}, indent=2)
+    seeds = evaluation_seeds(args.episodes)
+    plan = {Suite(task, world): seeds for task, world in itertools.product(args.task, args.world)}
+    with Progress(sys.stderr) as progress, Evaluator(plan, args, progress) as evaluator:
+        text = json.dumps(evaluator.evaluate(args.checkpoint), indent=2) + '\n'
     if args.out:
-        write_atomically(args.out, text + '\n')
+        write_atomically(args.out, text)
     else:
-        print(text)
+        print(text, end='')

@@ -53,19 +53,28 @@ def load_policy(name: str, *, language: ActionLanguage | None = None, camera: Ca
         UserError: It does not exist, is corrupt, is no vision-language model, or was trained with something else.
     """
     language = language or SkillLanguage()
+    found = find_policy(name)
+    if isinstance(found, Bundle):
+        if camera is not None:
+            _check_camera(found, camera)
+        return _load(found, language, constrained, device, seed)
+    return Policy(_decoding(found, constrained), language, select_device(device), seed)
+
+
+def find_policy(name: str) -> Bundle | ModelConfig:
+    """What ``load_policy`` would load, verified as far as that goes without its weights.
+
+    Raises:
+        UserError: It does not exist or is corrupt.
+    """
     path = Path(name).expanduser()
     if is_bundle(path, _KIND) or (path / MANIFEST).exists():
-        bundle = read_bundle(path, _KIND)
-        if camera is not None:
-            _check_camera(bundle, camera)
-        return _load(bundle, language, constrained, device, seed)
+        return read_bundle(path, _KIND)
     if path.is_dir():
-        config = model_config_of_directory(path)
-    elif len(path.parts) > 1 and path.suffix not in ('.yaml', '.yml'):
+        return model_config_of_directory(path)
+    if len(path.parts) > 1 and path.suffix not in ('.yaml', '.yml'):
         raise UserError(f'{path} does not exist: give a checkpoint directory, a model directory, or a models file')
-    else:
-        config = load_model_config(name)
-    return Policy(_decoding(config, constrained), language, select_device(device), seed)
+    return load_model_config(name)
 
 
 def save_checkpoint(path: Path, policy: Policy, *, step: int, metrics: Mapping[str, Any] | None = None,

@@ -19,6 +19,7 @@ from .evaluate import Suite, evaluate
 from .progress import Progress
 from .session import check_names, commanders, language_of, machine, use_threads, versions
 from .transport import open_worlds
+from .worlds import WorldPool
 
 Plan = Mapping[Suite, Sequence[int]]
 """The seeds of each suite."""
@@ -38,7 +39,7 @@ class Evaluator:
 
     def __init__(self, plan: Plan, options: argparse.Namespace, progress: Progress) -> None:
         self.plan, self._options, self._progress = plan, options, progress
-        self._pool: Any = None
+        self._pool: WorldPool | None = None
         use_threads(options.torch_threads)
         worlds = list(dict.fromkeys(suite.world for suite in plan))
         for suite in plan:
@@ -46,8 +47,8 @@ class Evaluator:
         self._language, *others = (language_of(world) for world in worlds)
         for world, other in zip(worlds[1:], others):
             if other.digest() != self._language.digest():
-                raise UserError(f'the worlds {worlds[0]} and {world} have different action languages, because the grids '
-                                'of their cells differ: evaluate them one at a time')
+                raise UserError(f'the worlds {worlds[0]} and {world} have different action languages, because the '
+                                'grids of their cells differ: evaluate them one at a time')
 
     def __enter__(self) -> Evaluator:
         return self
@@ -83,7 +84,7 @@ class Evaluator:
             'versions': versions(), 'machine': machine(),
         }
 
-    def _worlds(self) -> Any:
+    def _worlds(self) -> WorldPool:
         if self._pool is None:
             options, longest = self._options, max(len(seeds) for seeds in self.plan.values())
             self._pool = open_worlds(options.transport, len(options.attach) or min(options.worlds, longest),

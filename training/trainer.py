@@ -23,10 +23,11 @@ from .commands import REJECTIONS, CommanderOf
 from .config import TrainConfig, as_mapping
 from .episodes import Episode, Player
 from .evaluate import EvaluationResult, Suite, evaluate
+from .films import choose_examples, film_of
 from .metrics import MetricsLog, PeakMemory, write_atomically
 from .ppo import PPO
 from .progress import Phase, Progress, clock_time
-from .report import choose_examples, film_of, render_report
+from .report import render_report
 from .rollout import TrainingSchedule, collect
 from .run_folder import RunFolder
 from .seeds import evaluation_seeds

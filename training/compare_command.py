@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> None:
     plan = plan_of(next(iter(results.values()))) if results else plan_from(args)
     played, films = _evaluate(models, plan, args, folder) if models else ({}, {})
     results |= played
-    comparison = compare({label: results[label] for label in labels})
+    comparison = compare({label: {'source': source, **results[label]} for label, source in labels.items()})
     write_atomically(folder / 'compare.json', json.dumps(comparison, indent=2) + '\n')
     write_atomically(folder / 'compare.html', render_comparison(comparison, films))
     print_table(comparison)

@@ -16,6 +16,7 @@ from .films import Film, film_strips
 from .page import details, figures, render_page, table
 from .report import evaluation_table
 
+_LEVEL = 0.05
 _SHOWN_EACH = 3  # differing episodes of either kind
 _METHOD = """
 Each episode is played by every model with the same seed, and only such pairs are compared. Success: exact two-sided
@@ -30,20 +31,20 @@ Films = Mapping[tuple[str, str, int], Film]
 
 def print_table(comparison: Mapping[str, Any]) -> None:
     """Print every pair on every suite."""
-    shown = Table(title='differences are of the second less the first, with 95 % intervals')
+    shown = Table(title='differences of the second less the first, success in points, with 95 % intervals')
     for heading in ('suite', 'pair', 'n', 'success', 'difference', _p_heading(comparison), 'return', 'turns'):
         shown.add_column(heading, justify='left' if heading in ('suite', 'pair') else 'right')
     for suite in comparison['suites']:
         for pair in suite['pairs']:
-            success = pair['success']
+            success, *others = ('{} ({})'.format(*_difference(pair[name], name)) for name in MEASURES)
             shown.add_row(_name(suite), f'{pair["a"]} → {pair["b"]}', str(pair['n']),
-                          f'{success["a"]:.1%} → {success["b"]:.1%}', _difference(success, 'success'),
-                          _p(success['p_holm']), *(_difference(pair[name], name) for name in MEASURES[1:]))
+                          f'{pair["success"]["a"]:.1%} → {pair["success"]["b"]:.1%}', success,
+                          _p(pair['success']['p_holm']), *others)
     # Not a terminal: whoever reads the file may have any width.
     console = Console()
     console = console if console.is_terminal else Console(width=160)
-    for label, model in comparison['models'].items():
-        console.print(f'{label}: {model["checkpoint"]}', markup=False, highlight=False)
+    for name in _names(comparison['models']):
+        console.print(name, markup=False, highlight=False)
     console.print(shown)
 
 
@@ -58,52 +59,57 @@ def render_comparison(comparison: Mapping[str, Any], films: Films) -> str:
         HTML; every text from a model, a task or a configuration is escaped.
     """
     models = comparison['models']
-    names = [f'{label}: {model["checkpoint"]}' for label, model in models.items()]
     charts = [(_name(suite), whiskers(f'success, {_name(suite)}', [
         Whisker(label, result['success'], (result['ci95'][0], result['ci95'][1]), series_style(i))
         for i, (label, result) in enumerate(suite['results'].items())])) for suite in comparison['suites']]
-    sections = [legend(names), _verdicts(comparison), f'<h2>Success</h2>{figures(charts)}', _pairs(comparison)]
+    sections = [legend(_names(models)), _verdicts(comparison), f'<h2>Success</h2>{figures(charts)}']
     for suite in comparison['suites']:
         columns = [(f'{label}, {suite["task"]}', result) for label, result in suite['results'].items()]
-        sections.append(f'<h2>{html.escape(_name(suite))}</h2>{evaluation_table(columns)}'
-                        + ''.join(_differing(suite, pair, films) for pair in suite['pairs']))
-    return render_page('Comparison of ' + ' and '.join(models),
-                       [*sections, f'<h2>How it was computed</h2><p>{_METHOD}{_correction(comparison)}</p>',
-                        details(models)])
+        sections += [f'<h2>{html.escape(_name(suite))}</h2>{_pairs(suite, _p_heading(comparison))}',
+                     f'<h3>Every figure</h3>{evaluation_table(columns)}',
+                     *(_differing(suite, pair, films) for pair in suite['pairs'])]
+    return render_page(_title(models), [
+        *sections, f'<h2>How it was computed</h2><p>{_METHOD}{_correction(comparison)}</p>', details(models)])
+
+
+def _names(models: Mapping[str, Any]) -> list[str]:
+    """Each model by its label, where it came from, and its temperature unless it was greedy."""
+    return [f'{label}: {model["source"]}' + (f', temperature {model["temperature"]:g}' if model['temperature'] else '')
+            for label, model in models.items()]
+
+
+def _title(models: Mapping[str, Any]) -> str:
+    *others, last = models
+    return f'Comparison of {", ".join(others)} and {last}'
 
 
 def _verdicts(comparison: Mapping[str, Any]) -> str:
-    """One sentence per pair and suite: what the test of success allows to say."""
-    lines = []
+    """One sentence per suite and pair: what the test of success allows to say."""
+    lines = ''
     for suite in comparison['suites']:
         for pair in suite['pairs']:
-            success, better = pair['success'], pair['b']
-            other = pair['a']
+            success, worse, better = pair['success'], pair['a'], pair['b']
             if success['difference'] < 0:
-                better, other = other, better
-            if success['p_holm'] < 0.05:
-                said = f'<b>{better} succeeds more often than {other}</b>'
-            else:
-                said = f'no difference in success between {pair["a"]} and {pair["b"]} is shown'
-            lines.append(f'<li>{html.escape(_name(suite))}: {said} (difference {_difference(success, "success")}, '
-                         f'p = {_p(success["p_holm"])}, {pair["n"]} episodes)</li>')
-    return f'<ul>{"".join(lines)}</ul>'
+                worse, better = better, worse
+            said = (f'<b>{better} succeeds more often than {worse}</b>' if success['p_holm'] < _LEVEL else
+                    f'no difference in success between {pair["a"]} and {pair["b"]} is shown')
+            lines += f'<li>{html.escape(_name(suite))}: {said} (p = {_p(success["p_holm"])})</li>'
+    return f'<ul>{lines}</ul>'
 
 
-def _pairs(comparison: Mapping[str, Any]) -> str:
-    head = ['both', 'only<br/>first', 'only<br/>second', 'neither']
-    for name in MEASURES:
-        head += [f'{name},<br/>difference', _p_heading(comparison)]
-    rows = []
-    for suite in comparison['suites']:
-        for pair in suite['pairs']:
-            cells = [str(pair[key]) for key in ('both', 'only_a', 'only_b', 'neither')]
-            for name in MEASURES:
-                cells += [_difference(pair[name], name).replace(' (', '<br/><small>(') + '</small>',
-                          _p(pair[name]['p_holm'])]
-            rows.append((f'{pair["a"]} → {pair["b"]}, {_name(suite)}', cells))
-    return ('<h2>Paired episodes</h2><p>Who solved which episodes, and differences of the second model less the first.'
-            f'</p>{table(head, rows)}')
+def _pairs(suite: Mapping[str, Any], p_heading: str) -> str:
+    """Who solved which episodes, and how far the two are apart."""
+    counts, differences = [], []
+    for pair in suite['pairs']:
+        name = f'{pair["a"]} → {pair["b"]}'
+        counts.append((name, [str(pair[key]) for key in ('both', 'only_a', 'only_b', 'neither', 'n')]))
+        for key in MEASURES:
+            pattern = '{:.1%}' if key == 'success' else '{:.2f}'
+            means = [pattern.format(pair[key][side]) for side in ('a', 'b')]
+            differences.append((f'{name}, {key}', [*means, *_difference(pair[key], key), _p(pair[key]['p_holm'])]))
+    return (table(['both succeed', 'only the first', 'only the second', 'neither', 'episodes'], counts) + '<p></p>'
+            + table(['first', 'second', 'difference', '95 % interval', p_heading], differences)
+            + '<p><small>Differences are of the second less the first, those of success in points.</small></p>')
 
 
 def _differing(suite: Mapping[str, Any], pair: Mapping[str, Any], films: Films) -> str:
@@ -115,7 +121,7 @@ def _differing(suite: Mapping[str, Any], pair: Mapping[str, Any], films: Films) 
         shown = [strips for strips in shown if strips][:_SHOWN_EACH]
         if shown:
             other = pair['b'] if winner == pair['a'] else pair['a']
-            blocks += (f'<h3>{winner} alone succeeds, {other} fails: {len(shown)} of {len(seeds)} episodes</h3>'
+            blocks += (f'<h3>{winner} succeeds where {other} fails: {len(shown)} of {len(seeds)} episodes</h3>'
                        + ''.join(film_strips([Film(f'{label}: {film.title}', film.success, film.frames)
                                               for label, film in strips]) for strips in shown))
     return blocks
@@ -130,11 +136,11 @@ def _p_heading(comparison: Mapping[str, Any]) -> str:
     return 'p (Holm)' if comparison['tests'] > 1 else 'p'
 
 
-def _difference(measure: Mapping[str, Any], name: str) -> str:
-    if name == 'success':
-        return '{:+.1f} points ({:+.1f} to {:+.1f})'.format(
-            *(100 * value for value in (measure['difference'], *measure['ci95'])))
-    return '{:+.2f} ({:+.2f} to {:+.2f})'.format(measure['difference'], *measure['ci95'])
+def _difference(measure: Mapping[str, Any], name: str) -> tuple[str, str]:
+    """A difference and its interval; of success in percentage points."""
+    scale, digits = (100, 1) if name == 'success' else (1, 2)
+    value, low, high = (f'{scale * value:+.{digits}f}' for value in (measure['difference'], *measure['ci95']))
+    return value, f'{low} to {high}'
 
 
 def _p(value: float) -> str:

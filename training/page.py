@@ -62,13 +62,14 @@ _CSS = """
 *{box-sizing:border-box}
 body{margin:0;background:var(--page);color:var(--ink);font:16px/1.5 system-ui,sans-serif}
 main{max-width:1080px;margin:0 auto;padding:2rem 1.25rem 4rem}
-h1{margin:0 0 .5rem;font-size:1.7rem}h2{margin:2.5rem 0 .75rem;font-size:1.25rem}h3{font-size:1rem;font-weight:500}
+h1{margin:0 0 .5rem;font-size:1.7rem}h2{margin:2.5rem 0 .75rem;font-size:1.25rem}h3{font-size:1rem;font-weight:600}
 .hero{margin:0;font-size:2.6rem;font-weight:650;letter-spacing:-.02em}
 .hero small{font-size:1rem;font-weight:400;color:var(--dim)}
 small{color:var(--dim)}.before{color:var(--before)}.after{color:var(--after)}
 .scroll{overflow-x:auto}table{border-collapse:collapse;background:var(--card);border-radius:10px;
 overflow:hidden;min-width:60%}
 th,td{padding:.45rem .9rem;text-align:right;border-bottom:1px solid var(--line);font-variant-numeric:tabular-nums}
+td,th:first-child{white-space:nowrap}
 th:first-child{text-align:left;font-weight:500;color:var(--dim)}
 .charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(320px,1fr));gap:1rem}
 figure{margin:0;padding:.75rem;background:var(--card);border:1px solid var(--line);border-radius:10px}
@@ -96,6 +97,7 @@ box-shadow:0 0 0 2px #000}
 blockquote{margin:.5rem 0;padding-left:.6rem;border-left:3px solid var(--curve);font-size:.85rem;overflow-wrap:anywhere}
 code{font-weight:600}pre{overflow-x:auto;font-size:.8rem}
 .verdict{padding:.1rem .5rem;border-radius:99px;color:#fff;background:#15803d;font-size:.8rem}
+ul{padding-left:1.2rem}
 .verdict.failure{background:#b91c1c}
 details{margin:.4rem 0;padding:.5rem .9rem;background:var(--card);border:1px solid var(--line);border-radius:10px}
 summary{cursor:pointer}

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from training.commands import Commander
 from training.config import TrainConfig
@@ -19,6 +21,16 @@ from vlm_agent_ros.policy.policy import Decision, PolicyInput
 from vlm_agent_ros.types import EpisodeRequest, Observation, Outcome, Trajectory
 
 ACTIONS = ('left', 'right')
+
+
+@pytest.fixture(scope='session')
+def brief_model(vlm_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Models file of a very small random VLM that writes short thoughts."""
+    path = tmp_path_factory.mktemp('models') / 'model.yaml'
+    path.write_text(yaml.safe_dump({
+        'base': str(vlm_folder), 'prompt': {'template': 'task: {task}\ngripper: {state}'}, 'lora': {'rank': 4},
+        'decoding': {'max_thought_chars': 20, 'max_new_tokens': 80}, 'value_width': 8}))
+    return path
 
 
 class ToyPolicy(torch.nn.Module):

@@ -15,15 +15,11 @@ TIMES = ('_s', 'per_second', 'mib')
 
 
 @pytest.fixture(scope='session')
-def flags(vlm_folder, tmp_path_factory):
+def flags(brief_model, tmp_path_factory):
     """A very small run: two updates of a random VLM in two worlds."""
-    model = tmp_path_factory.mktemp('models') / 'model.yaml'
-    model.write_text(yaml.safe_dump({
-        'base': str(vlm_folder), 'prompt': {'template': 'task: {task}\ngripper: {state}'}, 'lora': {'rank': 4},
-        'decoding': {'max_thought_chars': 20, 'max_new_tokens': 80}, 'value_width': 8}))
-    config = model.with_name('training.yaml')  # the shipped one changes as it is tuned
+    config = tmp_path_factory.mktemp('training') / 'training.yaml'  # the shipped one changes as it is tuned
     config.write_text(yaml.safe_dump({
-        'transport': 'in-process', 'model': str(model), 'world': 'panda_table', 'own_world': '', 'worlds': 2,
+        'transport': 'in-process', 'model': str(brief_model), 'world': 'panda_table', 'own_world': '', 'worlds': 2,
         'decisions_per_update': 4, 'decisions': 10, 'max_wall_minutes': 0, 'learning_rate': 0.01,
         'value_warmup_updates': 0, 'checkpoint_every': 100}))
     return ['train', '--config', str(config)]

@@ -88,14 +88,15 @@ def main(parent_pid: str, folder: str, evaluation: str) -> int:
     from .cli import main as command
 
     path, asked = Path(folder), parse(FinalEvaluation, json.loads(evaluation), 'evaluate')
-    if not is_trained(path) and (status := command(_train_arguments(path))):
+    if not is_trained(path) and (status := command(train_arguments(path))):
         return status
     if not is_evaluated(path, asked):
         return command(_evaluate_arguments(path, asked))
     return 0
 
 
-def _train_arguments(folder: Path) -> list[str]:
+def train_arguments(folder: Path) -> list[str]:
+    """The command that begins the run of a folder, or continues it from its newest checkpoint."""
     latest = folder / 'checkpoints' / 'latest'
     if latest.exists():
         return ['train', '--resume', str(latest)]

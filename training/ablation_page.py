@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ def render_ablation(results: Mapping[str, Any]) -> str:
     """The page; every text from a configuration or a log is escaped."""
     variants = results['variants']
     head, rows = _table(results)
-    escaped = [(name, [html.escape(cell) for cell in cells]) for name, cells in rows]
+    two_lines = [(name, [_two_lines(cell) for cell in cells]) for name, cells in rows]
     suites = [str(suite_of(suite)) for suite in variants[0]['suites']]
     success = [(f'{suite}, all seeds together', whiskers(suite, [
         Whisker(str(i + 1), pooled['success'], (pooled['ci95'][0], pooled['ci95'][1]), series_style(i))
@@ -56,8 +57,8 @@ def render_ablation(results: Mapping[str, Any]) -> str:
     notes = ''.join(f'<p>{html.escape(line)}</p>' for line in _notes(results))
     curves = figures(charts)
     return render_page(results['name'], [
-        legend([f'{i + 1}: {variant["name"]}' for i, variant in enumerate(variants)]), figures(success),
-        f'<h2>Figures</h2>{table(head, escaped)}',
+        legend([f'{i + 1}: {_spaced(variant["name"])}' for i, variant in enumerate(variants)]), figures(success),
+        f'<h2>Figures</h2>{table(head, two_lines)}',
         notes, f'<h2>Learning curves</h2><p>Over decisions; mean and range of the seeds.</p>{curves}' if curves else '',
         f'<h2>Runs</h2>{_runs(results)}', details({key: results[key] for key in ('grid', 'versions', 'machines')})])
 
@@ -70,14 +71,29 @@ def _table(results: Mapping[str, Any]) -> tuple[list[str], list[tuple[str, list[
         median = 'n/a' if needed['median'] is None else f'{needed["median"]:,.0f}'
         for suite in variant['suites']:
             pooled, seeds = suite['pooled'], suite['over_seeds']
-            spread = '–' if seeds['sd'] is None else f'{100 * seeds["sd"]:.1f}'
-            rows.append((f'{variant["name"]}, {suite_of(suite)}', [
-                str(seeds['n']), f'{pooled["success"]:.1%}', '{:.1%} – {:.1%}'.format(*pooled['ci95']),
-                str(pooled['n']), f'{seeds["mean"]:.1%}', spread, f'{seeds["low"]:.1%} – {seeds["high"]:.1%}',
+            spread = '' if seeds['sd'] is None else f' ± {100 * seeds["sd"]:.1f}'
+            rows.append((f'{_spaced(variant["name"])}: {suite_of(suite)}', [
+                str(pooled['n']), f'{pooled["success"]:.1%} {_span(*pooled["ci95"])}', str(seeds['n']),
+                f'{seeds["mean"]:.1%}{spread} {_span(seeds["low"], seeds["high"])}',
                 f'{median} ({needed["reached"]} of {needed["of"]})',
                 '–' if suite['grounded'] is None else f'{suite["grounded"]:.1%}']))
-    return ['seeds', 'pooled success', '95 % interval', 'episodes', 'mean of seeds', 'SD, points', 'range of seeds',
-            f'decisions to {results["target"]:.0%}', 'true thoughts'], rows
+    return ['episodes', 'pooled success', 'seeds', 'success over seeds', f'decisions to {results["target"]:.0%}',
+            'true thoughts'], rows
+
+
+def _span(low: float, high: float) -> str:
+    return f'({100 * low:.1f} – {100 * high:.1f})'
+
+
+def _two_lines(cell: str) -> str:
+    """HTML of a cell, what is in brackets below the rest."""
+    figure, _, bracket = html.escape(cell).partition(' (')
+    return f'{figure}<br/><small>({bracket}</small>' if bracket else figure
+
+
+def _spaced(variant: str) -> str:
+    """A variant's name as a line may break it."""
+    return variant.replace(',', ', ')
 
 
 def _notes(results: Mapping[str, Any]) -> list[str]:
@@ -85,17 +101,17 @@ def _notes(results: Mapping[str, Any]) -> list[str]:
     runs = [run for variant in results['variants'] for run in variant['runs']]
     windows = sorted({run['window'] for run in runs})
     notes = [
-        'Pooled success and its interval (Wilson) take the held-out episodes of all seeds as one sample: how well '
-        'these policies do. Mean, standard deviation and range of seeds are over the success of each run: how far '
-        'another run may fall.',
+        'Pooled success and its 95 % interval (Wilson) take the held-out episodes of all seeds as one sample: how well '
+        'these policies do. Success over seeds is the mean of the runs, their standard deviation in points, and their '
+        'range: how far another run may fall.',
         f'Decisions to {results["target"]:.0%}: median over seeds of the decisions until the success of the sampled '
         f'training episodes, averaged over the last {" or ".join(map(str, windows))} updates, is that high; n/a where '
         'half of the seeds or more never get there; in brackets, how many did. True thoughts: share of thoughts that '
         'agree with the true scene, held-out, mean of seeds.',
     ]
     notes += [f'Lost: {lost["variant"]} seed {lost["seed"]}: {lost["reason"]}.' for lost in results['lost']]
-    if stopped := sum(bool(run['stopped']) for run in runs):
-        notes.append(f'{stopped} of {len(runs)} runs ended before their decisions were used up.')
+    for reason, count in Counter(run['stopped'] for run in runs if run['stopped']).items():
+        notes.append(f'{count} of {len(runs)} runs did not use up their decisions: {reason}.')
     for machine in results['machines']:
         notes.append('Machine: {processor}, {cores} cores, {memory_gib} GiB, GPU {gpu}.'.format(**machine))
     for versions in results['versions']:
@@ -108,8 +124,8 @@ def _runs(results: Mapping[str, Any]) -> str:
     for variant in results['variants']:
         for run in variant['runs']:
             needed = run['decisions_to_target']
-            rows.append((f'{variant["name"]} seed {run["seed"]}', [
+            rows.append((f'{_spaced(variant["name"])}: seed {run["seed"]}', [
                 f'{run["decisions"]:,}', f'{run["wall_s"] / 60:.1f}', 'n/a' if needed is None else f'{needed:,}',
-                ', '.join(f'{suite["success"]:.1%}' for suite in run['suites']), html.escape(run['stopped'])]))
-    suites = ', '.join(str(suite_of(suite)) for suite in results['variants'][0]['suites'])
-    return table(['decisions', 'minutes', f'to {results["target"]:.0%}', f'success, {html.escape(suites)}', ''], rows)
+                *(f'{suite["success"]:.1%}' for suite in run['suites'])]))
+    suites = [f'success,<br/>{html.escape(str(suite_of(suite)))}' for suite in results['variants'][0]['suites']]
+    return table(['decisions', 'minutes', f'decisions<br/>to {results["target"]:.0%}', *suites], rows)

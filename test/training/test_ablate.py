@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from training.ablation_cell import train_arguments
 from training.ablation_grid import load_ablation
 from training.ablation_page import render_ablation, render_markdown
 from training.ablation_results import band, decisions_to, trailing_mean
@@ -95,6 +96,18 @@ def test_a_bad_grid_is_refused_in_one_sentence_before_anything_starts(content, s
     assert list(tmp_path.iterdir()) == [tmp_path / 'grid.yaml']
 
 
+def test_a_run_goes_on_from_its_newest_checkpoint_or_starts_clean(tmp_path):
+    (tmp_path / 'metrics.jsonl').touch()
+    (tmp_path / 'events.out.tfevents.1').touch()
+    assert train_arguments(tmp_path) == ['train', '--config', str(tmp_path / 'training.yaml')]
+    assert list(tmp_path.iterdir()) == []
+    latest = tmp_path / 'checkpoints' / 'latest'
+    latest.mkdir(parents=True)
+    (tmp_path / 'metrics.jsonl').touch()
+    assert train_arguments(tmp_path) == ['train', '--resume', str(latest)]
+    assert (tmp_path / 'metrics.jsonl').exists()
+
+
 @pytest.fixture(scope='module')
 def small_grid(brief_model, tmp_path_factory):
     """Two variants of two seeds, each a handful of decisions."""
@@ -119,7 +132,7 @@ def ablated(small_grid):
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 130 and 'the same command continues' in said
-    assert main(command[3:]) == 0
+    assert main([*command[3:], '--jobs', '2']) == 0
     assert (first / 'evaluation.json').stat().st_mtime_ns == finished
     return folder
 
@@ -168,4 +181,5 @@ def test_a_run_that_fails_is_left_out_and_told(ablated, small_grid, tmp_path, ca
     lost, = results['lost']
     assert (lost['variant'], lost['seed']) == ('guard_coef=0.5', 1) and 'does not exist' in lost['reason']
     assert [variant['seeds'] for variant in results['variants']] == [[0, 1], [0]]
-    assert lost['variant'] in render_markdown(results) and 'seed 1' in render_ablation(results)
+    assert 'Lost: guard_coef=0.5 seed 1' in render_markdown(results)
+    assert 'Lost: guard_coef=0.5 seed 1' in render_ablation(results)

@@ -6,7 +6,6 @@ How far a run has come stands in its folder and nowhere else: ``summary.json`` i
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import sys
@@ -53,13 +52,10 @@ def is_trained(folder: Path) -> bool:
 
 def is_evaluated(folder: Path, evaluation: FinalEvaluation) -> bool:
     """Whether the final checkpoint has been measured on the episodes that are asked for."""
-    from .evaluate import Suite
-    from .evaluator import plan_of, read_evaluation
-    from .seeds import evaluation_seeds
+    from .evaluator import make_plan, plan_of, read_evaluation
 
     path = folder / EVALUATION
-    seeds = evaluation_seeds(evaluation.episodes)
-    plan = {Suite(*pair): seeds for pair in itertools.product(evaluation.tasks, evaluation.worlds)}
+    plan = make_plan(evaluation.tasks, evaluation.worlds, evaluation.episodes)
     return path.exists() and plan_of(read_evaluation(path)) == plan
 
 

@@ -110,12 +110,13 @@ def load_ablation(name: str, runs_dir: str) -> Ablation:
 
 def _base(base: Any, path: Path) -> tuple[dict[str, Any], TrainConfig]:
     """The keys that the base sets, and the run that they describe."""
+    source = f'{path}: base'
     if isinstance(base, str):
-        source = find_config('training', base)
-        base = load_yaml(source)
-    else:
-        source = Path(f'{path}: base')
-    return dict(base), merge(TrainConfig, {}, base, str(source))
+        source = str(find_config('training', base))
+        base = load_yaml(Path(source))
+    elif not isinstance(base, dict):
+        raise UserError(f'{source} must be the name of a training file or a mapping, got {base!r}')
+    return base, merge(TrainConfig, {}, base, source)
 
 
 def _variants(grid: GridFile, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -133,7 +134,7 @@ def _variants(grid: GridFile, path: Path) -> Iterator[tuple[str, dict[str, Any]]
             raise UserError(f'{path}: {both[0]} is set by grid and by variants.{variant}: leave one of them out')
         for choice in itertools.product(*grid.grid.values()):
             point = dict(zip(grid.grid, choice))
-            name = _folder_name([variant] * bool(variant) + [f'{key}={value}' for key, value in point.items()])
+            name = _folder_name([str(variant)] * (variant != '') + [f'{key}={value}' for key, value in point.items()])
             if name in seen:
                 raise UserError(f'{path}: two variants are named {name}: name them by hand under variants')
             seen.add(name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import sys
 from pathlib import Path
@@ -52,12 +51,9 @@ def check_options(args: argparse.Namespace) -> None:
 
 def plan_from(args: argparse.Namespace) -> dict[Suite, list[int]]:
     """The held-out seeds of every suite that the options name."""
-    from .evaluate import Suite
-    from .seeds import evaluation_seeds
+    from .evaluator import make_plan
 
-    seeds = evaluation_seeds(args.episodes or 200)
-    return {Suite(task, world): seeds
-            for task, world in itertools.product(args.task or ['place'], args.world or ['panda_table'])}
+    return make_plan(args.task or ['place'], args.world or ['panda_table'], args.episodes or 200)
 
 
 def run(args: argparse.Namespace) -> None:

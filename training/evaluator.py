@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,12 +19,19 @@ from .commands import CommanderOf
 from .episodes import Episode, Player
 from .evaluate import Suite, evaluate
 from .progress import Progress
+from .seeds import evaluation_seeds
 from .session import check_names, commanders, language_of, machine, use_threads, versions
 from .transport import open_worlds
 from .worlds import WorldPool
 
 Plan = Mapping[Suite, Sequence[int]]
 """The seeds of each suite."""
+
+
+def make_plan(tasks: Sequence[str], worlds: Sequence[str], episodes: int) -> dict[Suite, list[int]]:
+    """Each task in each world, on as many held-out seeds."""
+    seeds = evaluation_seeds(episodes)
+    return {Suite(task, world): seeds for task, world in itertools.product(tasks, worlds)}
 
 
 class Evaluator:
@@ -127,7 +136,7 @@ def read_evaluation(path: Path) -> dict[str, Any]:
 
 def suite_of(record: Mapping[str, Any]) -> Suite:
     """The suite of an entry of ``suites`` in a result."""
-    return Suite(str(record['task']), str(record['world']))
+    return Suite(**{field.name: str(record[field.name]) for field in fields(Suite)})
 
 
 def seeds_of(record: Mapping[str, Any]) -> list[int]:

@@ -62,7 +62,7 @@ def load_policy(name: str, *, language: ActionLanguage | None = None, camera: Ca
 
 
 def find_policy(name: str) -> Bundle | ModelConfig:
-    """What ``load_policy`` would load, verified as far as that goes without its weights.
+    """What ``load_policy`` would load, found and verified; its weights are not loaded yet.
 
     Raises:
         UserError: It does not exist or is corrupt.

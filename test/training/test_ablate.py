@@ -18,6 +18,7 @@ from training.ablation_results import band, decisions_to, trailing_mean
 from training.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.timeout(600)  # several whole processes, on machines that do other things too
 
 
 def rows(*successes, episodes=10):
@@ -82,6 +83,8 @@ def test_the_shipped_grids_are_valid(tmp_path):
     ({'grid': {'clip': [0.1]}, 'seeds': [1, 1]}, 'seeds'),
     ({'grid': {'clip': [0.1]}, 'base': {'gamma': 3}}, 'base: gamma is 3'),
     ({'grid': {'clip': [0.1]}, 'base': 'nothing'}, "'nothing'"),
+    ({'grid': {'clip': [0.1]}, 'base': 3}, 'base must be'),
+    ({'variants': {1: None}}, 'variants.1 must be a mapping'),
     ({'grid': {'clip': [0.1]}, 'target': 2}, 'target is 2'),
     ({'grid': {'group_size': [1, 3]}}, 'multiple of group_size'),
     ({'grid': {'task': ['place', 'juggle']}}, "'juggle'"),

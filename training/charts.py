@@ -1,4 +1,4 @@
-"""Line charts as inline SVG, coloured by the style sheet of the page that they are put into."""
+"""Charts as inline SVG, coloured by the style sheet of the page that they are put into."""
 
 from __future__ import annotations
 
@@ -23,37 +23,104 @@ class Level:
 
 
 @dataclass(frozen=True)
+class Series:
+    """A curve over the decisions of a run, or over those of several runs.
+
+    Attributes:
+        x: Decisions.
+        y: Values; points that are not finite are left out.
+        band: Lower and upper end around each value, e.g. over seeds. A curve with a band is drawn as it is; one
+            without is drawn raw and smoothed.
+        style: Class of the style sheet.
+    """
+
+    x: Sequence[float]
+    y: Sequence[float]
+    band: tuple[Sequence[float], Sequence[float]] | None = None
+    style: str = ''
+
+    def points(self, y: Sequence[float] | None = None) -> list[tuple[float, float]]:
+        """The finite points of the curve, or of one end of its band."""
+        pairs = ((float(x), float(value)) for x, value in zip(self.x, self.y if y is None else y))
+        return [(x, value) for x, value in pairs if math.isfinite(x) and math.isfinite(value)]
+
+
+@dataclass(frozen=True)
 class Chart:
-    """One curve over the decisions of a run.
+    """Curves over decisions.
 
     Attributes:
         title: Shown above.
-        x: Decisions.
-        y: Values; points that are not finite are left out.
+        series: The curves; one of fewer than two finite points is left out.
         levels: Horizontal lines.
         span: Fixed lower and upper end of the y axis, or None for the data's own.
     """
 
     title: str
-    x: Sequence[float]
-    y: Sequence[float]
+    series: Sequence[Series]
     levels: Sequence[Level] = ()
     span: tuple[float, float] | None = None
 
     def svg(self) -> str:
-        """The chart as an ``<svg>`` element; empty without two finite points."""
-        points = [(float(x), float(y)) for x, y in zip(self.x, self.y) if math.isfinite(x) and math.isfinite(y)]
-        if len(points) < 2:
+        """The chart as an ``<svg>`` element; empty without a curve."""
+        drawn = [series for series in self.series if len(series.points()) > 1]
+        if not drawn:
             return ''
+        points = [point for series in drawn for y in (series.y, *(series.band or ())) for point in series.points(y)]
         frame = _Frame(points, self.levels, self.span)
-        raw = ' '.join(f'{frame.x(x):.1f},{frame.y(y):.1f}' for x, y in points)
-        smooth = ' '.join(f'{frame.x(x):.1f},{frame.y(y):.1f}' for x, y in smoothed(points))
-        title = html.escape(self.title)
         return (
-            f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{title}">{frame.grid()}'
+            f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{html.escape(self.title)}">{frame.grid()}'
             f'{"".join(frame.level(level) for level in self.levels)}'
-            f'<polyline class="raw" points="{raw}"/><polyline class="curve" points="{smooth}"/></svg>'
+            f'{"".join(frame.curve(series) for series in drawn)}</svg>'
         )
+
+
+@dataclass(frozen=True)
+class Whisker:
+    """A value with its interval, in a row of its own."""
+
+    label: str
+    value: float
+    interval: tuple[float, float]
+    style: str = ''
+
+
+def whiskers(title: str, rows: Sequence[Whisker]) -> str:
+    """Shares with their intervals, one below the other on an axis from 0 to 1, as an ``<svg>`` element.
+
+    Args:
+        title: Read out instead of the picture.
+        rows: From the top; labels of a few characters.
+    """
+    left, right, row_height = 40, 64, 26
+    height = row_height * len(rows) + 30
+
+    def x(share: float) -> float:
+        return left + share * (_WIDTH - left - right)
+
+    parts = []
+    for tick in ticks(0.0, 1.0):
+        parts.append(f'<line class="grid" x1="{x(tick):.1f}" y1="4" x2="{x(tick):.1f}" y2="{height - 24}"/>'
+                     f'<text x="{x(tick):.1f}" y="{height - 8}" text-anchor="middle">{tick:.0%}</text>')
+    for i, row in enumerate(rows):
+        y, (low, high) = row_height * i + row_height // 2 + 4, map(x, row.interval)
+        parts.append(
+            f'<text x="{left - 12}" y="{y + 4}" text-anchor="end">{html.escape(row.label)}</text>'
+            f'<line class="whisker {row.style}" x1="{low:.1f}" y1="{y}" x2="{high:.1f}" y2="{y}"/>'
+            f'<rect class="dot {row.style}" x="{x(row.value) - 4:.1f}" y="{y - 4}" width="8" height="8" rx="4"/>'
+            f'<text x="{_WIDTH - 6}" y="{y + 4}" text-anchor="end">{row.value:.1%}</text>')
+    return f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{html.escape(title)}">{"".join(parts)}</svg>'
+
+
+def legend(labels: Sequence[str]) -> str:
+    """HTML that says which colour is what; the i-th label is that of ``series_style(i)``."""
+    return '<p class="legend">' + ''.join(f'<span class="{series_style(i)}">{html.escape(label)}</span>'
+                                          for i, label in enumerate(labels)) + '</p>'
+
+
+def series_style(index: int) -> str:
+    """Class of the i-th of several curves, in the style sheet's eight colours."""
+    return f'series c{index % 8}'
 
 
 def smoothed(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -104,6 +171,19 @@ class _Frame:
         for tick in ticks(self._x0, self._x1):
             parts.append(f'<text x="{self.x(tick):.1f}" y="{_HEIGHT - 10}" text-anchor="middle">{_count(tick)}</text>')
         return ''.join(parts)
+
+    def curve(self, series: Series) -> str:
+        if series.band is None:
+            raw = self._polyline(f'raw {series.style}', series.points())
+            return raw + self._polyline(f'curve {series.style}', smoothed(series.points()))
+        low, high = (series.points(end) for end in series.band)
+        band = ' '.join(f'{self.x(x):.1f},{self.y(y):.1f}' for x, y in [*low, *reversed(high)])
+        return (f'<polygon class="band {series.style}" points="{band}"/>'
+                + self._polyline(f'curve {series.style}', series.points()))
+
+    def _polyline(self, style: str, points: Sequence[tuple[float, float]]) -> str:
+        path = ' '.join(f'{self.x(x):.1f},{self.y(y):.1f}' for x, y in points)
+        return f'<polyline class="{style.strip()}" points="{path}"/>'
 
     def level(self, level: Level) -> str:
         top, bottom, y = self.y(level.high), self.y(level.low), self.y(level.value)

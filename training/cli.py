@@ -1,4 +1,4 @@
-"""``vlm-agent``: train, evaluate, sft and record. Also ``python -m training``."""
+"""``vlm-agent``: train, evaluate, compare, ablate, sft and record. Also ``python -m training``."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ from .config import EnvironmentConfig, TrainConfig
 _COMMANDS = {
     'train': ('training.train', 'improve a model by reinforcement learning in simulated worlds'),
     'evaluate': ('training.evaluate_command', 'success of a model or checkpoint on held-out episodes'),
+    'compare': ('training.compare_command', 'which of several models is better, on the same held-out episodes'),
+    'ablate': ('training.ablate', 'train and evaluate a declared grid of settings, each with several seeds'),
     'sft': ('training.sft', 'make a model from demonstrations'),
     'record': ('training.record', 'record demonstrations of the scripted expert'),
 }

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from vlm_agent_ros.actions import ActionLanguage
+from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.policy.prompt import PromptTemplate
 
 from .commands import CommanderOf
@@ -41,21 +42,25 @@ class CellEnvironment:
     """The simulated cell.
 
     Args:
-        task: Task of the episodes.
+        tasks: Tasks of the episodes.
         worlds: World files; worlds start with the first.
         transport: ``ros`` or ``in-process``.
         attach: Namespaces of running worlds.
 
     Raises:
-        UserError: A task or a world does not exist.
+        UserError: A task or a world does not exist, or the worlds do not share an action language.
     """
 
     prompt = None
 
-    def __init__(self, task: str, worlds: Sequence[str], transport: str, attach: Sequence[str] = ()) -> None:
-        check_names(task, *worlds)
+    def __init__(self, tasks: Sequence[str], worlds: Sequence[str], transport: str, attach: Sequence[str] = ()) -> None:
+        check_names(tasks, worlds)
         self._world, self._transport, self._attach = worlds[0], transport, attach
         self.language = language_of(self._world)
+        for other in worlds[1:]:
+            if language_of(other).digest() != self.language.digest():
+                raise UserError(f'the worlds {self._world} and {other} have different action languages, because the '
+                                'grids of their cells differ: take worlds of one grid')
 
     def open(self, count: int, logs: Path | None = None) -> WorldPool:
         """See Environment."""

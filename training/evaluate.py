@@ -2,31 +2,44 @@
 
 from __future__ import annotations
 
-import math
+import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from operator import itemgetter
 from typing import Any
 
 from vlm_agent_ros.types import EpisodeRequest
 
 from .episodes import Episode, Player, Slot, Turn
 from .rollout import episode_metrics
+from .seeds import evaluation_seeds
+from .statistics import wilson_interval
 
 _RETRIES = 2
 _EXAMPLES = 3
-_Z95 = 1.959963984540054
 
 
-def wilson_interval(successes: int, n: int) -> tuple[float, float]:
-    """95 % confidence interval of a success probability (Wilson 1927); (0, 1) where n is 0."""
-    if n == 0:
-        return 0.0, 1.0
-    share, z2 = successes / n, _Z95**2
-    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    margin = _Z95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    return max(0.0, centre - margin), min(1.0, centre + margin)
+# What is kept of a single episode, by the names of ``episode_metrics``; enough to pair two evaluations.
+EPISODE_FIGURES = ('return', 'turns', 'illegal', 'grounded')
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What is evaluated: every suite has its own success and its own interval."""
+
+    task: str
+    world: str
+
+    def __str__(self) -> str:
+        return f'{self.task} in {self.world}'
+
+
+def make_plan(tasks: Sequence[str], worlds: Sequence[str], episodes: int) -> dict[Suite, list[int]]:
+    """Each task in each world, on as many held-out seeds."""
+    seeds = evaluation_seeds(episodes)
+    return {Suite(task, world): seeds for task, world in itertools.product(tasks, worlds)}
 
 
 @dataclass(frozen=True)
@@ -37,12 +50,13 @@ class EvaluationResult:
         ci95: Wilson interval of ``success``.
         metrics: As ``episode_metrics`` names them: return, turns, illegal, refused, unplannable, kpi/… and so on.
         latency_ms: Mean wall time of a decision, batch included.
-        lost: Episodes that their worlds could not finish in three attempts; not part of ``n``.
+        episodes: JSON of each episode by rising seed: ``seed``, ``instruction``, ``success``, and those of
+            ``EPISODE_FIGURES`` that there are.
+        lost: Seeds of episodes that their worlds could not finish in three attempts; not part of ``n``.
         examples: A few episodes of either end, failures last; for the report.
     """
 
-    task: str
-    world: str
+    suite: Suite
     success: float
     n: int
     ci95: tuple[float, float]
@@ -50,33 +64,44 @@ class EvaluationResult:
     latency_ms: float
     wall_s: float
     temperature: float
-    lost: int = 0
+    episodes: tuple[dict[str, Any], ...] = ()
+    lost: tuple[int, ...] = ()
     examples: tuple[Episode, ...] = field(default=(), compare=False)
 
+    def words(self) -> str:
+        """Success with its interval, for a line on the terminal."""
+        return 'success {:.1%} ({:.1%} to {:.1%}, n = {})'.format(self.success, *self.ci95, self.n)
+
     def to_json(self) -> dict[str, Any]:
-        """Everything but the examples, as JSON holds it."""
+        """The figures of all episodes together, as JSON holds them."""
         rest = {key: value for key, value in self.metrics.items() if key not in ('success', 'episodes')}
         return {
-            'success': self.success, 'n': self.n, 'ci95': list(self.ci95), 'task': self.task, 'world': self.world,
-            'temperature': self.temperature, **rest, 'latency_ms': self.latency_ms, 'lost': self.lost,
+            'success': self.success, 'n': self.n, 'ci95': list(self.ci95), **asdict(self.suite),
+            'temperature': self.temperature, **rest, 'latency_ms': self.latency_ms, 'lost': len(self.lost),
             'wall_s': round(self.wall_s, 2),
         }
+
+    def to_paired_json(self) -> dict[str, Any]:
+        """The same and every single episode, so that the result can be paired with another one."""
+        return {**self.to_json(), 'lost_seeds': list(self.lost), 'episodes': list(self.episodes)}
 
 
 class EvaluationSchedule:
     """Each seed once, on whichever world is free next; an episode that a broken world lost is tried again.
 
     Args:
-        task: Task of every episode.
-        world: World file of every episode.
+        suite: Of every episode.
         seeds: Seeds in order.
+
+    Attributes:
+        given_up: Seeds of the episodes that broke down too often.
     """
 
-    def __init__(self, task: str, world: str, seeds: Sequence[int]) -> None:
+    def __init__(self, suite: Suite, seeds: Sequence[int]) -> None:
         # The key of an episode's random numbers is its seed alone: the result does not depend on who plays it.
-        self._waiting = deque(Slot(EpisodeRequest(seed, task, world), (seed,)) for seed in seeds)
+        self._waiting = deque(Slot(EpisodeRequest(seed, suite.task, suite.world), (seed,)) for seed in seeds)
         self._attempts: dict[int, int] = {}
-        self.given_up = 0
+        self.given_up: list[int] = []
 
     def next(self, world: int, decisions: int) -> Slot | None:
         """The next seed that nobody plays."""
@@ -89,23 +114,22 @@ class EvaluationSchedule:
         if self._attempts[seed] <= _RETRIES:
             self._waiting.append(slot)
         else:
-            self.given_up += 1
+            self.given_up.append(seed)
 
 
-def evaluate(player: Player, task: str, world: str, seeds: Sequence[int], *, temperature: float = 0.0,
+def evaluate(player: Player, suite: Suite, seeds: Sequence[int], *, temperature: float = 0.0,
              on_episode: Callable[[Episode], None] = lambda episode: None) -> EvaluationResult:
     """Play one episode per seed; the same seeds and policy give the same result.
 
     Args:
         player: Policy and worlds.
-        task: Name of the task.
-        world: Name or path of the world file.
+        suite: Task and world of the episodes.
         seeds: Held-out seeds, see ``seeds.evaluation_seeds``.
         temperature: Sampling temperature; 0 is greedy.
         on_episode: Called with each finished episode.
     """
     started = time.perf_counter()
-    schedule = EvaluationSchedule(task, world, seeds)
+    schedule = EvaluationSchedule(suite, seeds)
     records: list[Episode] = []
     examples: dict[bool, list[Episode]] = {True: [], False: []}
     latencies: list[float] = []
@@ -117,11 +141,18 @@ def evaluate(player: Player, task: str, world: str, seeds: Sequence[int], *, tem
         records.append(_without_images(episode))
     successes = sum(episode.success for episode in records)
     return EvaluationResult(
-        task=task, world=world, success=successes / len(records) if records else 0.0, n=len(records),
+        suite=suite, success=successes / len(records) if records else 0.0, n=len(records),
         ci95=wilson_interval(successes, len(records)), metrics=episode_metrics(records),
         latency_ms=1e3 * sum(latencies) / max(len(latencies), 1), wall_s=time.perf_counter() - started,
-        temperature=temperature, lost=schedule.given_up, examples=(*examples[True], *examples[False]),
+        temperature=temperature, episodes=tuple(sorted(map(_figures, records), key=itemgetter('seed'))),
+        lost=tuple(sorted(schedule.given_up)), examples=(*examples[True], *examples[False]),
     )
+
+
+def _figures(episode: Episode) -> dict[str, Any]:
+    metrics = episode_metrics([episode])
+    return {'seed': episode.slot.request.seed, 'instruction': episode.instruction, 'success': episode.success,
+            **{name: metrics[name] for name in EPISODE_FIGURES if name in metrics}}
 
 
 def _without_images(episode: Episode) -> Episode:

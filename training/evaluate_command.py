@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,24 +16,99 @@ from .config import CELL_KEYS, EnvironmentConfig
 
 if TYPE_CHECKING:
     from .environment import Environment
+    from .evaluate import Suite
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
+    parser.add_argument('--checkpoint', default='tiny_vlm', help='checkpoint, model directory or models file')
+    add_evaluation_options(parser)
+    parser.add_argument('--out', type=Path, metavar='FILE', help='write the result, single episodes and all, to this '
+                        'JSON file instead of the terminal')
+
+
+def add_evaluation_options(parser: argparse.ArgumentParser) -> None:
+    """Which episodes are played and how, whoever plays them."""
     from .cli import add_config_flags
 
-    parser.add_argument('--checkpoint', default='tiny_vlm', help='checkpoint, model directory or models file')
     add_config_flags(parser, EnvironmentConfig)
-    parser.add_argument('--task', help='task of the cell (default: place)')
-    parser.add_argument('--world', help='world file of the cell, by name or path (default: panda_table)')
-    parser.add_argument('--episodes', type=int, default=200, help='held-out episodes')
+    parser.add_argument('--task', nargs='+', help='tasks of the cell (default: place)')
+    parser.add_argument('--world', nargs='+', help='world files of the cell, by name or path; every task is evaluated '
+                        'in each (default: panda_table)')
+    parser.add_argument('--episodes', type=int, help='held-out episodes of each task in each world (default: 200)')
     parser.add_argument('--temperature', type=float, default=0.0, help='sampling temperature; 0 = greedy')
     parser.add_argument('--transport', choices=('ros', 'in-process'), help='how cells are reached (default: ros)')
     parser.add_argument('--worlds', type=int, default=8, help='worlds in lock step')
     parser.add_argument('--attach', nargs='*', metavar='NAMESPACE', help='running worlds to attach to')
     parser.add_argument('--unconstrained', action='store_true', help='decode without the grammar')
     parser.add_argument('--torch-threads', type=int, default=1, help='threads of PyTorch')
-    parser.add_argument('--out', type=Path, help='write the result to this JSON file')
+
+
+def check_options(args: argparse.Namespace) -> None:
+    """Refuse numbers out of range.
+
+    Raises:
+        UserError: Naming the option.
+    """
+    for name in ('episodes', 'worlds', 'torch_threads'):
+        if (value := getattr(args, name)) is not None and value < 1:
+            flag = '--' + name.replace('_', '-')
+            raise UserError(f'{flag} is {value}, but must be at least 1')
+    if not 0.0 <= args.temperature <= 5.0:
+        raise UserError(f'--temperature is {args.temperature}, but must be between 0 and 5')
+
+
+def prepare_worlds(args: argparse.Namespace) -> None:
+    """Import ROS, where the options call for it, before anything expensive.
+
+    Raises:
+        UserError: Options contradict each other, or ROS is not installed.
+    """
+    if _environment_config(args).env == 'cell':
+        from .transport import prepare
+
+        prepare(args.transport or 'ros')
+
+
+def plan_from(args: argparse.Namespace) -> dict[Suite, list[int]]:
+    """The held-out seeds of every suite that the options name.
+
+    Raises:
+        UserError: Options contradict each other.
+    """
+    config, episodes = _environment_config(args), args.episodes or 200
+    from .evaluate import make_plan
+
+    if config.env == 'gymnasium':
+        return make_plan([config.env_id], ['gymnasium'], episodes)
+    return make_plan(args.task or ['place'], args.world or ['panda_table'], episodes)
+
+
+def environment_of(plan: Mapping[Suite, Sequence[int]], args: argparse.Namespace) -> Environment:
+    """Where a plan is played.
+
+    Raises:
+        UserError: A task, a world or the environment does not exist or does not fit.
+    """
+    config = _environment_config(args)
+    if config.env == 'gymnasium':
+        from .gymnasium_environment import GymnasiumEnvironment
+
+        return GymnasiumEnvironment(config)
+    from .environment import CellEnvironment
+
+    tasks, worlds = ({getattr(suite, name): None for suite in plan} for name in ('task', 'world'))
+    return CellEnvironment(list(tasks), list(worlds), args.transport or 'ros', args.attach or ())
+
+
+def _environment_config(args: argparse.Namespace) -> EnvironmentConfig:
+    from .cli import config_overrides
+
+    config = parse(EnvironmentConfig, config_overrides(args, EnvironmentConfig), 'command line')
+    useless = [key for key in CELL_KEYS if getattr(args, key, None) is not None] if config.env == 'gymnasium' else []
+    if useless:
+        raise UserError(f'env is gymnasium, which knows no {", ".join(useless)}: leave that out')
+    return config
 
 
 def run(args: argparse.Namespace) -> None:
@@ -41,67 +117,17 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         UserError: A checkpoint, task or world does not exist, or the file cannot be written.
     """
-    for name in ('episodes', 'worlds', 'torch_threads'):
-        if (value := getattr(args, name)) < 1:
-            flag = '--' + name.replace('_', '-')
-            raise UserError(f'{flag} is {value}, but must be at least 1')
-    if not 0.0 <= args.temperature <= 5.0:
-        raise UserError(f'--temperature is {args.temperature}, but must be between 0 and 5')
-
-    environment, task, world = _environment(args)
-    from vlm_agent_ros.checkpoint import is_checkpoint, load_policy
-
-    from .episodes import Episode, Player
-    from .evaluate import evaluate
+    check_options(args)
+    prepare_worlds(args)
+    from .evaluator import Evaluator
     from .metrics import write_atomically
     from .progress import Progress
-    from .seeds import evaluation_seeds
-    from .session import use_threads, versions
 
-    use_threads(args.torch_threads)
-    own_prompt = is_checkpoint(Path(args.checkpoint)) and not hasattr(args, 'prompt')
-    policy = load_policy(args.checkpoint, language=environment.language, constrained=not args.unconstrained,
-                         prompt=None if own_prompt else environment.prompt)
-    pool = environment.open(len(args.attach or ()) or min(args.worlds, args.episodes))
-    try:
-        with Progress(sys.stderr) as progress:
-            phase = progress.phase(f'{task} in {world}', args.episodes)
-
-            def show(episode: Episode) -> None:
-                phase.advance()
-
-            player = Player(policy, pool, environment.commanders(policy.prompt, 'auto'),
-                            checkpoint=Path(args.checkpoint).name)
-            result = evaluate(player, task, world, evaluation_seeds(args.episodes),
-                              temperature=args.temperature, on_episode=show)
-            phase.end('success {:.1%} ({:.1%} to {:.1%}, n = {})'.format(result.success, *result.ci95, result.n))
-    finally:
-        pool.close()
-    text = json.dumps({**result.to_json(), 'checkpoint': args.checkpoint, 'transport': pool.transport,
-                       'versions': versions()}, indent=2)
+    plan = plan_from(args)
+    environment = environment_of(plan, args)
+    with Progress(sys.stderr) as progress, Evaluator(plan, environment, args, progress) as evaluator:
+        text = json.dumps(evaluator.evaluate(args.checkpoint), indent=2) + '\n'
     if args.out:
-        write_atomically(args.out, text + '\n')
+        write_atomically(args.out, text)
     else:
-        print(text)
-
-
-def _environment(args: argparse.Namespace) -> tuple[Environment, str, str]:
-    """What the flags name, with the task and the world of its episodes."""
-    from .cli import config_overrides
-
-    config = parse(EnvironmentConfig, config_overrides(args, EnvironmentConfig), 'command line')
-    if config.env == 'gymnasium':
-        useless = [key for key in CELL_KEYS if getattr(args, key, None) is not None]
-        if useless:
-            raise UserError(f'env is gymnasium, which knows no {", ".join(useless)}: leave that out')
-        from .gymnasium_environment import GymnasiumEnvironment
-
-        return GymnasiumEnvironment(config), config.env_id, 'gymnasium'
-    from .transport import prepare
-
-    transport = args.transport or 'ros'
-    prepare(transport)
-    from .environment import CellEnvironment
-
-    task, world = args.task or 'place', args.world or 'panda_table'
-    return CellEnvironment(task, [world], transport, args.attach or ()), task, world
+        print(text, end='')

@@ -51,7 +51,7 @@ class MetricsLog:
         from torch.utils.tensorboard import SummaryWriter
 
         self.path = folder / 'metrics.jsonl'
-        self.rows: list[dict[str, Any]] = [row for row in _read_rows(self.path) if row['update'] <= keep_updates]
+        self.rows: list[dict[str, Any]] = [row for row in read_rows(self.path) if row['update'] <= keep_updates]
         write_atomically(self.path, ''.join(json.dumps(row) + '\n' for row in self.rows))
         try:
             # TensorBoard drops what an earlier process wrote at this step and later.
@@ -119,7 +119,8 @@ def _tag(key: str) -> str:
     return f'{"rollout" if key in rollout else "time" if seconds else "update"}/{key}'
 
 
-def _read_rows(path: Path) -> list[dict[str, Any]]:
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl; none where there is no file."""
     try:
         lines = path.read_text(encoding='utf-8').splitlines()
     except OSError:

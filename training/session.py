@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -44,13 +45,14 @@ def language_of(world: str) -> SkillLanguage:
     return SkillLanguage(load_cell(load_world(world).cell).grid)
 
 
-def check_names(task: str, *worlds: str) -> None:
+def check_names(tasks: Iterable[str], worlds: Iterable[str]) -> None:
     """Refuse a task or a world that does not exist before anything is started.
 
     Raises:
         UserError: Naming what there is.
     """
-    make_task(task)
+    for task in tasks:
+        make_task(task)
     for world in worlds:
         load_cell(load_world(world).cell)
 

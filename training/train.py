@@ -98,7 +98,7 @@ def _environment(config: TrainConfig) -> Environment:
     from .environment import CellEnvironment
 
     worlds = [config.world, *([config.own_world] if config.own_world else [])]
-    return CellEnvironment(config.task, worlds, config.transport, config.attach)
+    return CellEnvironment([config.task], worlds, config.transport, config.attach)
 
 
 def _run_path(config: TrainConfig, resume: ResumePoint | None, renamed: bool) -> Path:

@@ -22,11 +22,12 @@ from vlm_agent_ros.policy.policy import Policy
 from .commands import REJECTIONS, CommanderOf
 from .config import TrainConfig, as_mapping
 from .episodes import Episode, Player
-from .evaluate import EvaluationResult, evaluate
+from .evaluate import EvaluationResult, Suite, evaluate
+from .films import choose_examples, film_of
 from .learner import Learner
 from .metrics import MetricsLog, PeakMemory, write_atomically
 from .progress import Phase, Progress, clock_time
-from .report import choose_examples, film_of, render_report
+from .report import render_report
 from .rollout import TrainingSchedule, collect
 from .run_folder import RunFolder
 from .seeds import evaluation_seeds
@@ -153,10 +154,10 @@ class Trainer:
             count['successes'] += episode.success
             phase.advance(1, f'success {count["successes"] / count["episodes"]:.0%}')
 
-        result = evaluate(self._player(name), task, world, evaluation_seeds(self.config.eval_episodes),
+        result = evaluate(self._player(name), Suite(task, world), evaluation_seeds(self.config.eval_episodes),
                           temperature=self.config.eval_temperature, on_episode=show)
         self.memory.sample()
-        phase.end('success {:.1%} ({:.1%} to {:.1%}, n = {})'.format(result.success, *result.ci95, result.n))
+        phase.end(result.words())
         self._spend(name, time.perf_counter() - started)
         return result
 

@@ -57,24 +57,33 @@ def load_policy(name: str, *, language: ActionLanguage | None = None, prompt: Pr
         UserError: It does not exist, is corrupt, is no vision-language model, or was trained with something else.
     """
     language = language or SkillLanguage()
+    found = find_policy(name)
+    if isinstance(found, Bundle):
+        if camera is not None:
+            _check_camera(found, camera)
+        config = parse(ModelConfig, found.document('model'), f'{found.path / "model.json"}')
+        config = _adjusted(config, prompt, constrained, cot)
+        _verify(found, config, language)
+        policy = Policy(config, language, select_device(device), seed)
+        restore_policy(found, policy)
+        return policy
+    return Policy(_adjusted(found, prompt, constrained, cot), language, select_device(device), seed)
+
+
+def find_policy(name: str) -> Bundle | ModelConfig:
+    """What ``load_policy`` would load, found and verified; its weights are not loaded yet.
+
+    Raises:
+        UserError: It does not exist or is corrupt.
+    """
     path = Path(name).expanduser()
     if is_checkpoint(path):
-        bundle = read_bundle(path, _KIND)
-        if camera is not None:
-            _check_camera(bundle, camera)
-        config = parse(ModelConfig, bundle.document('model'), f'{bundle.path / "model.json"}')
-        config = _adjusted(config, prompt, constrained, cot)
-        _verify(bundle, config, language)
-        policy = Policy(config, language, select_device(device), seed)
-        restore_policy(bundle, policy)
-        return policy
+        return read_bundle(path, _KIND)
     if path.is_dir():
-        config = model_config_of_directory(path)
-    elif len(path.parts) > 1 and path.suffix not in ('.yaml', '.yml'):
+        return model_config_of_directory(path)
+    if len(path.parts) > 1 and path.suffix not in ('.yaml', '.yml'):
         raise UserError(f'{path} does not exist: give a checkpoint directory, a model directory, or a models file')
-    else:
-        config = load_model_config(name)
-    return Policy(_adjusted(config, prompt, constrained, cot), language, select_device(device), seed)
+    return load_model_config(name)
 
 
 def is_checkpoint(path: Path) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,6 +21,16 @@ from vlm_agent_ros.policy.policy import Decision, PolicyInput
 from vlm_agent_ros.types import EpisodeRequest, Observation, Outcome, Trajectory
 
 ACTIONS = ('left', 'right')
+
+
+@pytest.fixture(scope='session')
+def brief_model(vlm_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Models file of a very small random VLM that writes short thoughts."""
+    path = tmp_path_factory.mktemp('models') / 'model.yaml'
+    path.write_text(yaml.safe_dump({
+        'base': str(vlm_folder), 'prompt': {'template': 'task: {task}\ngripper: {state}'}, 'lora': {'rank': 4},
+        'decoding': {'max_thought_chars': 20, 'max_new_tokens': 80}, 'value_width': 8}))
+    return path
 
 
 class ToyPolicy(torch.nn.Module):
@@ -102,6 +113,7 @@ class ToyWorlds:
     def __init__(self, size: int, breaks_at: int | None = None) -> None:
         self.size = size
         self.breaks_at = breaks_at  # number of the answer at which its world breaks down
+        self.breaks_always_at: int | None = None  # seed at which any world breaks down
         self.seeds: list[int] = []
         self.closed = False
         self._state: dict[int, tuple[EpisodeRequest, int]] = {}
@@ -118,10 +130,14 @@ class ToyWorlds:
     def collect(self, indices: Sequence[int]) -> dict[int, tuple[Observation, Outcome | None]]:
         for index in indices:
             self._answers += 1
-            if self._answers == self.breaks_at:
+            if self._answers == self.breaks_at or self._starts(index, self.breaks_always_at):
                 self._pending.pop(index)
                 raise WorldError(index, 'its process ended')
         return {index: self._answer(index) for index in indices}
+
+    def _starts(self, index: int, seed: int | None) -> bool:
+        pending = self._pending[index]
+        return isinstance(pending, EpisodeRequest) and pending.seed == seed
 
     def _answer(self, index: int) -> tuple[Observation, Outcome | None]:
         pending = self._pending.pop(index)
@@ -189,15 +205,11 @@ def make_toy():
 
 
 @pytest.fixture(scope='session')
-def flags(vlm_folder, tmp_path_factory):
+def flags(brief_model, tmp_path_factory):
     """A very small run: two updates of a random VLM in two worlds."""
-    model = tmp_path_factory.mktemp('models') / 'model.yaml'
-    model.write_text(yaml.safe_dump({
-        'base': str(vlm_folder), 'prompt': {'template': 'task: {task}\ngripper: {state}'}, 'lora': {'rank': 4},
-        'decoding': {'max_thought_chars': 20, 'max_new_tokens': 80}, 'value_width': 8}))
-    config = model.with_name('training.yaml')  # the shipped one changes as it is tuned
+    config = tmp_path_factory.mktemp('training') / 'training.yaml'  # the shipped one changes as it is tuned
     config.write_text(yaml.safe_dump({
-        'transport': 'in-process', 'model': str(model), 'world': 'panda_table', 'own_world': '', 'worlds': 2,
+        'transport': 'in-process', 'model': str(brief_model), 'world': 'panda_table', 'own_world': '', 'worlds': 2,
         'decisions_per_update': 4, 'decisions': 10, 'max_wall_minutes': 0, 'learning_rate': 0.01,
         'value_warmup_updates': 0, 'checkpoint_every': 100}))
     return ['train', '--config', str(config)]

@@ -5,24 +5,13 @@ import dataclasses
 import pytest
 
 from training.episodes import Player
-from training.evaluate import evaluate, wilson_interval
+from training.evaluate import Suite, evaluate
 from training.seeds import evaluation_seeds
-
-
-@pytest.mark.parametrize(('successes', 'n', 'low', 'high'), [
-    (0, 10, 0.0, 0.27753), (10, 10, 0.72247, 1.0), (81, 263, 0.25526, 0.36618), (170, 200, 0.79387, 0.89291),
-])
-def test_the_interval_has_known_values(successes, n, low, high):
-    assert wilson_interval(successes, n) == pytest.approx((low, high), abs=1e-4)
-
-
-def test_nothing_is_known_without_episodes():
-    assert wilson_interval(0, 0) == (0.0, 1.0)
 
 
 def run(toy, **settings):
     player = Player(toy.policy, toy.worlds, toy.commander_of)
-    return evaluate(player, 'toy', 'toy', evaluation_seeds(30), **settings)
+    return evaluate(player, Suite('toy', 'toy'), evaluation_seeds(30), **settings)
 
 
 def comparable(result):
@@ -40,7 +29,7 @@ def test_the_result_depends_on_policy_and_seeds_only(make_toy, temperature):
 
 def test_an_episode_that_a_broken_world_lost_is_tried_again(make_toy):
     whole, broken = run(make_toy()), run(make_toy(breaks_at=11))
-    assert broken.n == 30 and broken.lost == 0
+    assert broken.n == 30 and broken.lost == ()
     assert comparable(broken) == comparable(whole)
 
 
@@ -49,3 +38,20 @@ def test_examples_keep_their_images_and_hold_both_ends(make_toy):
     assert {example.success for example in result.examples} == {True, False}
     assert all(turn.input.image.size for example in result.examples for turn in example.turns)
     assert result.to_json()['ci95'] == list(result.ci95)
+
+
+def test_every_episode_is_told_by_its_seed_and_adds_up_to_the_figures_of_all(make_toy):
+    result = run(make_toy(), temperature=1.0)
+    episodes = result.to_paired_json()['episodes']
+    assert [episode['seed'] for episode in episodes] == evaluation_seeds(30)
+    for name in ('success', 'return', 'turns'):
+        assert sum(episode[name] for episode in episodes) / 30 == pytest.approx(result.to_json()[name])
+    assert 'episodes' not in result.to_json()
+
+
+def test_seeds_that_no_world_could_play_are_named(make_toy):
+    toy = make_toy(worlds=1)
+    toy.worlds.breaks_always_at = evaluation_seeds(30)[4]
+    result = run(toy)
+    assert result.n == 29 and result.lost == (toy.worlds.breaks_always_at,)
+    assert result.to_paired_json()['lost_seeds'] == [toy.worlds.breaks_always_at]

@@ -6,8 +6,9 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from training.charts import Chart, ticks
-from training.report import Film, Frame, choose_examples, render_report
+from training.charts import Chart, Series, Whisker, ticks, whiskers
+from training.films import Film, Frame, choose_examples, encode_png
+from training.report import render_report
 
 EVIL = '<script>alert("1")</script> & <img src=x onerror=alert(1)>'
 VOID = {'meta', 'img', 'br', 'line', 'rect', 'polyline'}
@@ -42,7 +43,7 @@ def page():
         'config': {'task': EVIL}, 'versions': {'torch': '2'}, 'stopped': EVIL}
     rows = [{'decisions_total': 100 * i, 'success': i / 10, 'return': float(i), 'entropy': float('nan')}
             for i in range(10)]
-    image = np.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=np.uint8)
+    image = encode_png(np.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=np.uint8))
     films = [Film(EVIL, False, (Frame(image, EVIL, EVIL, EVIL, (0.5, 0.25)), Frame(image, '', '', 'end')))]
     return render_report(summary, rows, films)
 
@@ -72,7 +73,19 @@ def test_a_run_without_evaluations_or_updates_still_gives_a_page():
 
 
 def test_a_chart_of_equal_values_is_drawn():
-    assert '<polyline' in Chart('flat', [0, 1, 2], [0.5, 0.5, 0.5]).svg()
+    assert '<polyline' in Chart('flat', [Series([0, 1, 2], [0.5, 0.5, 0.5])]).svg()
+
+
+def test_a_band_is_drawn_around_its_curve_and_a_curve_without_numbers_is_left_out():
+    band = Series([0, 1], [0.5, 0.5], ([0.0, 0.25], [1.0, 0.75]), 'series c0')
+    svg = Chart('band', [band, Series([0, 1], [float('nan')] * 2)], span=(0.0, 1.0)).svg()
+    assert svg.count('<polyline') == 1
+    assert 'points="46.0,190.0 408.0,145.5 408.0,56.5 46.0,12.0"' in svg
+
+
+def test_whiskers_stand_at_their_values():
+    svg = whiskers('shares', [Whisker('A', 0.5, (0.25, 1.0))])
+    assert 'x1="119.0" y1="17" x2="356.0"' in svg and 'x="194.0"' in svg and '50.0%' in svg
 
 
 def test_ticks_are_round_and_within_the_axis():

@@ -55,9 +55,13 @@ class NodeProcess:
             raise UserError(f'{self.log} cannot be written ({error.strerror}): free space or choose another folder') \
                 from error
 
+    def exit_code(self) -> int | None:
+        """Its exit status, negative after a signal; None while it runs."""
+        return self._process.poll() if self._process else None
+
     def exit_reason(self) -> str | None:
         """How it ended, with its last words; None while it runs."""
-        code = self._process.poll() if self._process else None
+        code = self.exit_code()
         if code is None:
             return None
         how = f'was killed by {signal.Signals(-code).name}' if code < 0 else f'exited with status {code}'

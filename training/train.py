@@ -32,12 +32,8 @@ def run(args: argparse.Namespace) -> None:
         KeyboardInterrupt: After an interrupt; the message says how to go on.
     """
     started = time.perf_counter()
-    from .cli import config_overrides
-
-    overrides = config_overrides(args)
-    resume = Path(args.resume).expanduser().resolve() if args.resume else None
-    config = _configure(args.config, resume, overrides)
-    path = _run_path(config, resume, 'run_name' in overrides)
+    config, resume = configuration(args), _resumed(args)
+    path = _run_path(config, resume, hasattr(args, 'run_name'))
 
     # After the configuration, because these bring the simulator, ROS and PyTorch.
     from .transport import open_worlds, prepare
@@ -65,15 +61,28 @@ def run(args: argparse.Namespace) -> None:
     print(_closing_words(summary, path), flush=True)
 
 
-def _configure(name: str | None, resume: Path | None, overrides: dict[str, Any]) -> TrainConfig:
+def configuration(args: argparse.Namespace) -> TrainConfig:
+    """What the options amount to: the training file, or the configuration of the resumed run, with flags over it.
+
+    Raises:
+        UserError: A key or a flag is wrong, or the checkpoint is unusable.
+    """
+    from .cli import config_overrides
+
+    overrides, resume = config_overrides(args), _resumed(args)
     if resume is None:
-        return load_train_config(name or 'ppo', overrides)
-    if name is not None:
+        return load_train_config(args.config or 'ppo', overrides)
+    if args.config is not None:
         raise UserError('--config and --resume exclude each other: a resumed run keeps its configuration, which single '
                         'flags may change')
     from .training_state import read_config
 
-    return merge(TrainConfig, read_config(resume), overrides, 'command line')
+    # The worlds that it was attached to belonged to the launch that was interrupted.
+    return merge(TrainConfig, {**read_config(resume), 'attach': []}, overrides, 'command line')
+
+
+def _resumed(args: argparse.Namespace) -> Path | None:
+    return Path(args.resume).expanduser().resolve() if args.resume else None
 
 
 def _run_path(config: TrainConfig, resume: Path | None, renamed: bool) -> Path:

@@ -88,6 +88,7 @@ class Trainer:
         self.state = RunState(opened=[0] * config.groups)
         if resume is not None:
             self.state = RunState(**restore_training(resume, self.ppo))
+            self.state.opened = (self.state.opened + [0] * config.groups)[:config.groups]  # of more worlds than then
             folder.forget_after(self.state.update)
         self.memory = PeakMemory()
         self._stopped = ''

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from vlm_agent_ros.cell import Cell
+from vlm_agent_ros.errors import UserError
 
 from .bullet import BulletClient, pybullet, pybullet_data, silenced
 from .scene import Conditions, Item
@@ -63,6 +64,10 @@ class Simulation:
         for i in range(client.getNumJoints(self.robot)):
             info = client.getJointInfo(self.robot, i)
             names[info[1].decode()], links[info[12].decode()] = i, i
+        missing = [*({*robot.arm_joints} - names.keys()), *({robot.tool_frame} - links.keys())]
+        if missing:
+            raise UserError(f'{self.cell.path}: {missing[0]!r} is no joint or link of the Panda that is simulated: '
+                            'correct robot.arm_joints and robot.tool_frame')
         fingers = [i for name, i in names.items() if 'finger_joint' in name]
         self.arm = [names[name] for name in robot.arm_joints]
         self._fingers = fingers

@@ -133,7 +133,10 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
 
 def _number(text: str) -> Any:
     """What YAML reads; the configuration checks type and range."""
-    return yaml.safe_load(text)
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
 
 
 def _metavar(field: dataclasses.Field[Any]) -> str:

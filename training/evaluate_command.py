@@ -45,11 +45,13 @@ def run(args: argparse.Namespace) -> None:
 
     from .episodes import Episode, Player
     from .evaluate import evaluate
-    from .metrics import write_atomically
+    from .metrics import require_writable, write_atomically
     from .progress import Progress
     from .seeds import evaluation_seeds
     from .session import check_names, commanders, language_of, use_threads, versions
 
+    if args.out:
+        require_writable(args.out)
     use_threads(args.torch_threads)
     check_names(args.task, args.world)
     policy = load_policy(args.checkpoint, language=language_of(args.world), constrained=not args.unconstrained)

@@ -15,7 +15,9 @@ from sim_worlds.expert import demonstrate, projected
 from sim_worlds.tasks import make_task
 from sim_worlds.world import CellWorld
 from training.dataset import DemonstrationDataset
+from training.metrics import require_writable
 from vlm_agent_ros.actions import ActionError, SkillLanguage
+from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.motion import MotionError, SkillPlanner
 from vlm_agent_ros.policy.config import load_model_config
 from vlm_agent_ros.types import EpisodeRequest, Observation, Trajectory
@@ -71,9 +73,16 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         UserError: A task, world or model does not exist, or the file cannot be written.
     """
+    for name, low in (('scenes', 0), ('episodes', 0), ('workers', 1)):
+        if getattr(args, name) < low:
+            raise UserError(f'--{name} is {getattr(args, name)}, but must be at least {low}')
+    if not args.scenes + args.episodes:
+        raise UserError('--scenes and --episodes are both 0: there is nothing to record')
     load_world(args.world)
     for task in args.tasks:
         make_task(task)
+    load_model_config(args.model)
+    require_writable(args.out)
     recording = Recording(args.world, args.model, tuple(args.tasks), args.scenes, args.episodes, args.mistakes,
                           args.seed, args.noise)
     total = args.scenes + args.episodes

@@ -60,6 +60,7 @@ def test_help_does_not_load_pytorch():
 @pytest.mark.parametrize(('arguments', 'said'), [
     (['train', '--clip', '7'], 'clip is 7'),
     (['train', '--clip', 'wide'], 'clip must be of type float'),
+    (['train', '--clip', '['], "clip must be of type float, got '['"),
     (['train', '--seed', '-1'], 'seed is -1'),
     (['train', '--ratio-level', 'word'], 'decision, token'),
     (['train', '--worlds', '6', '--group-size', '4'], 'multiple of group_size'),
@@ -74,6 +75,11 @@ def test_help_does_not_load_pytorch():
     (['evaluate', '--episodes', '0'], '--episodes'),
     (['evaluate', '--task', 'juggle'], 'juggle'),
     (['evaluate', '--checkpoint', '/nowhere'], '/nowhere'),
+    (['evaluate', '--out', '.', '--transport', 'in-process'], 'is a directory'),
+    (['record', '--out', '/proc/x.npz'], '/proc/x.npz'),
+    (['record', '--episodes', '-1'], '--episodes'),
+    (['record', '--workers', '0'], '--workers'),
+    (['record', '--model', 'nothing'], 'nothing'),
     (['fly'], 'fly'),
     ([], 'COMMAND'),
 ])

@@ -54,7 +54,17 @@ def run_module(module: str, args: list[str] | None = None) -> int:
     Returns:
         Exit status, as of ``run_node``.
     """
-    return _end_well(module.rpartition('.')[2], lambda _: int(importlib.import_module(module).main(args)))
+    # Nothing has to be closed yet, and compiled code that is being imported takes an exception for a reason to abort.
+    signal.signal(signal.SIGINT, lambda *_: os._exit(0))
+    try:
+        node = importlib.import_module(module)
+    except ImportError as error:
+        failure = import_failure(error)
+        if failure is None:
+            raise
+        print(f'{module.rpartition(".")[2]}: {failure}', file=sys.stderr)
+        return 2
+    return int(node.main(args))
 
 
 def run_node(name: str, create: Callable[[], Any], args: list[str] | None = None) -> int:
@@ -69,20 +79,12 @@ def run_node(name: str, create: Callable[[], Any], args: list[str] | None = None
     Returns:
         Exit status: 0, or 2 after bad input, which is told on stderr in one sentence.
     """
-    return _end_well(name, lambda interrupt: _run(create, args, interrupt))
-
-
-def _end_well(name: str, work: Callable[[Interrupt], int]) -> int:
     interrupt = Interrupt()
     signal.signal(signal.SIGINT, interrupt)
     try:
-        try:
-            return work(interrupt)
-        except ImportError as error:
-            raise import_failure(error) or error from error
+        _run(create, args, interrupt)
+        return 0
     except UserError as error:
-        if interrupt.received:
-            return 0
         print(f'{name}: {error}', file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -91,9 +93,11 @@ def _end_well(name: str, work: Callable[[Interrupt], int]) -> int:
         if interrupt.received:
             return 0
         raise
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # launch may still pass on the Ctrl-C that has ended this
 
 
-def _run(create: Callable[[], Any], args: list[str] | None, interrupt: Interrupt) -> int:
+def _run(create: Callable[[], Any], args: list[str] | None, interrupt: Interrupt) -> None:
     import rclpy
     from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 
@@ -120,4 +124,3 @@ def _run(create: Callable[[], Any], args: list[str] | None, interrupt: Interrupt
             node.close()
             node.destroy_node()
         rclpy.try_shutdown()
-    return 0

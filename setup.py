@@ -52,10 +52,10 @@ setup(
     },
     entry_points={
         'console_scripts': [
-            'agent_node = vlm_agent_ros.nodes.agent_node:main',
-            'gate_node = vlm_agent_ros.nodes.gate_node:main',
-            'cot_viewer = vlm_agent_ros.nodes.cot_viewer:main',
-            'world_node = sim_worlds.world_node:main',
+            'agent_node = vlm_agent_ros.nodes.entry:agent_node',
+            'gate_node = vlm_agent_ros.nodes.entry:gate_node',
+            'cot_viewer = vlm_agent_ros.nodes.entry:cot_viewer',
+            'world_node = sim_worlds.entry:world_node',
             'trainer = training.cli:trainer',
             'vlm-agent = training.cli:main',
         ],

@@ -14,20 +14,21 @@ from launch_ros.actions import Node
 
 PACKAGE = 'vlm_agent_ros'
 
+# What is empty is as config/training/ppo.yaml says, or as it was in the run that is resumed.
 ARGUMENTS = [
-    DeclareLaunchArgument('task', default_value='place', description='task that is trained: pick or place'),
-    DeclareLaunchArgument('world', default_value='shifted',
+    DeclareLaunchArgument('task', default_value='', description='task that is trained, e.g. pick or place'),
+    DeclareLaunchArgument('world', default_value='',
                           description='world file that is trained in: a shipped name or the path of a YAML file'),
-    DeclareLaunchArgument('worlds', default_value='24', description='number of worlds, one process each'),
+    DeclareLaunchArgument('worlds', default_value='', description='number of worlds, one process each'),
     DeclareLaunchArgument('decisions', default_value='',
-                          description='budget: decisions after which training ends; empty = as the training file says'),
+                          description='budget: decisions after which training ends'),
     DeclareLaunchArgument('model', default_value='',
-                          description='models file, model directory or checkpoint to start from; empty = shipped VLM'),
+                          description='models file, model directory or checkpoint to start from'),
     DeclareLaunchArgument('resume', default_value='',
                           description='checkpoint whose run is continued, e.g. runs/x/checkpoints/latest'),
     DeclareLaunchArgument('run_name', default_value='',
                           description='folder of the run within runs/; empty = task and start time'),
-    DeclareLaunchArgument('seed', default_value='', description='seed of the run; empty = as the training file says'),
+    DeclareLaunchArgument('seed', default_value='', description='seed of the run'),
     DeclareLaunchArgument('args', default_value='',
                           description='further options of "vlm-agent train", e.g. "--temperature 0.5 --epochs 2"'),
     DeclareLaunchArgument('show_cot', default_value='true', description='print the chain of thought to this terminal'),
@@ -48,19 +49,23 @@ def generate_launch_description() -> LaunchDescription:
 
 def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     """The world nodes and the trainer: how many there are is known only now."""
+    from training.cli import parse_arguments
+    from training.train import configuration
+
     given = {argument.name: LaunchConfiguration(argument.name).perform(context) for argument in ARGUMENTS}
-    if not given['worlds'].isdigit() or int(given['worlds']) < 1:
-        raise ValueError(f'argument worlds is {given["worlds"]!r}, but must be a number from 1')
-    names = [f'world_{i}' for i in range(int(given['worlds']))]
-    worlds = [
-        Node(package=PACKAGE, executable='world_node', namespace=name, respawn=True, respawn_delay=0.5,
-             parameters=[{'world': given['world'], 'lock_step': True}], additional_env={'OMP_NUM_THREADS': '1'})
-        for name in names
-    ]
-    options = ['--attach', *names]
+    options = shlex.split(given['args'])
     for name in ('task', 'world', 'worlds', 'decisions', 'model', 'resume', 'run_name', 'seed'):
         if given[name]:
             options += [f'--{name.replace("_", "-")}', given[name]]
-    trainer = Node(package=PACKAGE, executable='trainer', output='screen', emulate_tty=True,
-                   arguments=[*options, *shlex.split(given['args'])], on_exit=Shutdown(reason='the training has ended'))
+    config, _ = configuration(parse_arguments(['train', *options]))
+    names = [f'world_{i}' for i in range(config.worlds)]
+    worlds = [
+        Node(package=PACKAGE, executable='world_node', namespace=name, respawn=True, respawn_delay=0.5,
+             parameters=[{'world': config.world, 'lock_step': True}], additional_env={'OMP_NUM_THREADS': '1'})
+        for name in names
+    ]
+    # No emulate_tty: launch shows whole lines only, so that a bar would stay unseen; without a terminal the trainer
+    # prints a line per update.
+    trainer = Node(package=PACKAGE, executable='trainer', output='screen',
+                   arguments=[*options, '--attach', *names], on_exit=Shutdown(reason='the training has ended'))
     return [*worlds, trainer]

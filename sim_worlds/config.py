@@ -24,7 +24,7 @@ class Objects:
     area_high: tuple[float, float] = bounded((0.65, 0.20), help='upper corner, m')
     gap: float = bounded(0.095, low=0.05, high=0.2, help='smallest distance between two object centres, m')
     yaw: float = bounded(0.2, low=0.0, high=0.8, help='largest rotation of a cube about the vertical, rad')
-    palette: dict[str, Triple] = bounded({}, help='colours by name, RGB 0 … 1')
+    palette: dict[str, Triple] = bounded({}, low=0.0, high=1.0, help='colours by name, RGB 0 … 1')
 
 
 @dataclass(frozen=True)
@@ -85,4 +85,8 @@ def load_world(name: str) -> WorldConfig:
         low, high = getattr(getattr(config, part), key)
         if low > high:
             raise UserError(f'{path}: {part}.{key} is [{low}, {high}], but its lower end must come first')
+    for axis in (0, 1):
+        if objects.area_low[axis] >= objects.area_high[axis]:
+            raise UserError(f'{path}: objects.area_low is {list(objects.area_low)}, but must be less than '
+                            f'objects.area_high in x and y')
     return config

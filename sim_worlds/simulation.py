@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import os
-import sys
-import tempfile
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import numpy as np
-import pybullet
-import pybullet_data
-from pybullet_utils.bullet_client import BulletClient
 
 from vlm_agent_ros.cell import Cell
+from vlm_agent_ros.errors import UserError
 
+from .bullet import BulletClient, pybullet, pybullet_data, silenced
 from .scene import Conditions, Item
 
 PHYSICS_HZ = 240
@@ -37,18 +32,16 @@ class Simulation:
 
     def __init__(self, cell: Cell) -> None:
         self.cell = cell
-        with _quiet_stdout():
+        with silenced():
             self._client = BulletClient(connection_mode=pybullet.DIRECT)
-        self._folder = tempfile.TemporaryDirectory(prefix='vlm_agent_ros_')
-        self._urdf = _low_poly_panda(Path(self._folder.name))
+        self._urdf = _low_poly_panda()
         self.robot = self.table = -1
         self.bodies: list[int] = []
 
     def close(self) -> None:
-        """Disconnect from the physics server and remove the temporary files; a second call does nothing."""
+        """Disconnect from the physics server; a second call does nothing."""
         if self._client.isConnected():
             self._client.disconnect()
-        self._folder.cleanup()
 
     def build(self, cell: Cell, items: list[Item], conditions: Conditions, floor: tuple[float, float, float]) -> None:
         """A fresh scene with the arm at home, gripper open."""
@@ -71,6 +64,10 @@ class Simulation:
         for i in range(client.getNumJoints(self.robot)):
             info = client.getJointInfo(self.robot, i)
             names[info[1].decode()], links[info[12].decode()] = i, i
+        missing = [*({*robot.arm_joints} - names.keys()), *({robot.tool_frame} - links.keys())]
+        if missing:
+            raise UserError(f'{self.cell.path}: {missing[0]!r} is no joint or link of the Panda that is simulated: '
+                            'correct robot.arm_joints and robot.tool_frame')
         fingers = [i for name, i in names.items() if 'finger_joint' in name]
         self.arm = [names[name] for name in robot.arm_joints]
         self._fingers = fingers
@@ -175,30 +172,19 @@ class Simulation:
         return np.reshape(pixels, (camera.height, camera.width, 4))[:, :, :3].astype(np.uint8)
 
 
-@contextlib.contextmanager
-def _quiet_stdout() -> Iterator[None]:
-    """Swallow what Bullet prints on connecting; it sits in C's buffer and would come out at any later time."""
-    sys.stdout.flush()
-    libc = ctypes.CDLL(None)
-    libc.fflush(None)
-    kept, sink = os.dup(1), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(sink, 1)
-    try:
-        yield
-    finally:
-        libc.fflush(None)
-        os.dup2(kept, 1)
-        os.close(kept)
-        os.close(sink)
+@cache
+def _low_poly_panda() -> str:
+    """The Panda of pybullet_data with its collision meshes as visuals: 3,440 faces instead of 101,735.
 
-
-def _low_poly_panda(folder: Path) -> str:
-    """The Panda of pybullet_data with its collision meshes as visuals: 3,440 faces instead of 101,735."""
+    Returns:
+        Path of its URDF, a file in memory: Bullet reads files only, and one on the disk would outlive a killed world.
+    """
     source = Path(pybullet_data.getDataPath()) / 'franka_panda'
     tree = ElementTree.parse(source / 'panda.urdf')
     for mesh in tree.getroot().iter('mesh'):
         name = Path(mesh.attrib['filename']).name
         mesh.attrib['filename'] = str(source / 'meshes' / 'collision' / name)
-    path = folder / 'panda.urdf'
-    tree.write(path)
-    return str(path)
+    descriptor = os.memfd_create('panda.urdf')
+    with os.fdopen(descriptor, 'wb', closefd=False) as file:  # open as long as the process runs
+        tree.write(file)
+    return f'/proc/self/fd/{descriptor}'

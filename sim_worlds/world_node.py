@@ -233,7 +233,7 @@ class WorldNode(Node):
 
 
 def main(args: list[str] | None = None) -> int:
-    """Entry point of ``ros2 run vlm_agent_ros world_node``."""
+    """Run the node; ``python -m`` and, by way of ``entry``, ``ros2 run vlm_agent_ros world_node``."""
     return run_node('world_node', WorldNode, args)
 
 

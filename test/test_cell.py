@@ -101,6 +101,19 @@ def test_every_joint_needs_its_limit(tmp_path: Path, content: dict[str, Any], ke
         load(tmp_path, content)
 
 
+@pytest.mark.parametrize(('section', 'key', 'value', 'message'), [
+    ('robot', 'gripper_joints', ['panda_joint1'], 'every joint once'),
+    ('robot', 'holding_range', [0.03, 0.01], 'holding_range'),
+    ('robot', 'max_jerk', [0.0] * 8, 'max_jerk is 0.0'),
+    ('workspace', 'low', [0.25, 0.5, 0.005], 'workspace.low'),
+])
+def test_what_contradicts_itself_is_refused(tmp_path: Path, content: dict[str, Any], section: str, key: str,
+                                            value: object, message: str) -> None:
+    content[section][key] = value
+    with pytest.raises(UserError, match=rf'mine\.yaml: .*{message}'):
+        load(tmp_path, content)
+
+
 def test_the_home_pose_needs_every_arm_joint(tmp_path: Path, content: dict[str, Any]) -> None:
     content['robot']['home'] = content['robot']['home'][:-1]
     with pytest.raises(UserError, match=r'robot\.home'):

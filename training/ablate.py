@@ -67,24 +67,23 @@ def run(args: argparse.Namespace) -> None:
 
 def _check(ablation: Ablation, jobs: int) -> None:
     """Whatever would end a run in its first minute."""
-    from vlm_agent_ros.checkpoint import find_policy
-    from vlm_agent_ros.nodes.ros_env import require_rclpy
-
     from .ablation_cell import check_settings
-    from .session import check_names
+    from .train import environment_of
 
     configs = [cell.config for cell in ablation.cells]
-    for task, world in {(config.task, config.world) for config in configs}:
-        check_names(task, world)
-    for task in ablation.evaluate.tasks:
-        check_names(task, *ablation.evaluate.worlds)
+    for config in {(c.env, c.env_id, c.import_, c.actions, c.task, c.world, c.transport): c for c in configs}.values():
+        environment_of(config)
+    from vlm_agent_ros.checkpoint import find_policy
+
+    from .session import check_names
+
+    if configs[0].env == 'cell':
+        check_names(ablation.evaluate.tasks, ablation.evaluate.worlds)
     for model in {config.model for config in configs}:
         find_policy(model)
-    if any(config.transport == 'ros' for config in configs):
-        require_rclpy()
-        if jobs > 1 and os.environ.get('ROS_DOMAIN_ID'):
-            raise UserError('ROS_DOMAIN_ID is set, but --jobs runs worlds of equal names side by side: unset it, and '
-                            'each run takes a domain that is free')
+    if jobs > 1 and os.environ.get('ROS_DOMAIN_ID') and any(c.env == 'cell' and c.transport == 'ros' for c in configs):
+        raise UserError('ROS_DOMAIN_ID is set, but --jobs runs worlds of equal names side by side: unset it, and each '
+                        'run takes a domain that is free')
     for cell in ablation.cells:
         check_settings(cell)
 

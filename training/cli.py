@@ -14,7 +14,8 @@ from typing import Any, NoReturn
 import yaml
 
 from vlm_agent_ros.config import key_of
-from vlm_agent_ros.errors import UserError
+from vlm_agent_ros.errors import UserError, import_failure
+from vlm_agent_ros.interrupt import Interrupt
 
 from .config import EnvironmentConfig, TrainConfig
 
@@ -46,19 +47,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     # A terminal, launch and a service manager end a process by different signals, and a shell starts background jobs
     # with SIGINT ignored: any of them shall leave a checkpoint.
-    previous = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    interrupt = Interrupt()
+    previous = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        args = _parser(arguments).parse_args(arguments)
+        args = parse_arguments(arguments)
         importlib.import_module(_COMMANDS[args.command][0]).run(args)
-    except UserError as error:
-        print(f'vlm-agent: {error}', file=sys.stderr)
-        return 2
-    except KeyboardInterrupt as interrupt:
-        print(f'vlm-agent: {str(interrupt) or "stopped by a signal"}', file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(f'vlm-agent: {str(error) or "stopped by a signal"}', file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output, e.g. `head`, has gone
         sys.stderr.close()
         return 1
+    except Exception as error:
+        if interrupt.received:
+            print('vlm-agent: stopped by a signal', file=sys.stderr)
+            return 130
+        failure = import_failure(error) if isinstance(error, ImportError) else error
+        if not isinstance(failure, UserError):
+            raise
+        print(f'vlm-agent: {failure}', file=sys.stderr)
+        return 2
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
@@ -107,6 +115,15 @@ def config_overrides(args: argparse.Namespace, cls: type[EnvironmentConfig] = Tr
     return {key: value for key, value in vars(args).items() if key in names}
 
 
+def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    """The options of a command line.
+
+    Raises:
+        UserError: The command or an option does not exist, or lacks its value.
+    """
+    return _parser(arguments).parse_args(arguments)
+
+
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     parser = _Parser(prog='vlm-agent', description='Vision-language models that act in a robot cell.')
     commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
@@ -120,7 +137,10 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
 
 def _number(text: str) -> Any:
     """What YAML reads; the configuration checks type and range."""
-    return yaml.safe_load(text)
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
 
 
 def _metavar(field: dataclasses.Field[Any]) -> str:
@@ -132,7 +152,3 @@ def _shown(value: Any) -> str:
     if isinstance(value, tuple):
         return ' '.join(map(str, value)) or 'none'
     return 'none' if value == '' else str(value)
-
-
-def _interrupt(number: int, frame: Any) -> NoReturn:
-    raise KeyboardInterrupt

@@ -120,9 +120,11 @@ def run(args: argparse.Namespace) -> None:
     check_options(args)
     prepare_worlds(args)
     from .evaluator import Evaluator
-    from .metrics import write_atomically
+    from .metrics import require_writable, write_atomically
     from .progress import Progress
 
+    if args.out:
+        require_writable(args.out)
     plan = plan_from(args)
     environment = environment_of(plan, args)
     with Progress(sys.stderr) as progress, Evaluator(plan, environment, args, progress) as evaluator:

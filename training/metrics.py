@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from vlm_agent_ros.errors import UserError
 
 def write_error(path: Path, error: OSError) -> UserError:
     """The sentence for a file that cannot be written."""
-    return UserError(f'{path} cannot be written ({error.strerror or error}): free space or choose another runs_dir')
+    return UserError(f'{path} cannot be written ({error.strerror or error}): free space or choose another place')
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -33,6 +34,22 @@ def write_atomically(path: Path, text: str) -> None:
         raise write_error(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def require_writable(path: Path) -> None:
+    """Refuse a file that cannot be written in the end, before the work that it is for.
+
+    Raises:
+        UserError: It is a directory, or its folder cannot be written to.
+    """
+    if path.is_dir():
+        raise UserError(f'{path} is a directory: give the name of a file')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise write_error(path, error) from error
 
 
 class MetricsLog:

@@ -22,6 +22,7 @@ from sim_worlds.truth import SceneTruth
 from sim_worlds.world import CellWorld
 from training.dataset_schema import DatasetInfo, DemonstrationRow, EpisodeOutcome, ObjectLabel
 from training.dataset_writer import DatasetWriter
+from training.metrics import require_writable
 from training.rare_events import PastTurn, rare_events
 from vlm_agent_ros import __version__
 from vlm_agent_ros.actions import ActionError, SkillLanguage
@@ -86,8 +87,16 @@ def run(args: argparse.Namespace) -> None:
         UserError: A task, world or model does not exist, or the folder cannot be written to or holds something else.
         KeyboardInterrupt: After an interrupt; the message says how to go on.
     """
+    for name, low in (('scenes', 0), ('episodes', 0), ('workers', 1)):
+        if getattr(args, name) < low:
+            raise UserError(f'--{name} is {getattr(args, name)}, but must be at least {low}')
+    if not args.scenes + args.episodes:
+        raise UserError('--scenes and --episodes are both 0: there is nothing to record')
+    load_world(args.world)
     for task in args.tasks:
         make_task(task)
+    load_model_config(args.model)
+    require_writable(args.out)
     recording = Recording(args.world, args.model, tuple(args.tasks), args.scenes, args.episodes, args.mistakes,
                           args.seed, args.noise)
     total = args.scenes + args.episodes

@@ -51,7 +51,8 @@ def find_resume_point(name: str, overrides: dict[str, Any]) -> ResumePoint:
     else:
         folder, checkpoint = path.resolve().parent.parent, path.resolve()
     written = read_config(checkpoint) if checkpoint else _config_of(folder)
-    config = merge(TrainConfig, written, overrides, 'command line')
+    # The worlds that it was attached to belonged to the launch that was interrupted.
+    config = merge(TrainConfig, {**written, 'attach': []}, overrides, 'command line')
     for key in _FIXED:
         before, now = written.get(key, getattr(TrainConfig, key)), getattr(config, key)
         if before != now:

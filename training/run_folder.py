@@ -97,7 +97,7 @@ def new_run_path(runs_dir: str, name: str) -> Path:
 
 @contextmanager
 def deferred_signals() -> Iterator[None]:
-    """Hold SIGINT and SIGTERM back until the block is done, then raise KeyboardInterrupt if one came."""
+    """Hold SIGINT and SIGTERM back until the block is done; the handlers from before get the first that came."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -113,7 +113,7 @@ def deferred_signals() -> Iterator[None]:
         for number, handler in previous.items():
             signal.signal(number, handler)
     if received:
-        raise KeyboardInterrupt
+        signal.raise_signal(received[0])
 
 
 def _link(link: Path, target: str) -> None:

@@ -18,7 +18,7 @@ from vlm_agent_ros import __version__
 from vlm_agent_ros.actions import SkillLanguage
 from vlm_agent_ros.agent import Agent
 from vlm_agent_ros.cell import load_cell
-from vlm_agent_ros.motion import SkillPlanner
+from vlm_agent_ros.motion import Kinematics, SkillPlanner
 from vlm_agent_ros.policy.prompt import PromptTemplate
 from vlm_agent_ros.safety.rules import SafetyRules
 
@@ -46,15 +46,15 @@ def language_of(world: str) -> SkillLanguage:
 
 
 def check_names(tasks: Iterable[str], worlds: Iterable[str]) -> None:
-    """Refuse a task or a world that does not exist before anything is started.
+    """Refuse a task or a world that does not exist, or a cell that does not fit its URDF, before anything is started.
 
     Raises:
-        UserError: Naming what there is.
+        UserError: Naming what there is, or what does not fit.
     """
     for task in tasks:
         make_task(task)
     for world in worlds:
-        load_cell(load_world(world).cell)
+        Kinematics(load_cell(load_world(world).cell))
 
 
 def use_threads(count: int) -> None:

@@ -37,14 +37,10 @@ def run(args: argparse.Namespace) -> None:
         KeyboardInterrupt: After an interrupt; the message says how to go on.
     """
     started = time.perf_counter()
-    from .cli import config_overrides
+    config, resume = configuration(args)
+    path = _run_path(config, resume, hasattr(args, 'run_name'))
 
-    overrides = config_overrides(args)
-    resume = _resume_point(args.config, args.resume, overrides)
-    config = resume.config if resume else load_train_config(args.config or _shipped(overrides), overrides)
-    path = _run_path(config, resume, 'run_name' in overrides)
-
-    environment = _environment(config)
+    environment = environment_of(config)
     # After the environment, because these bring PyTorch.
     from vlm_agent_ros.checkpoint import load_policy, open_checkpoint, restore_policy
 
@@ -70,15 +66,24 @@ def run(args: argparse.Namespace) -> None:
     print(_closing_words(summary, path), flush=True)
 
 
-def _resume_point(config: str | None, resume: str | None, overrides: dict[str, Any]) -> ResumePoint | None:
-    if resume is None:
-        return None
-    if config is not None:
+def configuration(args: argparse.Namespace) -> tuple[TrainConfig, ResumePoint | None]:
+    """What the options amount to: the training file, or the configuration of the resumed run, with flags over it.
+
+    Raises:
+        UserError: A key or a flag is wrong, or the checkpoint is unusable.
+    """
+    from .cli import config_overrides
+
+    overrides = config_overrides(args)
+    if args.resume is None:
+        return load_train_config(args.config or _shipped(overrides), overrides), None
+    if args.config is not None:
         raise UserError('--config and --resume exclude each other: a resumed run keeps its configuration, which single '
                         'flags may change')
     from .resume import find_resume_point
 
-    return find_resume_point(resume, overrides)
+    resume = find_resume_point(args.resume, overrides)
+    return resume.config, resume
 
 
 def _shipped(overrides: dict[str, Any]) -> str:
@@ -86,7 +91,12 @@ def _shipped(overrides: dict[str, Any]) -> str:
     return 'gymnasium' if overrides.get('env') == 'gymnasium' else 'ppo'
 
 
-def _environment(config: TrainConfig) -> Environment:
+def environment_of(config: TrainConfig) -> Environment:
+    """What a run takes place in.
+
+    Raises:
+        UserError: A task, a world or the environment does not exist or does not fit, or ROS is not installed.
+    """
     # After the configuration, because these bring PyTorch and the simulator and ROS, or the user's environment.
     if config.env == 'gymnasium':
         from .gymnasium_environment import GymnasiumEnvironment

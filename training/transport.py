@@ -9,6 +9,7 @@ from pathlib import Path
 
 from vlm_agent_ros.errors import UserError
 
+from .run_folder import deferred_signals
 from .worlds import InProcessWorlds, WorldPool
 
 
@@ -23,8 +24,11 @@ def prepare(transport: str) -> None:
     if transport == 'in-process':
         return
     try:
-        importlib.import_module('training.ros_worlds')
+        with deferred_signals():  # compiled code that is being imported takes an exception for a reason to abort
+            importlib.import_module('training.ros_worlds')
     except ImportError as error:
+        if (error.name or '').partition('.')[0] not in ('rclpy', '_rclpy_pybind11'):
+            raise
         raise UserError(f'ROS 2 is missing ({error}): run `make setup`, source your ROS installation, or use '
                         '`--transport in-process`') from error
 

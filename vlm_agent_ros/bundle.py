@@ -113,7 +113,8 @@ def read_bundle(path: Path, kind: str) -> Bundle:
     """
     folder = path if path.exists() else _backup(path)
     if not folder.is_dir():
-        raise UserError(f'{path} does not exist: give the directory of a {kind}')
+        what = 'is no directory' if path.exists() else 'does not exist'
+        raise UserError(f'{path} {what}: give the directory of a {kind}')
     manifest = _read_manifest(folder / MANIFEST, kind)
     files = manifest.pop('files')
     for name, digest in files.items():

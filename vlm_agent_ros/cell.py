@@ -22,9 +22,9 @@ class Robot:
     arm_joints: tuple[str, ...] = bounded(help='arm joints in controller order')
     gripper_joints: tuple[str, ...] = bounded(help='commanded gripper joints; further fingers mimic the first')
     home: tuple[float, ...] = bounded(help='arm pose from which the camera sees the whole workspace, rad')
-    max_velocity: tuple[float, ...] = bounded(low=0.0, help='rad/s or m/s per joint, arm then gripper')
-    max_acceleration: tuple[float, ...] = bounded(low=0.0, help='rad/s2 or m/s2 per joint, arm then gripper')
-    max_jerk: tuple[float, ...] = bounded(low=0.0, help='rad/s3 or m/s3 per joint, arm then gripper')
+    max_velocity: tuple[float, ...] = bounded(low=1e-3, help='rad/s or m/s per joint, arm then gripper')
+    max_acceleration: tuple[float, ...] = bounded(low=1e-3, help='rad/s2 or m/s2 per joint, arm then gripper')
+    max_jerk: tuple[float, ...] = bounded(low=1e-3, help='rad/s3 or m/s3 per joint, arm then gripper')
     gripper_open: float = bounded(0.04, low=0.0, help='gripper joint position when open, m')
     gripper_closed: float = bounded(0.0, low=0.0, help='gripper joint command when closing, m')
     holding_range: tuple[float, float] = bounded(
@@ -97,6 +97,13 @@ class Cell:
                 raise UserError(f'{self.path or self.name}: robot.{key} must have {joints} entries, one per joint')
         if len(self.robot.home) != len(self.robot.arm_joints):
             raise UserError(f'{self.path or self.name}: robot.home must have one entry per arm joint')
+        if len(set(self.robot.joints)) != joints or not self.robot.gripper_joints:
+            raise UserError(f'{self.path or self.name}: robot.arm_joints and robot.gripper_joints must name every '
+                            'joint once, and at least one of the gripper')
+        if self.robot.holding_range[0] >= self.robot.holding_range[1]:
+            raise UserError(f'{self.path or self.name}: robot.holding_range must begin with its lower end')
+        if any(low >= high for low, high in zip(self.workspace.low, self.workspace.high)):
+            raise UserError(f'{self.path or self.name}: workspace.low must be less than workspace.high in x, y and z')
 
     @property
     def urdf_path(self) -> Path:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import sys
 import types
 import typing
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -125,16 +127,26 @@ def key_of(field: dataclasses.Field[Any]) -> str:
 def check_range(field: dataclasses.Field[Any], value: Any, source: str) -> None:
     """Refuse a value outside the range or the choices that ``bounded`` declared for its field."""
     low, high, choices = (field.metadata.get(k) for k in ('low', 'high', 'choices'))
-    numbers = value.values() if isinstance(value, dict) else value if isinstance(value, (tuple, list)) else [value]
-    for number in numbers:
-        if not isinstance(number, (int, float)) or isinstance(number, bool):
-            continue
-        if number != number or (low is not None and number < low) or (high is not None and number > high):
+    for number in _numbers(value):
+        if not math.isfinite(number):
+            raise UserError(f'{source} is {number}, but must be a finite number')
+        if (low is not None and number < low) or (high is not None and number > high):
             span = f'between {low} and {high}' if None not in (low, high) else (
                 f'at least {low}' if low is not None else f'at most {high}')
             raise UserError(f'{source} is {number}, but must be {span}')
     if choices is not None and value not in choices:
         raise UserError(f'{source} is {value!r}, but must be one of {", ".join(map(str, choices))}')
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    """Every number in a value, however nested."""
+    if isinstance(value, dict):
+        value = tuple(value.values())
+    if isinstance(value, (tuple, list)):
+        for part in value:
+            yield from _numbers(part)
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        yield value
 
 
 def _convert(hint: Any, value: Any, source: str) -> Any:
@@ -158,7 +170,8 @@ def _convert(hint: Any, value: Any, source: str) -> Any:
     if origin is dict:
         if not isinstance(value, dict):
             raise UserError(f'{source} must be a mapping, got {value!r}')
-        return {k: _convert(args[1], v, f'{source}.{k}') for k, v in value.items()}
+        return {_convert(args[0], k, f'key {k!r} of {source}'): _convert(args[1], v, f'{source}.{k}')
+                for k, v in value.items()}
     if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value)
     if hint is float and isinstance(value, str):  # YAML 1.1 reads 1e-4 as a string

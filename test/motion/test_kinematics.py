@@ -1,10 +1,13 @@
 """The arm's kinematics agree with the simulated arm and never answer outside the joint limits."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from sim_worlds.world import CellWorld
 from vlm_agent_ros.cell import load_cell
+from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.motion import Kinematics, MotionError
 from vlm_agent_ros.motion.planner import TOOL_DOWN
 from vlm_agent_ros.types import EpisodeRequest
@@ -46,3 +49,19 @@ def test_inverse_then_forward_returns_the_pose(cell, kinematics):
 def test_a_pose_out_of_reach_is_refused(cell, kinematics):
     with pytest.raises(MotionError, match='cannot reach'):
         kinematics.inverse(np.array([1.5, 0.0, 0.2]), TOOL_DOWN, np.array(cell.robot.home))
+
+
+@pytest.mark.parametrize('urdf', ['<robot name="x"><link', '<html></html>', ''])
+def test_a_broken_urdf_is_one_sentence(tmp_path, cell, capfd, urdf):
+    (tmp_path / 'panda.urdf').write_text(urdf)
+    with pytest.raises(UserError, match=r'panda\.urdf is not a readable URDF'):
+        Kinematics(dataclasses.replace(cell, path=str(tmp_path / 'cell.yaml')))
+    assert capfd.readouterr() == ('', '')
+
+
+@pytest.mark.parametrize(('change', 'message'), [
+    ({'home': (9.0, *[0.0] * 6)}, 'panda_joint1 at 9'), ({'tool_frame': 'hook'}, "frame 'hook'"),
+    ({'gripper_joints': ('thumb',)}, "joint 'thumb'")])
+def test_a_cell_that_does_not_fit_its_urdf_is_refused(cell, change, message):
+    with pytest.raises(UserError, match=message):
+        Kinematics(dataclasses.replace(cell, robot=dataclasses.replace(cell.robot, **change)))

@@ -56,3 +56,53 @@ def test_error_without_an_interrupt_is_reported(domain_id):
     done = _run('fail', domain_id)
     assert done.returncode == 1
     assert 'a true error' in done.stderr
+
+
+_IMPORT = """
+import signal, sys
+from {module} import {node}
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == {name!r}:
+            {act}
+
+sys.meta_path.insert(0, Finder())
+sys.exit({node}())
+"""
+NODES = [('vlm_agent_ros.nodes.entry', 'agent_node'), ('vlm_agent_ros.nodes.entry', 'gate_node'),
+         ('vlm_agent_ros.nodes.entry', 'cot_viewer'), ('sim_worlds.entry', 'world_node')]
+
+
+def _import(module, node, name, act):
+    """Exit status and words of an entry point when something happens at an import."""
+    done = subprocess.run([sys.executable, '-c', _IMPORT.format(module=module, node=node, name=name, act=act)],
+                          capture_output=True, text=True, timeout=60, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(('module', 'node'), NODES)
+def test_interrupt_while_packages_are_imported_is_no_error(module, node):
+    assert _import(module, node, 'rclpy', 'signal.raise_signal(signal.SIGINT)') == (0, '')
+
+
+@pytest.mark.parametrize(('module', 'node'), NODES)
+def test_node_without_ros_says_how_to_install_it_in_one_sentence(module, node):
+    status, said = _import(module, node, 'rclpy', 'raise ModuleNotFoundError(name, name=name)')
+    assert status == 2
+    assert said.startswith(f'{node}: rclpy is not installed: source') and said.count('\n') == 1
+
+
+@pytest.mark.parametrize(('module', 'node', 'name'), [
+    ('vlm_agent_ros.nodes.entry', 'agent_node', 'torch'), ('sim_worlds.entry', 'world_node', 'pybullet')])
+def test_node_without_one_of_its_packages_names_it_in_one_sentence(module, node, name):
+    status, said = _import(module, node, name, 'raise ModuleNotFoundError(name, name=name)')
+    assert status == 2
+    assert f'{name} is not installed: pip install {name}' in said and said.count('\n') == 1
+
+
+def test_fault_of_the_package_itself_is_not_taken_for_a_missing_one():
+    status, said = _import('sim_worlds.entry', 'world_node', 'sim_worlds.scene',
+                           'raise ModuleNotFoundError(name, name=name)')
+    assert status == 1
+    assert 'Traceback' in said

@@ -8,6 +8,7 @@ import shutil
 import pytest
 import torch
 from peft.tuners.lora import LoraLayer
+from safetensors.torch import load_file, save_file
 
 from vlm_agent_ros.checkpoint import load_policy
 from vlm_agent_ros.config import resource_root
@@ -54,6 +55,22 @@ def test_an_incomplete_or_damaged_directory_is_named(tmp_path, vlm_folder, file)
     with pytest.raises(UserError, match=str(folder)) as caught:
         load_base(ModelConfig(base=str(folder)), CPU)
     assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize(('change', 'message'), [
+    (lambda tensors: tensors.popitem(), 'lack'),
+    (lambda tensors: tensors.update({name: value[..., :3] for name, value in tensors.items()}), 'another shape'),
+])
+def test_weights_that_do_not_fit_are_no_random_model(tmp_path, vlm_folder, change, message, capfd):
+    folder = tmp_path / 'model'
+    shutil.copytree(vlm_folder, folder)
+    tensors = load_file(folder / 'model.safetensors')
+    change(tensors)
+    save_file({name: value.contiguous() for name, value in tensors.items()}, folder / 'model.safetensors',
+              metadata={'format': 'pt'})
+    with pytest.raises(UserError, match=f'the weights .*{message}'):
+        load_base(ModelConfig(base=str(folder)), CPU)
+    assert capfd.readouterr() == ('', '')
 
 
 def test_a_model_without_a_chat_template_is_refused(tmp_path, vlm_folder):

@@ -1,5 +1,8 @@
 """The simulated cell: physical grasps, honest predicates, rewards that add up, time that never runs back."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +15,8 @@ from vlm_agent_ros.actions import SkillLanguage
 from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.motion import SkillPlanner
 from vlm_agent_ros.types import EpisodeRequest, Trajectory
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope='module', params=['panda_table', 'shifted'])
@@ -104,3 +109,13 @@ def test_set_points_interpolate_position_and_velocity_and_end_at_the_last_point(
     t = np.arange(1, 121) / 120
     np.testing.assert_allclose(where[:, 0], t**2, atol=1e-12)
     np.testing.assert_allclose(speed[:, 0], 2 * t, atol=1e-12)
+
+
+def test_a_world_prints_nothing_and_leaves_nothing_behind_when_it_is_killed(tmp_path):
+    code = ('import os; from sim_worlds.world import CellWorld; from vlm_agent_ros.types import EpisodeRequest\n'
+            "CellWorld().reset(EpisodeRequest(1, 'pick')); os.kill(os.getpid(), 9)")
+    environment = {**os.environ, 'TMPDIR': str(tmp_path)}
+    done = subprocess.run([sys.executable, '-c', code], env=environment, capture_output=True, cwd=ROOT, timeout=60,
+                          check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (-9, b'', b'')
+    assert list(tmp_path.iterdir()) == []

@@ -1,15 +1,20 @@
 """The command line: flags over YAML, and one sentence for whatever is wrong."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
 
-from training.cli import main, without_ros_arguments
+from training.cli import main, parse_arguments, without_ros_arguments
 from training.config import TrainConfig, as_mapping, load_train_config
+from training.train import configuration
 from vlm_agent_ros.config import parse
 from vlm_agent_ros.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def sentence(capsys, *arguments):
@@ -55,6 +60,7 @@ def test_help_does_not_load_pytorch():
 @pytest.mark.parametrize(('arguments', 'said'), [
     (['train', '--clip', '7'], 'clip is 7'),
     (['train', '--clip', 'wide'], 'clip must be of type float'),
+    (['train', '--clip', '['], "clip must be of type float, got '['"),
     (['train', '--seed', '-1'], 'seed is -1'),
     (['train', '--ratio-level', 'word'], 'decision, token'),
     (['train', '--worlds', '6', '--group-size', '4'], 'multiple of group_size'),
@@ -69,6 +75,11 @@ def test_help_does_not_load_pytorch():
     (['evaluate', '--episodes', '0'], '--episodes'),
     (['evaluate', '--task', 'juggle'], 'juggle'),
     (['evaluate', '--checkpoint', '/nowhere'], '/nowhere'),
+    (['evaluate', '--out', '.', '--transport', 'in-process'], 'is a directory'),
+    (['record', '--out', '/proc/x.npz'], '/proc/x.npz'),
+    (['record', '--episodes', '-1'], '--episodes'),
+    (['record', '--workers', '0'], '--workers'),
+    (['record', '--model', 'nothing'], 'nothing'),
     (['fly'], 'fly'),
     ([], 'COMMAND'),
 ])
@@ -93,6 +104,48 @@ def test_a_value_out_of_range_is_named_with_its_file(capsys, tmp_path):
     path = yaml_file(tmp_path, gamma=1.5)
     error = sentence(capsys, 'train', '--config', path)
     assert path in error and 'gamma is 1.5' in error
+
+
+IMPORTS = """
+import signal, sys
+from training.cli import main
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == {name!r}:
+            {act}
+
+sys.meta_path.insert(0, Finder())
+sys.exit(main(['train', '--transport', 'in-process']))
+"""
+
+
+def with_import(name, act, folder):
+    """What `vlm-agent train` says when something happens at an import."""
+    code = IMPORTS.format(name=name, act=act)
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=60, check=False,
+                          cwd=folder, env={**os.environ, 'PYTHONPATH': str(ROOT)})
+    assert list(folder.iterdir()) == []
+    return done.returncode, done.stderr.strip()
+
+
+@pytest.mark.parametrize(('name', 'pip'), [('pybullet', 'pybullet'), ('pinocchio', 'pin')])
+def test_a_package_that_is_not_installed_is_named_with_the_remedy(tmp_path, name, pip):
+    status, said = with_import(name, 'raise ModuleNotFoundError(name, name=name)', tmp_path)
+    assert status == 2 and said.count('\n') == 0 and f'pip install {pip}' in said
+
+
+@pytest.mark.parametrize('act', ['signal.raise_signal(signal.SIGINT)', 'signal.raise_signal(signal.SIGTERM)',
+                                 'try: signal.raise_signal(signal.SIGINT)\n            except BaseException: '
+                                 'raise RuntimeError("compiled code")'])
+def test_a_signal_while_packages_are_imported_is_no_error(tmp_path, act):
+    assert with_import('torch', act, tmp_path) == (130, 'vlm-agent: stopped by a signal')
+
+
+def test_a_resumed_run_starts_its_own_worlds(tmp_path):
+    (tmp_path / 'config.json').write_text(json.dumps(as_mapping(TrainConfig(attach=('world_0',), worlds=1, gamma=0.5))))
+    config, _ = configuration(parse_arguments(['train', '--resume', str(tmp_path), '--epochs', '3']))
+    assert (config.attach, config.worlds, config.gamma, config.epochs) == ((), 1, 0.5, 3)
 
 
 def test_arguments_for_ros_are_left_out():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import xml.etree.ElementTree as ElementTree
+
 import numpy as np
 import pinocchio as pin
 
@@ -26,8 +28,11 @@ class Kinematics:
     def __init__(self, cell: Cell) -> None:
         robot = cell.robot
         try:
+            # Pinocchio's parser prints what it thinks of a file that is none.
+            if ElementTree.parse(cell.urdf_path).getroot().tag != 'robot':
+                raise ValueError('no robot element')
             full = pin.buildModelFromUrdf(str(cell.urdf_path))
-        except (ValueError, RuntimeError) as error:
+        except (ValueError, RuntimeError, ElementTree.ParseError) as error:
             raise UserError(f'{cell.urdf_path} is not a readable URDF: correct robot.urdf of {cell.path}') from error
         for name in (*robot.joints,):
             if not full.existJointName(name):
@@ -38,6 +43,11 @@ class Kinematics:
         indices = [full.joints[full.getJointId(name)].idx_q for name in robot.joints]
         self.lower = full.lowerPositionLimit[indices].copy()
         self.upper = full.upperPositionLimit[indices].copy()
+        home = np.array([*robot.home, *[robot.gripper_open] * len(robot.gripper_joints)])
+        for name, value, low, high in zip(robot.joints, home, self.lower, self.upper):
+            if not low <= value <= high:
+                raise UserError(f'{cell.path}: robot.home or robot.gripper_open puts {name} at {value:g}, but '
+                                f'{cell.urdf_path.name} limits it to {low:g} … {high:g}')
         # Only the arm moves the tool; every other joint is locked at its neutral position.
         locked = [i for i, name in enumerate(full.names) if i > 0 and name not in robot.arm_joints]
         self._model = pin.buildReducedModel(full, locked, pin.neutral(full))

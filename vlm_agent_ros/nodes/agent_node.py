@@ -243,7 +243,7 @@ class AgentNode(LifecycleNode):
 
 
 def main(args: list[str] | None = None) -> int:
-    """Entry point of ``ros2 run vlm_agent_ros agent_node``."""
+    """Run the node; ``python -m`` and, by way of ``entry``, ``ros2 run vlm_agent_ros agent_node``."""
     status = run_node('agent_node', AgentNode, args)
     # Python would wait at exit for an inference that is still running, longer than anyone waits after Ctrl-C.
     sys.stdout.flush()

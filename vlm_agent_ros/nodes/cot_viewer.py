@@ -56,7 +56,7 @@ def _render(status: DiagnosticStatus, values: dict[str, str]) -> str:
 
 
 def main(args: list[str] | None = None) -> int:
-    """Entry point of ``ros2 run vlm_agent_ros cot_viewer``."""
+    """Run the node; ``python -m`` and, by way of ``entry``, ``ros2 run vlm_agent_ros cot_viewer``."""
     return run_node('cot_viewer', CotViewer, args)
 
 

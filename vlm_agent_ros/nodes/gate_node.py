@@ -240,7 +240,7 @@ class GateNode(Node):
 
 
 def main(args: list[str] | None = None) -> int:
-    """Entry point of ``ros2 run vlm_agent_ros gate_node``."""
+    """Run the node; ``python -m`` and, by way of ``entry``, ``ros2 run vlm_agent_ros gate_node``."""
     return run_node('gate_node', GateNode, args)
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import random
 import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from typing import Any
 
-from ..errors import UserError
+from ..errors import UserError, import_failure
+from ..interrupt import Interrupt
 
 
 def keep_local() -> None:
@@ -40,15 +41,30 @@ def free_domain(candidates: Sequence[int] = range(1, 102)) -> int:
                     'ROS_DOMAIN_ID')
 
 
-def require_rclpy() -> None:
-    """Say what to do where ROS 2 is not installed.
+def run_module(module: str, args: list[str] | None = None) -> int:
+    """Import the module of a node and call its ``main``: what is not installed is bad input too.
 
-    Raises:
-        UserError: rclpy cannot be imported.
+    Entry points call this instead of ``main``, because importing ROS and PyTorch takes seconds in which a user may
+    press Ctrl-C.
+
+    Args:
+        module: Its full name.
+        args: Command line, ``sys.argv`` by default.
+
+    Returns:
+        Exit status, as of ``run_node``.
     """
-    if find_spec('rclpy') is None:
-        raise UserError('rclpy is not installed: source /opt/ros/jazzy/setup.bash, or run make setup, which installs '
-                        'ROS 2 from wheels')
+    # Nothing has to be closed yet, and compiled code that is being imported takes an exception for a reason to abort.
+    signal.signal(signal.SIGINT, lambda *_: os._exit(0))
+    try:
+        node = importlib.import_module(module)
+    except ImportError as error:
+        failure = import_failure(error)
+        if failure is None:
+            raise
+        print(f'{module.rpartition(".")[2]}: {failure}', file=sys.stderr)
+        return 2
+    return int(node.main(args))
 
 
 def run_node(name: str, create: Callable[[], Any], args: list[str] | None = None) -> int:
@@ -63,10 +79,9 @@ def run_node(name: str, create: Callable[[], Any], args: list[str] | None = None
     Returns:
         Exit status: 0, or 2 after bad input, which is told on stderr in one sentence.
     """
-    interrupt = _Interrupt()
+    interrupt = Interrupt()
     signal.signal(signal.SIGINT, interrupt)
     try:
-        require_rclpy()
         _run(create, args, interrupt)
         return 0
     except UserError as error:
@@ -75,28 +90,14 @@ def run_node(name: str, create: Callable[[], Any], args: list[str] | None = None
     except KeyboardInterrupt:
         return 0
     except Exception:
-        # The interrupt lands anywhere, also in compiled code that turns it into an error of its own.
         if interrupt.received:
             return 0
         raise
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # launch may still pass on the Ctrl-C that has ended this
 
 
-class _Interrupt:
-    """Handler of SIGINT that raises KeyboardInterrupt once, and not while the node is being closed.
-
-    Ctrl-C reaches a launched node twice, from the terminal and from launch; the second must not disturb the end.
-    """
-
-    def __init__(self) -> None:
-        self.received, self.closing = False, False
-
-    def __call__(self, number: int, frame: Any) -> None:
-        first, self.received = not self.received, True
-        if first and not self.closing:
-            raise KeyboardInterrupt
-
-
-def _run(create: Callable[[], Any], args: list[str] | None, interrupt: _Interrupt) -> None:
+def _run(create: Callable[[], Any], args: list[str] | None, interrupt: Interrupt) -> None:
     import rclpy
     from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 

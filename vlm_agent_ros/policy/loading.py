@@ -51,6 +51,7 @@ def load_base(config: ModelConfig, device: torch.device) -> tuple[Any, Any]:
 
     quantization = _quantization(config, device)
     logging.disable_progress_bar()  # a bar per file says nothing that the caller's progress does not
+    logging.set_verbosity_error()  # what is wrong with the weights is told below, in one sentence
     path = config.base_path
     if not Path(path).is_dir() and (path.startswith(('.', '/', '~', 'models/')) or path.count('/') != 1):
         raise UserError(f'model directory {path} does not exist: correct base in the models file, or make the shipped '
@@ -60,7 +61,11 @@ def load_base(config: ModelConfig, device: torch.device) -> tuple[Any, Any]:
         if type(kind) not in AutoModelForImageTextToText._model_mapping:
             raise UserError(f'{path} holds a {kind.model_type} model, which is no vision-language model: choose one '
                             'that AutoModelForImageTextToText loads')
-        model = AutoModelForImageTextToText.from_pretrained(path, dtype=getattr(torch, config.dtype), **quantization)
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
+            path, dtype=getattr(torch, config.dtype), output_loading_info=True, ignore_mismatched_sizes=True,
+            **quantization)
+        model, info = loaded
+        _check_weights(path, info)
         processor = _load_processor(path, kind)
     except UserError:
         raise
@@ -109,6 +114,15 @@ def _load_processor(path: str, kind: Any) -> Any:
     if known is not None and 'video_processor' in known.get_attributes() and not is_torchvision_available():
         return without_video(known).from_pretrained(path)
     return AutoProcessor.from_pretrained(path)
+
+
+def _check_weights(path: str, info: dict[str, Any]) -> None:
+    """Refuse weights that do not fit: transformers would go on with random ones in their place."""
+    for key, what in (('missing_keys', 'lack'), ('mismatched_keys', 'have another shape of')):
+        names = sorted(name if isinstance(name, str) else name[0] for name in info[key])
+        if names:
+            raise UserError(f'{path}: the weights {what} {names[0]} and {len(names) - 1} more tensors that config.json '
+                            'calls for: copy both from the same model')
 
 
 def add_lora(model: Any, settings: LoraSettings) -> Any:

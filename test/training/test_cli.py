@@ -1,5 +1,6 @@
 """The command line: flags over YAML, and one sentence for whatever is wrong."""
 
+import json
 import os
 import subprocess
 import sys

@@ -22,7 +22,6 @@ from sim_worlds.truth import SceneTruth
 from sim_worlds.world import CellWorld
 from training.dataset_schema import DatasetInfo, DemonstrationRow, EpisodeOutcome, ObjectLabel
 from training.dataset_writer import DatasetWriter
-from training.metrics import require_writable
 from training.rare_events import PastTurn, rare_events
 from vlm_agent_ros import __version__
 from vlm_agent_ros.actions import ActionError, SkillLanguage
@@ -96,12 +95,9 @@ def run(args: argparse.Namespace) -> None:
     for task in args.tasks:
         make_task(task)
     load_model_config(args.model)
-    require_writable(args.out)
     recording = Recording(args.world, args.model, tuple(args.tasks), args.scenes, args.episodes, args.mistakes,
                           args.seed, args.noise)
     total = args.scenes + args.episodes
-    if not total:
-        raise UserError('--scenes and --episodes are 0: nothing to record, raise one of them')
     writer = DatasetWriter(args.out.expanduser(), _info(recording), -(-total // _SHARD))
     missing = writer.missing()
     done = writer.shards - len(missing)

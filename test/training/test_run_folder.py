@@ -31,9 +31,16 @@ def test_the_newest_and_the_best_checkpoints_stay(tmp_path):
 def test_a_run_that_goes_on_from_an_earlier_update_forgets_the_later_ones(tmp_path):
     folder = RunFolder(tmp_path)
     for update in (1, 2, 3):
-        folder.save(update, write)
+        folder.save(update, write, best=True)
+    (folder.checkpoints / '.step_000004.tmp').mkdir()
+    (tmp_path / '.metrics.jsonl.17.tmp').touch()
+    folder.go_back_to(2, best=1)
+    kept = sorted(path.name for path in folder.checkpoints.iterdir())
+    assert kept == ['best', 'latest', 'step_000001', 'step_000002']
+    assert [(folder.checkpoints / link).resolve().name[-1] for link in ('latest', 'best')] == ['2', '1']
+    assert list(tmp_path.iterdir()) == [folder.checkpoints]
     folder.go_back_to(1, best=0)
-    assert [path.name for path in folder.checkpoints.glob('step_*')] == ['step_000001']
+    assert not (folder.checkpoints / 'best').is_symlink()
 
 
 def test_a_name_that_is_taken_is_refused(tmp_path):

@@ -34,4 +34,4 @@ def test_two_updates_of_the_shipped_settings_give_the_recorded_parameters(make_t
         row = learner.update(samples, number=number, temperature=temperature, progress=0.25 * number)
         assert 0.0 < row['learned_share'] < 1.0 and row['guard_loss'] > 0.0
     for name, recorded in RECORDED.items():
-        np.testing.assert_allclose(dict(toy.policy.named_parameters())[name].detach().numpy(), recorded, atol=1e-6)
+        np.testing.assert_allclose(dict(toy.policy.named_parameters())[name].detach().numpy(), recorded, atol=1e-4)

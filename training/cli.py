@@ -59,14 +59,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.close()
         return 1
     except Exception as error:
-        if interrupt.received:
-            print('vlm-agent: stopped by a signal', file=sys.stderr)
-            return 130
         failure = import_failure(error) if isinstance(error, ImportError) else error
-        if not isinstance(failure, UserError):
+        if isinstance(failure, UserError):  # also where the checkpoint of an interrupt cannot be written
+            print(f'vlm-agent: {failure}', file=sys.stderr)
+            return 2
+        if not interrupt.received:
             raise
-        print(f'vlm-agent: {failure}', file=sys.stderr)
-        return 2
+        print('vlm-agent: stopped by a signal', file=sys.stderr)
+        return 130
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

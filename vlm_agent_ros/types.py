@@ -100,8 +100,10 @@ class EpisodeRequest:
         seed: Seed of everything that is random in the episode.
         task: Name of the task, e.g. ``place``.
         world: Name or path of a world file; empty for the one that the world was started with.
+        split: What the episode may draw, e.g. ``unseen-wording``; empty for what training draws.
     """
 
     seed: int
     task: str
     world: str = ''
+    split: str = ''

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 from vlm_agent_ros.types import EpisodeRequest
 
-from .episodes import Episode, Player, Slot, Turn
+from .episodes import Episode, Schedule, Slot, Turn
 from .rollout import episode_metrics
 
 _RETRIES = 2
@@ -51,6 +51,7 @@ class EvaluationResult:
     wall_s: float
     temperature: float
     lost: int = 0
+    split: str = ''
     examples: tuple[Episode, ...] = field(default=(), compare=False)
 
     def to_json(self) -> dict[str, Any]:
@@ -58,8 +59,8 @@ class EvaluationResult:
         rest = {key: value for key, value in self.metrics.items() if key not in ('success', 'episodes')}
         return {
             'success': self.success, 'n': self.n, 'ci95': list(self.ci95), 'task': self.task, 'world': self.world,
-            'temperature': self.temperature, **rest, 'latency_ms': self.latency_ms, 'lost': self.lost,
-            'wall_s': round(self.wall_s, 2),
+            'split': self.split, 'temperature': self.temperature, **rest, 'latency_ms': self.latency_ms,
+            'lost': self.lost, 'wall_s': round(self.wall_s, 2),
         }
 
 
@@ -70,11 +71,12 @@ class EvaluationSchedule:
         task: Task of every episode.
         world: World file of every episode.
         seeds: Seeds in order.
+        split: Split of every episode.
     """
 
-    def __init__(self, task: str, world: str, seeds: Sequence[int]) -> None:
+    def __init__(self, task: str, world: str, seeds: Sequence[int], split: str = '') -> None:
         # The key of an episode's random numbers is its seed alone: the result does not depend on who plays it.
-        self._waiting = deque(Slot(EpisodeRequest(seed, task, world), (seed,)) for seed in seeds)
+        self._waiting = deque(Slot(EpisodeRequest(seed, task, world, split), (seed,)) for seed in seeds)
         self._attempts: dict[int, int] = {}
         self.given_up = 0
 
@@ -92,7 +94,15 @@ class EvaluationSchedule:
             self.given_up += 1
 
 
-def evaluate(player: Player, task: str, world: str, seeds: Sequence[int], *, temperature: float = 0.0,
+class Plays(Protocol):
+    """What plays the episodes of an evaluation: a policy's ``Player``, or the expert's."""
+
+    def play(self, schedule: Schedule, *, temperature: float, greedy: bool = False) -> Iterator[Episode]:
+        """Finished episodes."""
+        ...
+
+
+def evaluate(player: Plays, task: str, world: str, seeds: Sequence[int], *, split: str = '', temperature: float = 0.0,
              on_episode: Callable[[Episode], None] = lambda episode: None) -> EvaluationResult:
     """Play one episode per seed; the same seeds and policy give the same result.
 
@@ -101,11 +111,12 @@ def evaluate(player: Player, task: str, world: str, seeds: Sequence[int], *, tem
         task: Name of the task.
         world: Name or path of the world file.
         seeds: Held-out seeds, see ``seeds.evaluation_seeds``.
+        split: Combinations and wordings, see ``sim_worlds.splits``; empty for those of training.
         temperature: Sampling temperature; 0 is greedy.
         on_episode: Called with each finished episode.
     """
     started = time.perf_counter()
-    schedule = EvaluationSchedule(task, world, seeds)
+    schedule = EvaluationSchedule(task, world, seeds, split)
     records: list[Episode] = []
     examples: dict[bool, list[Episode]] = {True: [], False: []}
     latencies: list[float] = []
@@ -120,7 +131,8 @@ def evaluate(player: Player, task: str, world: str, seeds: Sequence[int], *, tem
         task=task, world=world, success=successes / len(records) if records else 0.0, n=len(records),
         ci95=wilson_interval(successes, len(records)), metrics=episode_metrics(records),
         latency_ms=1e3 * sum(latencies) / max(len(latencies), 1), wall_s=time.perf_counter() - started,
-        temperature=temperature, lost=schedule.given_up, examples=(*examples[True], *examples[False]),
+        temperature=temperature, lost=schedule.given_up, split=split,
+        examples=(*examples[True], *examples[False]),
     )
 
 

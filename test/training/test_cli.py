@@ -69,6 +69,7 @@ def test_help_does_not_load_pytorch():
     (['evaluate', '--episodes', '0'], '--episodes'),
     (['evaluate', '--task', 'juggle'], 'juggle'),
     (['evaluate', '--checkpoint', '/nowhere'], '/nowhere'),
+    (['evaluate', '--split', 'hidden'], 'unseen-cell'),
     (['fly'], 'fly'),
     ([], 'COMMAND'),
 ])

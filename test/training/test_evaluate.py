@@ -1,9 +1,11 @@
 """Evaluation: intervals, determinism, and episodes that a broken world lost."""
 
 import dataclasses
+import json
 
 import pytest
 
+from training.cli import main
 from training.episodes import Player
 from training.evaluate import evaluate, wilson_interval
 from training.seeds import evaluation_seeds
@@ -49,3 +51,12 @@ def test_examples_keep_their_images_and_hold_both_ends(make_toy):
     assert {example.success for example in result.examples} == {True, False}
     assert all(turn.input.image.size for example in result.examples for turn in example.turns)
     assert result.to_json()['ci95'] == list(result.ci95)
+
+
+def test_the_scripted_expert_is_evaluated_like_a_policy(capsys):
+    assert main(['evaluate', '--checkpoint', 'expert', '--task', 'inspect', '--split', 'unseen-cell',
+                 '--episodes', '2']) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result['success'], result['n'], result['grounded'], result['refused']) == (1.0, 2, 1.0, 0.0)
+    assert (result['world'], result['split'], result['first_seed']) == ('shifted', 'unseen-cell', 500_000_000)
+    assert result['kpi/defect_passed'] == 0.0 and result['versions']['pybullet']

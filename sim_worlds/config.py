@@ -84,6 +84,10 @@ def load_world(name: str) -> WorldConfig:
     objects = config.objects
     if len(objects.palette) < max(objects.cubes, objects.pads):
         raise UserError(f'{path}: objects.palette has {len(objects.palette)} colours, fewer than the cubes or pads')
+    span = min(high - low for low, high in zip(objects.span_low, objects.span_high))
+    if span < max(objects.large_pad_size[1], objects.tray_size[1]):
+        raise UserError(f'{path}: objects.span_low … span_high is {span:.2f} m wide, less than large_pad_size or '
+                        'tray_size: enlarge it, or make them smaller')
     for task, limit in config.turn_limits.items():
         if not 1 <= limit <= 50:
             raise UserError(f'{path}: turn_limits.{task} is {limit}, but must be between 1 and 50')

@@ -19,7 +19,7 @@ GRIPPER_ROOM_M = (0.066, 0.086)
 _RIM_ROOM_M = (0.045, 0.065)
 _NEUTRAL = {'white': (0.88, 0.88, 0.86)}
 _GREY = (0.45, 0.45, 0.45)
-_LAYOUTS = 2000
+_LAYOUTS = 300
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def draw_layout(config: WorldConfig, cubes: Sequence[tuple[str, str]], container
              for kind, _ in containers]
     for _ in range(_LAYOUTS):
         bases = _draw_containers(objects, sizes, rng)
-        places = _draw_beside(objects, len(cubes), bases, sizes, rng)
+        places = _draw_beside(objects, len(cubes), bases, sizes, rng) if bases else []
         if len(places) == len(cubes):
             break
     else:
@@ -158,13 +158,12 @@ def _draw_rgb(config: WorldConfig, colour: str, rng: np.random.Generator) -> tup
 
 
 def _draw_containers(objects: Objects, sizes: Sequence[float], rng: np.random.Generator) -> list[np.ndarray]:
-    """(2,) centres of containers that lie within the area and not on each other."""
+    """(2,) centres of containers that lie within the area; none if some would have lain on each other."""
     low, high = np.array(objects.span_low), np.array(objects.span_high)
-    while True:
-        bases = [rng.uniform(low + size / 2, high - size / 2) for size in sizes]
-        if all(np.abs(a - b).max() > (sizes[i] + sizes[j]) / 2 for i, a in enumerate(bases)
-               for j, b in enumerate(bases[:i])):
-            return bases
+    bases = [rng.uniform(low + size / 2, high - size / 2) for size in sizes]
+    apart = all(np.abs(a - b).max() > (sizes[i] + sizes[j]) / 2 for i, a in enumerate(bases)
+                for j, b in enumerate(bases[:i]))
+    return bases if apart else []
 
 
 def _draw_beside(objects: Objects, count: int, bases: Sequence[np.ndarray], sizes: Sequence[float],

@@ -40,7 +40,13 @@ def held_out(pair: tuple[str, str]) -> bool:
 
 
 def wordings(task: Task, split: str) -> tuple[str, ...]:
-    """The paraphrases that a split draws from."""
+    """The paraphrases that a split draws from.
+
+    Raises:
+        UserError: The task holds none out.
+    """
+    if split == 'unseen-wording' and not task.held_out_instructions:
+        raise UserError(f'task {task.name} has no held_out_instructions: write some, or choose another split')
     return task.held_out_instructions if split == 'unseen-wording' else task.instructions
 
 

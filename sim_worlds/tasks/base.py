@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vlm_agent_ros.errors import UserError
+
 from ..config import WorldConfig
 from ..scene import Item, draw_items
 
@@ -65,7 +67,7 @@ class Task(ABC):
 
     name: str
     instructions: tuple[str, ...]
-    held_out_instructions: tuple[str, ...]
+    held_out_instructions: tuple[str, ...] = ()
     default_split = 'seen'
     release = 'place'
     ends_at_rest = False
@@ -78,9 +80,9 @@ class Task(ABC):
     def draw_goal(self, items: Sequence[Item], wordings: tuple[str, ...], rng: np.random.Generator) -> Goal:
         """A goal for a scene, in one of the given paraphrases."""
 
-    @abstractmethod
     def combinations(self, goal: Goal, items: Sequence[Item]) -> set[tuple[str, str]]:
         """The pairs of names that an episode brings together, such as two colours; splits hold some of them out."""
+        return set()
 
     @abstractmethod
     def fulfilled(self, assignment: Assignment, items: Sequence[Item], state: SceneState) -> bool:
@@ -166,6 +168,19 @@ class Task(ABC):
 def indices(items: Sequence[Item], kind: str) -> list[int]:
     """Indices of the items of a kind."""
     return [i for i, item in enumerate(items) if item.kind == kind]
+
+
+def draw_colours(config: WorldConfig, count: int, rng: np.random.Generator) -> list[str]:
+    """Different colours of the palette.
+
+    Raises:
+        UserError: It has fewer.
+    """
+    palette = list(config.objects.palette)
+    if len(palette) < count:
+        raise UserError(f'{config.path or config.name}: objects.palette has too few colours for this task '
+                        f'({len(palette)}): it needs {count}')
+    return [str(colour) for colour in rng.choice(palette, count, replace=False)]
 
 
 def colour_pair(first: Item, second: Item) -> tuple[str, str]:

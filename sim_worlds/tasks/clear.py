@@ -8,7 +8,7 @@ import numpy as np
 
 from ..config import WorldConfig
 from ..scene import Item, draw_layout
-from .base import Assignment, Goal, colour_pair, indices
+from .base import Assignment, Goal, colour_pair, draw_colours, indices
 from .containers import ContainerTask
 
 
@@ -22,7 +22,7 @@ class Clear(ContainerTask):
 
     def draw_items(self, config: WorldConfig, rng: np.random.Generator) -> list[Item]:
         """A tray, and cubes of two colours, at least one of each."""
-        colours = [str(colour) for colour in rng.choice(list(config.objects.palette), 2, replace=False)]
+        colours = draw_colours(config, 2, rng)
         cubes = [*colours, *rng.choice(colours, int(rng.integers(0, 4)))]
         return draw_layout(config, [(str(colour), '') for colour in rng.permutation(cubes)], [('tray', 'white')], rng)
 

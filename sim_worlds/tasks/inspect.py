@@ -8,7 +8,7 @@ import numpy as np
 
 from ..config import WorldConfig
 from ..scene import DEFECTS, Item, draw_layout
-from .base import Assignment, Goal, SceneState, indices, lies_on
+from .base import Assignment, Goal, SceneState, draw_colours, indices, lies_on
 from .containers import ContainerTask
 
 
@@ -31,7 +31,7 @@ class Inspect(ContainerTask):
 
     def draw_items(self, config: WorldConfig, rng: np.random.Generator) -> list[Item]:
         """A tray, and parts of which at least one is good."""
-        nominal, *others = (str(colour) for colour in rng.permutation(list(config.objects.palette)))
+        nominal, *others = draw_colours(config, max(2, len(config.objects.palette)), rng)
         defects = [str(defect) for defect in rng.choice(DEFECTS, int(rng.integers(0, 4)))]
         defects += [''] * max(int(rng.integers(3, 5)) - len(defects), 1)
         parts = [(str(rng.choice(others)) if defect == 'wrong colour' else nominal, str(defect))

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..config import WorldConfig
 from ..scene import Item, draw_layout
-from .base import Assignment, Goal, colour_pair, indices
+from .base import Assignment, Goal, colour_pair, draw_colours, indices
 from .containers import ContainerTask
 
 
@@ -23,7 +23,7 @@ class Sort(ContainerTask):
 
     def draw_items(self, config: WorldConfig, rng: np.random.Generator) -> list[Item]:
         """Two large pads, and cubes of their colours, at least one of each."""
-        colours = [str(colour) for colour in rng.choice(list(config.objects.palette), 2, replace=False)]
+        colours = draw_colours(config, 2, rng)
         cubes = [*colours, *rng.choice(colours, int(rng.integers(1, 3)))]
         return draw_layout(config, [(str(colour), '') for colour in rng.permutation(cubes)],
                            [('pad', colour) for colour in colours], rng)

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from vlm_agent_ros.errors import UserError
+
+from ..config import WorldConfig
 from ..scene import Item
 from .base import Assignment, Goal, SceneState, Task, horizontal_distance, indices
 
@@ -21,6 +24,12 @@ class Stack(Task):
                     'stack the {} cube on top of the {} cube')
     held_out_instructions = ('lay the {} cube onto the {} cube', 'i want the {} cube on top of the {} cube')
     release = 'stack'
+
+    def draw_items(self, config: WorldConfig, rng: np.random.Generator) -> list[Item]:
+        """As the world file says, which must be two cubes at least."""
+        if config.objects.cubes < 2:
+            raise UserError(f'{config.path or config.name}: objects.cubes is {config.objects.cubes}, but stack needs 2')
+        return super().draw_items(config, rng)
 
     def draw_goal(self, items: Sequence[Item], wordings: tuple[str, ...], rng: np.random.Generator) -> Goal:
         """Any of the cubes onto any other one."""

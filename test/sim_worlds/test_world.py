@@ -107,3 +107,26 @@ def test_set_points_interpolate_position_and_velocity_and_end_at_the_last_point(
     t = np.arange(1, 121) / 120
     np.testing.assert_allclose(where[:, 0], t**2, atol=1e-12)
     np.testing.assert_allclose(speed[:, 0], 2 * t, atol=1e-12)
+
+
+@pytest.mark.parametrize(('task', 'objects', 'told'), [
+    ('sort', 'palette: {red: [1, 0, 0]}', 'palette has too few colours'),
+    ('inspect', 'palette: {red: [1, 0, 0]}', 'palette has too few colours'),
+    ('stack', 'palette: {red: [1, 0, 0]}', 'stack needs 2'),
+    ('clear', 'span_high: [0.5, 0.2]\n  palette: {red: [1, 0, 0]}', 'span_low'),
+    ('sort', 'span_high: [0.55, 0.0]\n  palette: {red: [1, 0, 0], blue: [0, 0, 1]}', 'do not fit'),
+])
+def test_a_world_file_that_a_task_cannot_use_is_refused_with_the_key(tmp_path, task, objects, told):
+    path = tmp_path / 'odd.yaml'
+    path.write_text(f'name: odd\nobjects:\n  cubes: 1\n  pads: 1\n  {objects}\n')
+    with pytest.raises(UserError, match=rf'odd\.yaml.*{told}'):
+        world = CellWorld(str(path))
+        world.reset(EpisodeRequest(0, task))
+
+
+@pytest.mark.parametrize(('limits', 'told'), [('{place: 0}', 'turn_limits.place is 0'), ('{juggle: 5}', 'juggle')])
+def test_a_turn_limit_that_makes_no_sense_is_refused(tmp_path, limits, told):
+    path = tmp_path / 'odd.yaml'
+    path.write_text(f'name: odd\nturn_limits: {limits}\nobjects: {{cubes: 1, pads: 1, palette: {{red: [1, 0, 0]}}}}\n')
+    with pytest.raises(UserError, match=told):
+        CellWorld(str(path))

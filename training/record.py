@@ -110,7 +110,8 @@ class _Recorder:
         self._planner = SkillPlanner(world.cell)
         self._prompt = load_model_config(recording.model).prompt
         colours = sorted(world.config.objects.palette)
-        self._classes = [f'{colour} {kind}' for kind in ('cube', 'pad') for colour in colours] + ['grey cylinder']
+        self._classes = [f'{colour} {kind}' for kind in ('cube', 'pad') for colour in colours]
+        self._classes += ['grey cylinder', 'white tray']
         self._rows: list[tuple] = []
 
     def episode(self, index: int, request: EpisodeRequest, *, whole: bool) -> None:
@@ -138,8 +139,9 @@ class _Recorder:
 
     def _spoil(self, action: str, rng: np.random.Generator) -> str:
         """The action aimed at another item, or a few cells off."""
-        skill, *cell = action.split()
-        if rng.random() < 0.5:
+        # Where nothing is left to do there is nothing to miss, but something to disturb.
+        skill, *cell = ('pick',) if action == 'done' else action.split()
+        if not cell or rng.random() < 0.5:
             truth = self._world.truth()
             column, row = truth.cell.point_to_cell(truth.state.positions[rng.integers(len(truth.items))])
         else:

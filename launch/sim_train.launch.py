@@ -15,7 +15,7 @@ from launch_ros.actions import Node
 PACKAGE = 'vlm_agent_ros'
 
 ARGUMENTS = [
-    DeclareLaunchArgument('task', default_value='place', description='task that is trained: pick or place'),
+    DeclareLaunchArgument('task', default_value='place', description='task that is trained, such as place or sort'),
     DeclareLaunchArgument('world', default_value='shifted',
                           description='world file that is trained in: a shipped name or the path of a YAML file'),
     DeclareLaunchArgument('worlds', default_value='24', description='number of worlds, one process each'),

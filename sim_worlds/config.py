@@ -88,7 +88,11 @@ def load_world(name: str) -> WorldConfig:
     if span < max(objects.large_pad_size[1], objects.tray_size[1]):
         raise UserError(f'{path}: objects.span_low … span_high is {span:.2f} m wide, less than large_pad_size or '
                         'tray_size: enlarge it, or make them smaller')
+    from .tasks import TASKS  # they are made of what stands in this module
+
     for task, limit in config.turn_limits.items():
+        if task not in TASKS:
+            raise UserError(f'{path}: turn_limits names {task!r}, but the tasks are {", ".join(sorted(TASKS))}')
         if not 1 <= limit <= 50:
             raise UserError(f'{path}: turn_limits.{task} is {limit}, but must be between 1 and 50')
     spans = [(part, key) for part, keys in (

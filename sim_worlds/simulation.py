@@ -214,7 +214,7 @@ class Simulation:
 
 
 def _without_corner(item: Item) -> list[tuple[Part, tuple[float, float, float]]]:
-    """A cube that lacks the upper corner towards the camera, which stands on the far side of the arm's base."""
+    """A cube that lacks one of its upper corners away from the arm's base, where the camera is."""
     q = item.size / 4
     side = 1.0 if item.yaw > 0.0 else -1.0
     return [(part, item.rgb) for part in (((2 * q, 2 * q, q), (0.0, 0.0, -q)), ((q, 2 * q, q), (-q, 0.0, q)),
@@ -222,7 +222,7 @@ def _without_corner(item: Item) -> list[tuple[Part, tuple[float, float, float]]]
 
 
 def _scratched(item: Item) -> list[tuple[Part, tuple[float, float, float]]]:
-    """A cube with a dark groove over its top and the face towards the camera."""
+    """A cube with a dark groove along its top."""
     half, groove = item.size / 2, item.size / 9
     return [(((half, half, half), (0.0, 0.0, 0.0)), item.rgb),
             (((0.9 * half, groove, 0.0005), (0.0, 0.0, half)), _SCRATCH_RGB)]

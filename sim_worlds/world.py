@@ -166,8 +166,6 @@ class CellWorld:
     def _load(self, world: str) -> tuple[WorldConfig, Cell]:
         if world not in self._loaded:
             config = load_world(world)
-            for task in config.turn_limits:
-                make_task(task)
             self._loaded[world] = config, load_cell(config.cell)
         return self._loaded[world]
 

@@ -68,7 +68,7 @@ class Outcome:
 
     Attributes:
         reward: Weighted sum of ``kpi`` under the world's reward weights.
-        terminated: The task ended by success or failure.
+        terminated: The task ended: by success, by failure, or because the cell does not wait any longer.
         truncated: The episode was cut off by the turn limit; its value continues (bootstrapped in GAE).
         success: The task's success predicate, evaluated on the settled scene.
         episode: Episodes since the world started, from 0.

@@ -122,7 +122,7 @@ class Task(ABC):
         """Horizontal distance (m) by which a turn missed the nearest point that the task called for.
 
         That is any item that still has to move, or the destination of the one that is held. Where nothing is left
-        to do, 0 without motion and inf with one; else inf without motion.
+        to do (nor in the gripper), 0 without motion and inf with one; else inf without motion.
 
         Args:
             goal: The episode's goal.
@@ -132,7 +132,7 @@ class Task(ABC):
         """
         pending = self.pending(goal, items, before)
         if touch is None or not pending:
-            return 0.0 if touch is None and not pending else np.inf
+            return 0.0 if touch is None and not pending and before.held is None else np.inf
         for assignment in pending:
             if assignment.target == before.held and assignment.destination is not None:
                 return self.release_miss(assignment, items, before, touch)

@@ -124,7 +124,8 @@ def test_a_world_file_that_a_task_cannot_use_is_refused_with_the_key(tmp_path, t
         world.reset(EpisodeRequest(0, task))
 
 
-@pytest.mark.parametrize(('limits', 'told'), [('{place: 0}', 'turn_limits.place is 0'), ('{juggle: 5}', 'juggle')])
+@pytest.mark.parametrize(('limits', 'told'), [
+    ('{place: 0}', 'turn_limits.place is 0'), ('{juggle: 5}', r'odd\.yaml: turn_limits names .juggle')])
 def test_a_turn_limit_that_makes_no_sense_is_refused(tmp_path, limits, told):
     path = tmp_path / 'odd.yaml'
     path.write_text(f'name: odd\nturn_limits: {limits}\nobjects: {{cubes: 1, pads: 1, palette: {{red: [1, 0, 0]}}}}\n')

@@ -14,7 +14,7 @@ from .config import Objects, WorldConfig
 DEFECTS = ('missing corner', 'wrong colour', 'scratch')
 FLAT = ('pad', 'tray')  # kinds that lie fixed on the table
 # Between the centres of two cubes, along x or along y: between cubes, and for the fingers, which open along y.
-GRIPPER_ROOM_M = (0.066, 0.086)
+_GRIPPER_ROOM_M = (0.066, 0.086)
 # From the edge of a tray to the centre of a cube that is grasped beside it.
 _RIM_ROOM_M = (0.045, 0.065)
 _NEUTRAL = {'white': (0.88, 0.88, 0.86)}
@@ -174,7 +174,7 @@ def _draw_beside(objects: Objects, count: int, bases: Sequence[np.ndarray], size
     places: list[np.ndarray] = []
     for _ in range(30 * count):
         place = rng.uniform(low, high)
-        if all(np.any(np.abs(place - other) >= GRIPPER_ROOM_M) for other in places) and all(
+        if all(np.any(np.abs(place - other) >= _GRIPPER_ROOM_M) for other in places) and all(
                 np.any(np.abs(place - base) >= size / 2 + np.array(_RIM_ROOM_M)) for base, size in zip(bases, sizes)):
             places.append(place)
             if len(places) == count:

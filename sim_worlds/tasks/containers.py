@@ -7,10 +7,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..scene import GRIPPER_ROOM_M, Item
+from ..scene import Item
 from .base import Assignment, SceneState, Task, lies_on
 
-_RIM_M = 0.003
+_RIM_M = 0.007  # along the edge of a container, where no cube shall lie
+# Between the centres of two cubes, along x or along y. The spots lie farther apart: a cube that was released some
+# millimetres off its own does not take the next one.
+_ROOM_M = (0.056, 0.074)
 
 
 class ContainerTask(Task):
@@ -26,11 +29,11 @@ class ContainerTask(Task):
         assert assignment.destination is not None, 'only an item with a destination is released'
         centre = state.positions[assignment.destination]
         half = _inner_half(items[assignment.target], items[assignment.destination])
-        counts = [max(2, int(2 * half / room) + 1) for room in GRIPPER_ROOM_M]
+        counts = [max(2, int(2 * half / room) + 1) for room in _ROOM_M]
         offsets = itertools.product(*(np.linspace(-half, half, count) for count in counts))
         spots = [centre + np.array([dx, dy, 0.0]) for dx, dy in offsets]
         others = [p for i, p in enumerate(state.positions) if items[i].kind == 'cube' and i != assignment.target]
-        room = [min((np.max(np.abs(spot - p)[:2] / GRIPPER_ROOM_M) for p in others), default=np.inf) for spot in spots]
+        room = [min((np.max(np.abs(spot - p)[:2] / _ROOM_M) for p in others), default=np.inf) for spot in spots]
         return next((spot for spot, free in zip(spots, room) if free >= 1.0), spots[int(np.argmax(room))])
 
     def release_miss(self, assignment: Assignment, items: Sequence[Item], state: SceneState, touch: np.ndarray

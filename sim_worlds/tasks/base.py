@@ -189,6 +189,12 @@ def colour_pair(first: Item, second: Item) -> tuple[str, str]:
     return a, b
 
 
+def assigned_colours(goal: Goal, items: Sequence[Item]) -> set[tuple[str, str]]:
+    """The colours of each target and its destination."""
+    return {(items[a.target].colour, items[a.destination].colour) for a in goal.assignments
+            if a.destination is not None}
+
+
 def horizontal_distance(a: np.ndarray, b: np.ndarray) -> float:
     """Distance (m) of two points in the table plane."""
     return float(np.hypot(*(np.asarray(a)[:2] - np.asarray(b)[:2])))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..scene import Item
-from .base import Assignment, Goal, SceneState, Task, indices, lies_on
+from .base import Assignment, Goal, SceneState, Task, assigned_colours, indices, lies_on
 
 
 class Place(Task):
@@ -28,8 +28,7 @@ class Place(Task):
 
     def combinations(self, goal: Goal, items: Sequence[Item]) -> set[tuple[str, str]]:
         """The colours of cube and pad."""
-        return {(items[a.target].colour, items[a.destination].colour) for a in goal.assignments
-                if a.destination is not None}
+        return assigned_colours(goal, items)
 
     def fulfilled(self, assignment: Assignment, items: Sequence[Item], state: SceneState) -> bool:
         """The cube rests on the pad, released."""

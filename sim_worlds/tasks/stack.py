@@ -10,7 +10,7 @@ from vlm_agent_ros.errors import UserError
 
 from ..config import WorldConfig
 from ..scene import Item
-from .base import Assignment, Goal, SceneState, Task, horizontal_distance, indices
+from .base import Assignment, Goal, SceneState, Task, assigned_colours, horizontal_distance, indices
 
 _HEIGHT_TOLERANCE_M = 0.008
 
@@ -39,8 +39,7 @@ class Stack(Task):
 
     def combinations(self, goal: Goal, items: Sequence[Item]) -> set[tuple[str, str]]:
         """The colours of upper and lower cube."""
-        return {(items[a.target].colour, items[a.destination].colour) for a in goal.assignments
-                if a.destination is not None}
+        return assigned_colours(goal, items)
 
     def fulfilled(self, assignment: Assignment, items: Sequence[Item], state: SceneState) -> bool:
         """The cube is as high over the other one as a cube that lies flat on it, and neither is held."""

@@ -14,7 +14,7 @@ from launch_ros.parameter_descriptions import ParameterValue
 PACKAGE = 'vlm_agent_ros'
 
 ARGUMENTS = [
-    DeclareLaunchArgument('task', default_value='place', description='task of the episodes: pick or place'),
+    DeclareLaunchArgument('task', default_value='place', description='task of the episodes, such as place or sort'),
     DeclareLaunchArgument('world', default_value='panda_table',
                           description='world file: a shipped name or the path of a YAML file'),
     DeclareLaunchArgument('seed', default_value='0', description='seed of the first episode; each next one adds 1'),

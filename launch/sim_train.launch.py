@@ -16,7 +16,7 @@ PACKAGE = 'vlm_agent_ros'
 
 # What is empty is as config/training/ppo.yaml says, or as it was in the run that is resumed.
 ARGUMENTS = [
-    DeclareLaunchArgument('task', default_value='', description='task that is trained, e.g. pick or place'),
+    DeclareLaunchArgument('task', default_value='', description='task that is trained, such as place or sort'),
     DeclareLaunchArgument('world', default_value='',
                           description='world file that is trained in: a shipped name or the path of a YAML file'),
     DeclareLaunchArgument('worlds', default_value='', description='number of worlds, one process each'),

@@ -20,8 +20,13 @@ class Objects:
     distractors: tuple[int, int] = bounded((0, 1), low=0, high=4, help='cylinders that no instruction names')
     cube_size: Range = bounded((0.042, 0.048), low=0.02, high=0.07, help='edge length, m')
     pad_size: Range = bounded((0.09, 0.10), low=0.05, high=0.2, help='edge length, m')
+    large_pad_size: Range = bounded((0.15, 0.16), low=0.1, high=0.3, help='edge length of a pad for several cubes, m')
+    tray_size: Range = bounded((0.20, 0.20), low=0.1, high=0.3, help='edge length, m')
     area_low: tuple[float, float] = bounded((0.38, -0.20), help='lower corner of the area for object centres, m')
     area_high: tuple[float, float] = bounded((0.65, 0.20), help='upper corner, m')
+    span_low: tuple[float, float] = bounded((0.35, -0.20), help='lower corner of the area that large pads, trays and '
+                                            'the cubes of their tasks lie within, m')
+    span_high: tuple[float, float] = bounded((0.68, 0.20), help='upper corner, m')
     gap: float = bounded(0.095, low=0.05, high=0.2, help='smallest distance between two object centres, m')
     yaw: float = bounded(0.2, low=0.0, high=0.8, help='largest rotation of a cube about the vertical, rad')
     palette: dict[str, Triple] = bounded({}, low=0.0, high=1.0, help='colours by name, RGB 0 … 1')
@@ -60,6 +65,7 @@ class WorldConfig:
     name: str
     cell: str = bounded('panda_table', help='cell file that describes robot and camera')
     turn_limit: int = bounded(4, low=1, high=50, help='turns after which an episode is truncated')
+    turn_limits: dict[str, int] = bounded({}, help='the same by task, where a task needs another limit')
     objects: Objects = Objects()
     appearance: Appearance = Appearance()
     dynamics: Dynamics = Dynamics()
@@ -78,8 +84,20 @@ def load_world(name: str) -> WorldConfig:
     objects = config.objects
     if len(objects.palette) < max(objects.cubes, objects.pads):
         raise UserError(f'{path}: objects.palette has {len(objects.palette)} colours, fewer than the cubes or pads')
+    span = min(high - low for low, high in zip(objects.span_low, objects.span_high))
+    if span < max(objects.large_pad_size[1], objects.tray_size[1]):
+        raise UserError(f'{path}: objects.span_low … span_high is {span:.2f} m wide, less than large_pad_size or '
+                        'tray_size: enlarge it, or make them smaller')
+    from .tasks import TASKS  # they are made of what stands in this module
+
+    for task, limit in config.turn_limits.items():
+        if task not in TASKS:
+            raise UserError(f'{path}: turn_limits names {task!r}, but the tasks are {", ".join(sorted(TASKS))}')
+        if not 1 <= limit <= 50:
+            raise UserError(f'{path}: turn_limits.{task} is {limit}, but must be between 1 and 50')
     spans = [(part, key) for part, keys in (
-        ('objects', ('cube_size', 'pad_size', 'distractors')), ('appearance', ('ambient', 'diffuse', 'noise')),
+        ('objects', ('cube_size', 'pad_size', 'large_pad_size', 'tray_size', 'distractors')),
+        ('appearance', ('ambient', 'diffuse', 'noise')),
         ('dynamics', ('friction', 'mass', 'command_latency_s', 'camera_latency_s'))) for key in keys]
     for part, key in spans:
         low, high = getattr(getattr(config, part), key)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .tasks.base import horizontal_distance
+from .tasks.base import Assignment, horizontal_distance
 from .truth import SceneTruth
 
 
@@ -23,40 +23,53 @@ def demonstrate(truth: SceneTruth) -> Demonstration:
 
     The thought names what is decided where it is seen (target and destination with their image cells) and the
     action copies it: a look-up at the end of a long description was found not to be learned by a small model.
+    Where several items have to move, the one that is farthest to the left of the image is next.
     """
-    goal, state, gripper = truth.goal, truth.state, truth.gripper
-    target = f'{truth.items[goal.target].name}'
-    place = '' if goal.destination is None else (
-        f', {truth.items[goal.destination].name} at {_cell(truth, goal.destination)} ')
-    if state.held == goal.target and goal.destination is not None:
-        spot = _cell(truth, goal.destination)
-        return Demonstration(f'{target} held {place}, gripper {gripper} , so place {spot}', f'place {spot}')
-    at = _cell(truth, goal.target)
-    seen = f'{target} at {at} {place}, gripper {gripper} , so '
-    if state.held is not None:
-        spot = _free_cell(truth)
-        return Demonstration(seen + f'place {spot}', f'place {spot}')
-    return Demonstration(seen + f'pick {at}', f'pick {at}')
+    state, step, carried = truth.state, _next_step(truth), False
+    seen, action = [], 'done'
+    if step is not None:
+        carried = state.held == step.target and step.destination is not None
+        target, at = truth.items[step.target].name, _cell(truth, state.positions[step.target])
+        seen, action = [f'{target} held' if carried else f'{target} at {at}'], f'pick {at}'
+        if step.destination is not None:
+            spot = _cell(truth, truth.task.spot(step, truth.items, state))
+            seen.append(f'{truth.items[step.destination].name} at {spot}')
+            action = f'{truth.task.release} {spot}' if carried else action
+    if state.held is not None and not carried:
+        action = f'place {_free_cell(truth)}'
+    return Demonstration(' , '.join([*seen, f'gripper {truth.gripper}', f'so {action}']), action)
+
+
+def _next_step(truth: SceneTruth) -> Assignment | None:
+    """What the expert moves next: what it holds, if that has to move."""
+    pending = truth.task.pending(truth.goal, truth.items, truth.state)
+    held = [step for step in pending if step.target == truth.state.held]
+    return min(held or pending, key=lambda step: projected(truth, step.target), default=None)
 
 
 def projected(truth: SceneTruth, index: int) -> tuple[float, float]:
     """Fractional image cell (column, row) at which a skill must be aimed to act on an item."""
-    point = truth.state.positions[index].copy()
-    point[2] = truth.cell.workspace.plane_z
-    u, v = truth.cell.camera.project(point)
+    return _aim(truth, truth.state.positions[index])
+
+
+def _aim(truth: SceneTruth, point: np.ndarray) -> tuple[float, float]:
+    on_plane = (point[0], point[1], truth.cell.workspace.plane_z)
+    u, v = truth.cell.camera.project(np.array(on_plane))
     return u * truth.cell.grid / truth.cell.camera.width, v * truth.cell.grid / truth.cell.camera.height
 
 
-def _cell(truth: SceneTruth, index: int) -> str:
+def _cell(truth: SceneTruth, point: np.ndarray) -> str:
     last = truth.cell.grid - 1
-    return '{:02d} {:02d}'.format(*(int(np.clip(value, 0, last)) for value in projected(truth, index)))
+    return '{:02d} {:02d}'.format(*(int(np.clip(value, 0, last)) for value in _aim(truth, point)))
 
 
 def _free_cell(truth: SceneTruth) -> str:
     """A cell to put a wrong cube down: the free spot of the table farthest from everything, on a coarse raster."""
     low, high = np.array(truth.cell.workspace.low), np.array(truth.cell.workspace.high)
-    others = [p for i, p in enumerate(truth.state.positions) if i != truth.state.held]
+    # A tray reaches far beyond its centre, and what lies in it counts as put there.
+    others = [(p, item.size / np.sqrt(2) if item.kind == 'tray' else 0.0)
+              for i, (p, item) in enumerate(zip(truth.state.positions, truth.items)) if i != truth.state.held]
     spots = [np.array([x, y, truth.cell.workspace.plane_z])
              for x in np.linspace(max(low[0], 0.4), min(high[0], 0.62), 3) for y in np.linspace(-0.18, 0.18, 5)]
-    best = max(spots, key=lambda spot: min(horizontal_distance(spot, other) for other in others))
+    best = max(spots, key=lambda spot: min(horizontal_distance(spot, p) - reach for p, reach in others))
     return '{:02d} {:02d}'.format(*truth.cell.point_to_cell(best))

@@ -21,6 +21,10 @@ _TABLE_CENTRE = (0.6, 0.0)
 _ARM_FORCE = (87.0, 87.0, 87.0, 87.0, 12.0, 12.0, 12.0)  # N m, the URDF's effort limits
 _GRIPPER_FORCE = 30.0  # N per finger
 _PAD_HALF_HEIGHT = 0.002
+_RIM = (0.003, 0.006)  # half width and half height of a tray's rim, m
+_SCRATCH_RGB = (0.05, 0.05, 0.05)
+
+Part = tuple[tuple[float, float, float], tuple[float, float, float]]  # half extents and centre of a box, m
 
 
 class Simulation:
@@ -99,7 +103,11 @@ class Simulation:
         if item.kind == 'pad':
             return self._box((half, half, _PAD_HALF_HEIGHT), (*item.position, table + _PAD_HALF_HEIGHT), item.rgb,
                              yaw=item.yaw)
-        if item.kind == 'cube':
+        if item.kind == 'tray':
+            return self._tray(item)
+        if item.kind == 'cube' and item.defect in _FLAWED:
+            body = self._flawed_cube(item, conditions.mass)
+        elif item.kind == 'cube':
             body = self._box((half, half, half), (*item.position, table + half), item.rgb, conditions.mass, item.yaw)
         else:
             shape = client.createCollisionShape(pybullet.GEOM_CYLINDER, radius=half, height=half)
@@ -109,6 +117,36 @@ class Simulation:
         client.changeDynamics(body, -1, lateralFriction=conditions.friction, spinningFriction=0.01,
                               rollingFriction=0.001)
         return body
+
+    def _tray(self, item: Item) -> int:
+        """A plate with a low rim."""
+        client, half, (width, height) = self._client, item.size / 2, _RIM
+        parts: list[Part] = [((half, half, _PAD_HALF_HEIGHT), (0.0, 0.0, 0.0))]
+        for side in (-1.0, 1.0):
+            along, up = side * (half - width), height - _PAD_HALF_HEIGHT
+            parts += [((width, half, height), (along, 0.0, up)), ((half, width, height), (0.0, along, up))]
+        halves, centres = [list(part) for part, _ in parts], [list(centre) for _, centre in parts]
+        kinds = [pybullet.GEOM_BOX] * len(parts)
+        shape = client.createCollisionShapeArray(kinds, halfExtents=halves, collisionFramePositions=centres)
+        visual = self._visual([(part, item.rgb) for part in parts])
+        return client.createMultiBody(0.0, shape, visual,
+                                      (*item.position, self.cell.workspace.table_z + _PAD_HALF_HEIGHT),
+                                      client.getQuaternionFromEuler((0.0, 0.0, item.yaw)))
+
+    def _flawed_cube(self, item: Item, mass: float) -> int:
+        """A cube with a flaw that is seen; what the gripper feels is a whole one."""
+        client, half = self._client, item.size / 2
+        shape = client.createCollisionShape(pybullet.GEOM_BOX, halfExtents=(half, half, half))
+        visual = self._visual(_FLAWED[item.defect](item))
+        return client.createMultiBody(mass, shape, visual, (*item.position, self.cell.workspace.table_z + half),
+                                      client.getQuaternionFromEuler((0.0, 0.0, item.yaw)))
+
+    def _visual(self, boxes: list[tuple[Part, tuple[float, float, float]]]) -> int:
+        """A visual shape of several boxes, each of its own colour."""
+        return self._client.createVisualShapeArray(
+            [pybullet.GEOM_BOX] * len(boxes), halfExtents=[list(half) for (half, _), _ in boxes],
+            visualFramePositions=[list(centre) for (_, centre), _ in boxes],
+            rgbaColors=[[*rgb, 1.0] for _, rgb in boxes])
 
     def command(self, positions: np.ndarray, velocities: np.ndarray) -> None:
         """Set-points of ``cell.robot.joints`` for the joint controllers (rad, m, rad/s, m/s)."""
@@ -170,6 +208,25 @@ class Simulation:
             lightAmbientCoeff=conditions.ambient, lightDiffuseCoeff=conditions.diffuse, lightSpecularCoeff=0.0,
             flags=pybullet.ER_NO_SEGMENTATION_MASK)[2]
         return np.reshape(pixels, (camera.height, camera.width, 4))[:, :, :3].astype(np.uint8)
+
+
+def _without_corner(item: Item) -> list[tuple[Part, tuple[float, float, float]]]:
+    """A cube that lacks one of its upper corners away from the arm's base, where the camera is."""
+    q = item.size / 4
+    side = 1.0 if item.yaw > 0.0 else -1.0
+    return [(part, item.rgb) for part in (((2 * q, 2 * q, q), (0.0, 0.0, -q)), ((q, 2 * q, q), (-q, 0.0, q)),
+                                          ((q, q, q), (q, side * q, q)))]
+
+
+def _scratched(item: Item) -> list[tuple[Part, tuple[float, float, float]]]:
+    """A cube with a dark groove along its top."""
+    half, groove = item.size / 2, item.size / 9
+    return [(((half, half, half), (0.0, 0.0, 0.0)), item.rgb),
+            (((0.9 * half, groove, 0.0005), (0.0, 0.0, half)), _SCRATCH_RGB)]
+
+
+# Further defects, such as a wrong colour, are a matter of the item's colour.
+_FLAWED = {'missing corner': _without_corner, 'scratch': _scratched}
 
 
 @cache

@@ -8,12 +8,14 @@ from collections.abc import Iterator
 import numpy as np
 
 from vlm_agent_ros.cell import Cell, load_cell
+from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.types import EpisodeRequest, Observation, Outcome, Trajectory
 
 from .config import WorldConfig, load_world
 from .expert import demonstrate
-from .scene import Conditions, Item, draw_conditions, draw_items
+from .scene import FLAT, Conditions, Item, draw_conditions
 from .simulation import PHYSICS_HZ, Simulation
+from .splits import admits, check_split, wordings
 from .statements import true_statements
 from .tasks import TASKS, SceneState, make_task
 from .truth import SceneTruth
@@ -21,7 +23,8 @@ from .truth import SceneTruth
 CONTROL_STEPS = 2  # physics steps per set-point: a 120 Hz joint controller
 _WATCH_EVERY = 6  # set-points between two looks at contacts and the tool: 20 Hz
 _SETTLE_STEPS = PHYSICS_HZ // 8
-_LOW_M = 0.06  # tool height over the table below which a motion counts as touching down
+_DRAWS = 300  # scenes that are drawn for a split before it is given up
+_OVER_STACK_M = 0.015  # a motion touches down if the tool comes as near as that to where cubes are stacked
 
 
 class CellWorld:
@@ -61,15 +64,15 @@ class CellWorld:
         """Start an episode.
 
         Raises:
-            UserError: The task or the world file does not exist.
+            UserError: The task, the split or the world file does not exist.
         """
         task = make_task(request.task)
+        check_split(request.split)
         self.config, self.cell = self._load(request.world or self._default)
         self._task, self._request = task, request
+        self._turn_limit = self.config.turn_limits.get(request.task, self.config.turn_limit)
         rng = np.random.Generator(np.random.PCG64([request.seed, zlib.crc32(request.task.encode())]))
-        self._items: list[Item] = draw_items(self.config, rng)
-        self._conditions: Conditions = draw_conditions(self.config, rng)
-        self._goal = task.draw_goal(self._items, rng)
+        self._draw(request.split or task.default_split, rng)
         self._noise = rng
         self._simulation.build(self.cell, self._items, self._conditions, self.config.appearance.floor)
         self._motion = None
@@ -79,6 +82,17 @@ class CellWorld:
         self._steps += _SETTLE_STEPS
         self._state = self._scene_state()
         return self._observe()
+
+    def _draw(self, split: str, rng: np.random.Generator) -> None:
+        """Scene, conditions and goal, drawn until they belong to the split."""
+        for _ in range(_DRAWS):
+            self._items: list[Item] = self._task.draw_items(self.config, rng)
+            self._conditions: Conditions = draw_conditions(self.config, rng)
+            self._goal = self._task.draw_goal(self._items, wordings(self._task, split), rng)
+            if admits(split, self._task.combinations(self._goal, self._items)):
+                return
+        raise UserError(f'{self.config.path or self.config.name}: no scene of task {self._task.name} belongs to split '
+                        f'{split}: add colours to objects.palette, or choose another split')
 
     def execute(self, trajectory: Trajectory | None) -> tuple[Observation, Outcome]:
         """Carry out one turn to its end.
@@ -102,6 +116,7 @@ class CellWorld:
         self._lowest, self._collided = np.inf, False
         self._started = self._steps
         self._motion = self._move(trajectory) if trajectory is not None and len(trajectory.times_ns) else None
+        self._still = self._motion is None
 
     def advance(self) -> bool:
         """Move for one set-point (CONTROL_STEPS physics steps); False once the motion has ended."""
@@ -117,23 +132,22 @@ class CellWorld:
         moved_s = (self._steps - self._started) / PHYSICS_HZ
         before, self._state = self._state, self._scene_state()
         after, task, goal = self._state, self._task, self._goal
-        success = task.success(goal, self._items, after)
-        failed = task.failed(goal, after)
-        wrong = after.held is not None and after.held != goal.target
+        reached, at_limit = task.success(goal, self._items, after), self._turn >= self._turn_limit
+        over = task.failed(goal, after) or (self._still or at_limit if task.ends_at_rest else reached)
+        success = over and reached
         kpi = {
             'success': float(success),
             'progress': task.potential(goal, self._items, after) - task.potential(goal, self._items, before),
-            'precision': task.precision(goal, before, after, self._touch),
-            'wrong_object': float(wrong),
+            'precision': task.precision(goal, self._items, before, self._touch),
+            'wrong_object': float(task.wrong_object(goal, self._items, before, after)),
             'safety': float(self._collided),
             'cycle_time': moved_s,
             'cost': 1.0,
+            **task.terms(goal, self._items, before, after, over),
         }
         reward = float(sum(weight * kpi.get(name, 0.0) for name, weight in self.config.reward.items()))
-        terminated = success or failed
-        truncated = not terminated and self._turn >= self.config.turn_limit
-        outcome = Outcome(reward, terminated, truncated, success, self._episode, self._turn, self._request.seed, kpi,
-                          self._shown.thought, self._shown.action, self._scene)
+        outcome = Outcome(reward, over, at_limit and not over, success, self._episode, self._turn, self._request.seed,
+                          kpi, self._shown.thought, self._shown.action, self._scene)
         return self._observe(), outcome
 
     def idle(self, seconds: float) -> Observation:
@@ -184,7 +198,7 @@ class CellWorld:
     def _watch(self) -> None:
         tool, table = self._simulation.tool_position(), self.cell.workspace.table_z
         self._collided = self._collided or self._simulation.touches_table()
-        if tool[2] < min(self._lowest, table + _LOW_M):
+        if tool[2] < min(self._lowest, table + self.cell.motion.stack_height + _OVER_STACK_M):
             self._lowest, self._touch = tool[2], tool[:2].copy()
 
     def _advance_physics(self, steps: int) -> None:
@@ -194,7 +208,7 @@ class CellWorld:
     def _scene_state(self) -> SceneState:
         positions = np.array([self._simulation.position(i) for i in range(len(self._items))])
         held = next((i for i, item in enumerate(self._items)
-                     if item.kind != 'pad' and self._simulation.grips(i)), None)
+                     if item.kind not in FLAT and self._simulation.grips(i)), None)
         return SceneState(positions, held, self.cell.workspace.table_z)
 
     def _observe(self, latency: bool = True) -> Observation:

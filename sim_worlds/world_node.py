@@ -15,7 +15,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.node import Node
@@ -59,6 +59,7 @@ class Episode:
     seed: int = bounded(0, low=0, help='seed of everything that is random in the next episode')
     task: str = bounded('place', help='task of the next episode')
     world: str = bounded('', help='world file of the next episode; empty for the one of the parameter world')
+    split: str = bounded('', help='split of the next episode, such as unseen-wording; empty for what training draws')
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,8 @@ class WorldNode(Node):
 
     def __init__(self) -> None:
         super().__init__('world_node')
-        self._settings = declare_parameters(self, Parameters, ('episode.seed', 'episode.task', 'episode.world'))
+        self._settings = declare_parameters(self, Parameters, tuple(
+            f'episode.{field.name}' for field in fields(Episode)))
         end_with_parent(self._settings.parent_pid)
         self._world = CellWorld(self._settings.world)
         self._seed = self._settings.episode.seed
@@ -187,11 +189,11 @@ class WorldNode(Node):
             self._finish()
         if self._next_episode is not None and now > self._next_episode and not self._moving:
             self._seed += 1
-            self._reset(EpisodeRequest(self._seed, self._request().task, self._request().world))
+            self._reset(replace(self._request(), seed=self._seed))
 
     def _request(self) -> EpisodeRequest:
         episode = read_parameters(self, Parameters).episode
-        return EpisodeRequest(episode.seed, episode.task, episode.world)
+        return EpisodeRequest(episode.seed, episode.task, episode.world, episode.split)
 
     def _on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         try:

@@ -94,7 +94,7 @@ def _print_plan(ablation: Ablation, waiting: list[Cell]) -> None:
     for variant, fields in ablation.variants.items():
         print(f'{variant}: ' + (', '.join(f'{key} = {value}' for key, value in fields.items()) or 'as the base'))
     decisions = sum(cell.config.decisions for cell in waiting)
-    episodes = len(evaluate.tasks) * len(evaluate.worlds) * evaluate.episodes
+    episodes = len(evaluate.tasks) * len(evaluate.worlds) * len(evaluate.splits) * evaluate.episodes
     print(f'{len(ablation.variants)} variants, {len(ablation.cells)} runs, {len(ablation.cells) - len(waiting)} of '
           f'them finished; left are about {decisions:,} decisions of training and {len(waiting) * episodes:,} held-out '
           'episodes', flush=True)

@@ -56,7 +56,7 @@ def is_evaluated(folder: Path, evaluation: FinalEvaluation) -> bool:
     from .evaluator import plan_of, read_evaluation
 
     path = folder / EVALUATION
-    plan = make_plan(evaluation.tasks, evaluation.worlds, evaluation.episodes)
+    plan = make_plan(evaluation.tasks, evaluation.worlds, evaluation.splits, evaluation.episodes)
     return path.exists() and plan_of(read_evaluation(path)) == plan
 
 
@@ -106,7 +106,8 @@ def _evaluate_arguments(folder: Path, evaluation: FinalEvaluation) -> list[str]:
     config: TrainConfig = load_train_config(str(folder / SETTINGS), {})
     best = folder / 'checkpoints' / 'best'
     checkpoint = best if config.select == 'best' and best.exists() else folder / 'checkpoints' / 'latest'
-    where = ['--task', *evaluation.tasks, '--world', *evaluation.worlds, '--transport', config.transport]
+    splits = ['--split', *evaluation.splits] if any(evaluation.splits) else []
+    where = ['--task', *evaluation.tasks, '--world', *evaluation.worlds, *splits, '--transport', config.transport]
     if config.env == 'gymnasium':
         where = ['--env', 'gymnasium', '--env-id', config.env_id, '--import', config.import_, '--prompt', config.prompt,
                  '--actions', *config.actions]

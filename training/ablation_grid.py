@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sim_worlds.splits import check_split
 from vlm_agent_ros.config import bounded, find_config, load_yaml, parse
 from vlm_agent_ros.errors import UserError
 
@@ -20,11 +21,12 @@ _OWN = {'run_name': 'name', 'runs_dir': '--runs-dir', 'seed': 'seeds', 'eval_epi
 
 @dataclass(frozen=True)
 class FinalEvaluation:
-    """What the final checkpoint of every run is measured on: each task in each world."""
+    """What the final checkpoint of every run is measured on: each split of each task in each world."""
 
     tasks: tuple[str, ...] = bounded((), help='none = the task of base')
     worlds: tuple[str, ...] = bounded((), help='none = the world of base')
-    episodes: int = bounded(200, low=1, help='held-out episodes of each task in each world')
+    splits: tuple[str, ...] = bounded((), help='see sim_worlds/splits.py; none = what training draws')
+    episodes: int = bounded(200, low=1, help='held-out episodes of each suite')
 
 
 @dataclass(frozen=True)
@@ -104,11 +106,13 @@ def load_ablation(name: str, runs_dir: str) -> Ablation:
                      'eval_episodes': 0, 'attach': []}
             cells.append(Cell(variant, merge(TrainConfig, base, {**fields, **owned}, f'{path}: {variant}')))
     task, world = plain.scene
-    if plain.env == 'gymnasium' and (grid.evaluate.tasks or grid.evaluate.worlds):
-        raise UserError(f'{path}: evaluate names tasks or worlds, but the base is a Gymnasium environment, which has '
-                        'none: leave them out')
-    evaluate = FinalEvaluation(grid.evaluate.tasks or (task,), grid.evaluate.worlds or (world,),
-                               grid.evaluate.episodes)
+    asked = grid.evaluate
+    if plain.env == 'gymnasium' and (asked.tasks or asked.worlds or asked.splits):
+        raise UserError(f'{path}: evaluate names tasks, worlds or splits, but the base is a Gymnasium environment, '
+                        'which has none: leave them out')
+    for split in asked.splits:
+        check_split(split)
+    evaluate = FinalEvaluation(asked.tasks or (task,), asked.worlds or (world,), asked.splits or ('',), asked.episodes)
     return Ablation(path.stem, variants, tuple(cells), evaluate, grid.target, content)
 
 

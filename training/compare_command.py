@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlm_agent_ros.errors import UserError
 
-from .evaluate_command import add_evaluation_options, check_options, environment_of, plan_from, prepare_worlds
+from .evaluate_command import EXPERT, add_evaluation_options, check_options, environment_of, plan_from, prepare_worlds
 
 if TYPE_CHECKING:
     from .commands import Commander
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
     if (folder / 'compare.json').exists():
         raise UserError(f'{folder} holds a comparison already: choose another --out or delete it')
     if models:
-        prepare_worlds(args)
+        prepare_worlds(args, models.values())
     from .compare_page import print_table, render_comparison
     from .comparison import check_paired, compare
     from .evaluator import plan_of, read_evaluation
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _refuse_stated_plan(args: argparse.Namespace) -> None:
-    for name in ('task', 'world', 'episodes'):
+    for name in ('task', 'world', 'split', 'episodes'):
         if getattr(args, name) is not None:
             raise UserError(f'--{name} was given together with a result: its tasks, worlds and seeds are those of the '
                             f'comparison, so leave --{name} out')
@@ -84,7 +84,7 @@ def _evaluate(models: dict[str, str], plan: dict[Suite, list[int]], args: argpar
     from .progress import Progress
 
     environment = environment_of(plan, args)
-    for source in models.values():
+    for source in {*models.values()} - {EXPERT}:
         find_policy(source)  # the last of them must not turn out to be missing after the others took an hour
     results, films = {}, {}
     with Progress(sys.stderr) as progress, Evaluator(plan, environment, args, progress) as evaluator:

@@ -59,7 +59,7 @@ class LearningConfig:
                                     'written for another scene; 1 = never')
 
 
-CELL_KEYS = ('task', 'world', 'own_world', 'transport', 'attach')
+CELL_KEYS = ('task', 'world', 'own_world', 'split', 'transport', 'attach')
 """Keys that mean nothing in a Gymnasium environment."""
 
 

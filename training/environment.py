@@ -11,6 +11,7 @@ from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.policy.prompt import PromptTemplate
 
 from .commands import CommanderOf
+from .expert_player import ExpertPlayer
 from .session import check_names, commanders, language_of
 from .transport import open_worlds
 from .worlds import WorldPool
@@ -35,6 +36,14 @@ class Environment(Protocol):
 
     def commanders(self, prompt: PromptTemplate, illegal_rule: str) -> CommanderOf:
         """The commanders of its worlds; ``illegal_rule`` as in ``TrainConfig``."""
+        ...
+
+    def expert(self) -> ExpertPlayer:
+        """The scripted expert, who needs no worlds but his own.
+
+        Raises:
+            UserError: There is none.
+        """
         ...
 
 
@@ -69,3 +78,7 @@ class CellEnvironment:
     def commanders(self, prompt: PromptTemplate, illegal_rule: str) -> CommanderOf:
         """See Environment."""
         return commanders(prompt, 'lost_turn' if illegal_rule == 'auto' else illegal_rule)
+
+    def expert(self) -> ExpertPlayer:
+        """See Environment."""
+        return ExpertPlayer(self._world, commanders(PromptTemplate()))

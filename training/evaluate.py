@@ -5,14 +5,14 @@ from __future__ import annotations
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from operator import itemgetter
-from typing import Any
+from typing import Any, Protocol
 
 from vlm_agent_ros.types import EpisodeRequest
 
-from .episodes import Episode, Player, Slot, Turn
+from .episodes import Episode, Schedule, Slot, Turn
 from .rollout import episode_metrics
 from .seeds import evaluation_seeds
 from .statistics import wilson_interval
@@ -27,19 +27,25 @@ EPISODE_FIGURES = ('return', 'turns', 'illegal', 'grounded')
 
 @dataclass(frozen=True)
 class Suite:
-    """What is evaluated: every suite has its own success and its own interval."""
+    """What is evaluated: every suite has its own success and its own interval.
+
+    Attributes:
+        split: Combinations and wordings that are drawn, see ``sim_worlds.splits``; empty for those of training.
+    """
 
     task: str
     world: str
+    split: str = ''
 
     def __str__(self) -> str:
-        return f'{self.task} in {self.world}'
+        return f'{self.task} in {self.world}' + (f', {self.split}' if self.split else '')
 
 
-def make_plan(tasks: Sequence[str], worlds: Sequence[str], episodes: int) -> dict[Suite, list[int]]:
-    """Each task in each world, on as many held-out seeds."""
+def make_plan(tasks: Sequence[str], worlds: Sequence[str], splits: Sequence[str], episodes: int
+              ) -> dict[Suite, list[int]]:
+    """Each split of each task in each world, on as many held-out seeds."""
     seeds = evaluation_seeds(episodes)
-    return {Suite(task, world): seeds for task, world in itertools.product(tasks, worlds)}
+    return {Suite(*parts): seeds for parts in itertools.product(tasks, worlds, splits)}
 
 
 @dataclass(frozen=True)
@@ -99,7 +105,8 @@ class EvaluationSchedule:
 
     def __init__(self, suite: Suite, seeds: Sequence[int]) -> None:
         # The key of an episode's random numbers is its seed alone: the result does not depend on who plays it.
-        self._waiting = deque(Slot(EpisodeRequest(seed, suite.task, suite.world), (seed,)) for seed in seeds)
+        self._waiting = deque(Slot(EpisodeRequest(seed, suite.task, suite.world, suite.split), (seed,))
+                              for seed in seeds)
         self._attempts: dict[int, int] = {}
         self.given_up: list[int] = []
 
@@ -117,13 +124,21 @@ class EvaluationSchedule:
             self.given_up.append(seed)
 
 
-def evaluate(player: Player, suite: Suite, seeds: Sequence[int], *, temperature: float = 0.0,
+class Plays(Protocol):
+    """What plays the episodes of an evaluation: a policy's ``Player``, or the expert's."""
+
+    def play(self, schedule: Schedule, *, temperature: float, greedy: bool = False) -> Iterator[Episode]:
+        """Finished episodes."""
+        ...
+
+
+def evaluate(player: Plays, suite: Suite, seeds: Sequence[int], *, temperature: float = 0.0,
              on_episode: Callable[[Episode], None] = lambda episode: None) -> EvaluationResult:
     """Play one episode per seed; the same seeds and policy give the same result.
 
     Args:
-        player: Policy and worlds.
-        suite: Task and world of the episodes.
+        player: A policy, or the expert, with its worlds.
+        suite: Of the episodes.
         seeds: Held-out seeds, see ``seeds.evaluation_seeds``.
         temperature: Sampling temperature; 0 is greedy.
         on_episode: Called with each finished episode.

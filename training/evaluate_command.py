@@ -1,14 +1,15 @@
-"""``vlm-agent evaluate``: success of a model or checkpoint on held-out episodes."""
+"""``vlm-agent evaluate``: success of a model, a checkpoint or the scripted expert on held-out episodes."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sim_worlds.splits import SPLITS
 from vlm_agent_ros.config import parse
 from vlm_agent_ros.errors import UserError
 
@@ -18,10 +19,14 @@ if TYPE_CHECKING:
     from .environment import Environment
     from .evaluate import Suite
 
+EXPERT = 'expert'
+"""What stands for the scripted expert where a model is named."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
-    parser.add_argument('--checkpoint', default='tiny_vlm', help='checkpoint, model directory or models file')
+    parser.add_argument('--checkpoint', default='tiny_vlm', help='checkpoint, model directory or models file; '
+                        f'{EXPERT} = the scripted expert, in process')
     add_evaluation_options(parser)
     parser.add_argument('--out', type=Path, metavar='FILE', help='write the result, single episodes and all, to this '
                         'JSON file instead of the terminal')
@@ -34,7 +39,9 @@ def add_evaluation_options(parser: argparse.ArgumentParser) -> None:
     add_config_flags(parser, EnvironmentConfig)
     parser.add_argument('--task', nargs='+', help='tasks of the cell (default: place)')
     parser.add_argument('--world', nargs='+', help='world files of the cell, by name or path; every task is evaluated '
-                        'in each (default: panda_table)')
+                        'in each (default: panda_table; shifted for the split unseen-cell)')
+    parser.add_argument('--split', nargs='+', choices=SPLITS, help='combinations and wordings that are drawn, each for '
+                        'every task (default: those that training draws)')
     parser.add_argument('--episodes', type=int, help='held-out episodes of each task in each world (default: 200)')
     parser.add_argument('--temperature', type=float, default=0.0, help='sampling temperature; 0 = greedy')
     parser.add_argument('--transport', choices=('ros', 'in-process'), help='how cells are reached (default: ros)')
@@ -58,13 +65,13 @@ def check_options(args: argparse.Namespace) -> None:
         raise UserError(f'--temperature is {args.temperature}, but must be between 0 and 5')
 
 
-def prepare_worlds(args: argparse.Namespace) -> None:
-    """Import ROS, where the options call for it, before anything expensive.
+def prepare_worlds(args: argparse.Namespace, sources: Iterable[str]) -> None:
+    """Import ROS, where options and models call for it, before anything expensive.
 
     Raises:
         UserError: Options contradict each other, or ROS is not installed.
     """
-    if _environment_config(args).env == 'cell':
+    if _environment_config(args).env == 'cell' and any(source != EXPERT for source in sources):
         from .transport import prepare
 
         prepare(args.transport or 'ros')
@@ -80,8 +87,12 @@ def plan_from(args: argparse.Namespace) -> dict[Suite, list[int]]:
     from .evaluate import make_plan
 
     if config.env == 'gymnasium':
-        return make_plan([config.env_id], ['gymnasium'], episodes)
-    return make_plan(args.task or ['place'], args.world or ['panda_table'], episodes)
+        return make_plan([config.env_id], ['gymnasium'], [''], episodes)
+    plan: dict[Suite, list[int]] = {}
+    for split in args.split or ['']:
+        worlds = args.world or ['shifted' if split == 'unseen-cell' else 'panda_table']
+        plan |= make_plan(args.task or ['place'], worlds, [split], episodes)
+    return plan
 
 
 def environment_of(plan: Mapping[Suite, Sequence[int]], args: argparse.Namespace) -> Environment:
@@ -118,7 +129,7 @@ def run(args: argparse.Namespace) -> None:
         UserError: A checkpoint, task or world does not exist, or the file cannot be written.
     """
     check_options(args)
-    prepare_worlds(args)
+    prepare_worlds(args, [args.checkpoint])
     from .evaluator import Evaluator
     from .metrics import require_writable, write_atomically
     from .progress import Progress

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
@@ -13,10 +14,12 @@ from typing import Any
 from vlm_agent_ros.checkpoint import is_checkpoint, load_policy
 from vlm_agent_ros.errors import UserError
 
-from .commands import Commander, CommanderOf
+from .commands import Commander
 from .environment import Environment
 from .episodes import Episode, Player
 from .evaluate import Suite, evaluate
+from .evaluate_command import EXPERT
+from .expert_player import ExpertPlayer
 from .progress import Progress
 from .session import machine, use_threads, versions
 from .worlds import WorldPool
@@ -35,6 +38,7 @@ class Evaluator:
     def __init__(self, plan: Mapping[Suite, Sequence[int]], environment: Environment, options: argparse.Namespace,
                  progress: Progress) -> None:
         self.plan, self._environment, self._options, self._progress = plan, environment, options, progress
+        self._open = contextlib.ExitStack()
         self._pool: WorldPool | None = None
         use_threads(options.torch_threads)
 
@@ -43,15 +47,14 @@ class Evaluator:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
                  ) -> None:
-        if self._pool is not None:
-            self._pool.close()
+        self._open.close()
 
     def evaluate(self, source: str, on_episode: Callable[[Suite, Episode, Commander], None] = lambda *_: None
                  ) -> dict[str, Any]:
-        """One policy on the whole plan.
+        """One policy, or the expert, on the whole plan.
 
         Args:
-            source: Checkpoint, model directory or models file.
+            source: Checkpoint, model directory or models file, or ``EXPERT``.
             on_episode: Called with each finished episode, images and all, and the commander of its world.
 
         Returns:
@@ -60,30 +63,39 @@ class Evaluator:
         Raises:
             UserError: The source does not exist or does not fit.
         """
-        options = self._options
-        # A checkpoint has the prompt that it was trained with; another one is refused when it is asked for.
-        own_prompt = is_checkpoint(Path(source)) and not hasattr(options, 'prompt')
-        policy = load_policy(source, language=self._environment.language, constrained=not options.unconstrained,
-                             prompt=None if own_prompt else self._environment.prompt)
-        pool = self._worlds()
-        commander_of = self._environment.commanders(policy.prompt, 'auto')
-        player = Player(policy, pool, commander_of, checkpoint=Path(source).name)
+        options, expert = self._options, source == EXPERT
+        player = self._expert() if expert else self._player(source)
         return {
             'checkpoint': source, 'temperature': options.temperature, 'constrained': not options.unconstrained,
-            'transport': pool.transport,
-            'suites': [self._suite(player, suite, commander_of, on_episode) for suite in self.plan],
+            'transport': 'in_process' if expert else self._worlds().transport,
+            'suites': [self._suite(player, suite, on_episode) for suite in self.plan],
             'versions': versions(), 'machine': machine(),
         }
+
+    def _expert(self) -> ExpertPlayer:
+        player = self._environment.expert()
+        self._open.callback(player.close)
+        return player
+
+    def _player(self, source: str) -> Player:
+        # A checkpoint has the prompt that it was trained with; another one is refused when it is asked for.
+        own_prompt = is_checkpoint(Path(source)) and not hasattr(self._options, 'prompt')
+        policy = load_policy(source, language=self._environment.language,
+                             constrained=not self._options.unconstrained,
+                             prompt=None if own_prompt else self._environment.prompt)
+        return Player(policy, self._worlds(), self._environment.commanders(policy.prompt, 'auto'),
+                      checkpoint=Path(source).name)
 
     def _worlds(self) -> WorldPool:
         if self._pool is None:
             options, longest = self._options, max(len(seeds) for seeds in self.plan.values())
             self._pool = self._environment.open(len(options.attach or ()) or min(options.worlds, longest))
+            self._open.callback(self._pool.close)
         return self._pool
 
-    def _suite(self, player: Player, suite: Suite, commander_of: CommanderOf,
+    def _suite(self, player: Player | ExpertPlayer, suite: Suite,
                on_episode: Callable[[Suite, Episode, Commander], None]) -> dict[str, Any]:
-        seeds, commander = self.plan[suite], commander_of(suite.world)
+        seeds, commander = self.plan[suite], player.commander_of(suite.world)
         phase = self._progress.phase(f'{player.checkpoint}, {suite}', len(seeds))
 
         def show(episode: Episode) -> None:

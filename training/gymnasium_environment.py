@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
@@ -59,6 +60,10 @@ class GymnasiumEnvironment:
         """See Environment."""
         commander = GymnasiumCommander(self.language, prompt, illegal_rule)
         return lambda world: commander
+
+    def expert(self) -> NoReturn:
+        """See Environment."""
+        raise UserError('a Gymnasium environment has no scripted expert to evaluate: name a model or a checkpoint')
 
 
 class GymnasiumCommander:

@@ -135,7 +135,7 @@ def _info(recording: Recording) -> DatasetInfo:
 def _classes(config: WorldConfig) -> list[str]:
     """Names of what may lie on the table."""
     colours = sorted(config.objects.palette)
-    return [f'{colour} {kind}' for kind in ('cube', 'pad') for colour in colours] + ['grey cylinder']
+    return [f'{colour} {kind}' for kind in ('cube', 'pad') for colour in colours] + ['grey cylinder', 'white tray']
 
 
 def _start_worker(parent_pid: int) -> None:
@@ -203,7 +203,8 @@ class _Recorder:
         prompt = self._prompt.render(observation.task, state, self._language)
         return DemonstrationRow(
             observation.image, prompt, shown.thought, shown.action, index, task=request.task,
-            instruction=observation.task, world=self._world.config.name, seed=request.seed, turn=turn, objects=objects,
+            instruction=observation.task, split=truth.task.default_split or None,
+            world=self._world.config.name, seed=request.seed, turn=turn, objects=objects,
             rare=rare_events(past, held=held is not None, out_of_view=out_of_view))
 
     def _plan(self, action: str, observation: Observation) -> Trajectory | None:
@@ -215,8 +216,9 @@ class _Recorder:
 
     def _spoil(self, action: str, rng: np.random.Generator) -> str:
         """The action aimed at another item, or a few cells off."""
-        skill, *cell = action.split()
-        if rng.random() < 0.5:
+        # Where nothing is left to do there is nothing to miss, but something to disturb.
+        skill, *cell = ('pick',) if action == 'done' else action.split()
+        if not cell or rng.random() < 0.5:
             truth = self._world.truth()
             column, row = truth.cell.point_to_cell(truth.state.positions[rng.integers(len(truth.items))])
         else:

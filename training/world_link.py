@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from typing import Any
@@ -156,7 +157,7 @@ class WorldLink:
 
     def _send_parameters(self) -> None:
         assert self._request is not None
-        parameters = {'seed': self._request.seed, 'task': self._request.task, 'world': self._request.world}
+        parameters = dataclasses.asdict(self._request)
         self._future = self._set_parameters.call_async(SetParameters.Request(parameters=[
             Parameter(f'episode.{key}', value=value).to_parameter_msg() for key, value in parameters.items()]))
         self._resend = time.monotonic() + _RESEND_S

@@ -53,6 +53,8 @@ class Motion:
     approach_height: float = bounded(0.12, low=0.02, high=0.5, help='tool height above the table before and after, m')
     grasp_height: float = bounded(0.02, low=0.0, high=0.2, help='tool height above the table when closing, m')
     release_height: float = bounded(0.03, low=0.0, high=0.2, help='tool height above the table when opening, m')
+    stack_height: float = bounded(0.075, low=0.0, high=0.3,
+                                  help='tool height above the table when opening over another object, m')
     push_distance: float = bounded(0.06, low=0.01, high=0.2, help='length of a push, m')
     point_period_s: float = bounded(0.04, low=0.005, high=0.2, help='spacing of trajectory points, s')
     gripper_time_s: float = bounded(0.3, low=0.05, high=2.0, help='time given to the gripper to open or close, s')

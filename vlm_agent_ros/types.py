@@ -68,7 +68,7 @@ class Outcome:
 
     Attributes:
         reward: Weighted sum of ``kpi`` under the world's reward weights.
-        terminated: The task ended by success or failure.
+        terminated: The task ended: by success, by failure, or because the cell does not wait any longer.
         truncated: The episode was cut off by the turn limit; its value continues (bootstrapped in GAE).
         success: The task's success predicate, evaluated on the settled scene.
         episode: Episodes since the world started, from 0.
@@ -102,8 +102,10 @@ class EpisodeRequest:
         seed: Seed of everything that is random in the episode.
         task: Name of the task, e.g. ``place``.
         world: Name or path of a world file; empty for the one that the world was started with.
+        split: What the episode may draw, e.g. ``unseen-wording``; empty for what training draws.
     """
 
     seed: int
     task: str
     world: str = ''
+    split: str = ''

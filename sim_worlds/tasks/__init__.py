@@ -2,13 +2,17 @@
 
 from vlm_agent_ros.errors import UserError
 
-from .base import Goal, SceneState, Task
+from .base import Assignment, Goal, SceneState, Task
+from .clear import Clear
+from .inspect import Inspect
 from .pick import Pick
 from .place import Place
+from .sort import Sort
+from .stack import Stack
 
-TASKS: dict[str, type[Task]] = {task.name: task for task in (Pick, Place)}
+TASKS: dict[str, type[Task]] = {task.name: task for task in (Pick, Place, Stack, Sort, Inspect, Clear)}
 
-__all__ = ['TASKS', 'Goal', 'SceneState', 'Task', 'make_task']
+__all__ = ['TASKS', 'Assignment', 'Goal', 'SceneState', 'Task', 'make_task']
 
 
 def make_task(name: str) -> Task:

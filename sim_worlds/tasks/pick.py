@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..scene import Item
-from .base import Goal, SceneState, Task, horizontal_distance, indices
+from .base import Assignment, Goal, SceneState, Task, colour_pair, indices
 
 _LIFTED_M = 0.10
 
@@ -18,20 +18,24 @@ class Pick(Task):
     name = 'pick'
     instructions = ('pick up the {} cube', 'pick the {} cube', 'grasp the {} cube', 'take the {} cube',
                     'lift the {} cube')
+    held_out_instructions = ('grab the {} cube', 'get hold of the {} cube')
+    default_split = ''  # what was measured on a seed before there were splits stays comparable
 
-    def draw_goal(self, items: Sequence[Item], rng: np.random.Generator) -> Goal:
+    def draw_goal(self, items: Sequence[Item], wordings: tuple[str, ...], rng: np.random.Generator) -> Goal:
         """Any of the cubes."""
         target = int(rng.choice(indices(items, 'cube')))
-        return Goal(self.instructions[rng.integers(len(self.instructions))].format(items[target].colour), target)
+        return Goal(wordings[rng.integers(len(wordings))].format(items[target].colour), (Assignment(target),))
 
-    def success(self, goal: Goal, items: Sequence[Item], state: SceneState) -> bool:
+    def combinations(self, goal: Goal, items: Sequence[Item]) -> set[tuple[str, str]]:
+        """The colours of the cube and of each one that it is to be told from."""
+        target = goal.assignments[0].target
+        return {colour_pair(items[target], items[i]) for i in indices(items, 'cube') if i != target}
+
+    def fulfilled(self, assignment: Assignment, items: Sequence[Item], state: SceneState) -> bool:
         """The right cube is held and lifted."""
-        return state.held == goal.target and bool(state.positions[goal.target, 2] > state.table_z + _LIFTED_M)
+        target = assignment.target
+        return state.held == target and bool(state.positions[target, 2] > state.table_z + _LIFTED_M)
 
-    def potential(self, goal: Goal, items: Sequence[Item], state: SceneState) -> float:
+    def credit(self, assignment: Assignment, items: Sequence[Item], state: SceneState) -> float:
         """1 while the right cube is held."""
-        return 1.0 if state.held == goal.target else 0.0
-
-    def miss_distance(self, goal: Goal, before: SceneState, after: SceneState, touch: np.ndarray | None) -> float:
-        """From where the tool touched down to the cube."""
-        return np.inf if touch is None else horizontal_distance(touch, before.positions[goal.target])
+        return 1.0 if state.held == assignment.target else 0.0

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..scene import Item
-from .base import Goal, SceneState, Task, horizontal_distance, indices
+from .base import Assignment, Goal, SceneState, Task, assigned_colours, indices, lies_on
 
 
 class Place(Task):
@@ -17,37 +17,19 @@ class Place(Task):
     instructions = ('put the {} cube on the {} pad', 'place the {} cube on the {} pad',
                     'move the {} cube to the {} pad', 'set the {} cube down on the {} pad',
                     'bring the {} cube to the {} pad')
+    held_out_instructions = ('carry the {} cube over to the {} pad', 'lay the {} cube onto the {} pad')
+    default_split = ''  # what was measured on a seed before there were splits stays comparable
 
-    def draw_goal(self, items: Sequence[Item], rng: np.random.Generator) -> Goal:
+    def draw_goal(self, items: Sequence[Item], wordings: tuple[str, ...], rng: np.random.Generator) -> Goal:
         """Any of the cubes onto any of the pads."""
         target, pad = int(rng.choice(indices(items, 'cube'))), int(rng.choice(indices(items, 'pad')))
-        wording = self.instructions[rng.integers(len(self.instructions))]
-        return Goal(wording.format(items[target].colour, items[pad].colour), target, pad)
+        wording = wordings[rng.integers(len(wordings))]
+        return Goal(wording.format(items[target].colour, items[pad].colour), (Assignment(target, pad),))
 
-    def success(self, goal: Goal, items: Sequence[Item], state: SceneState) -> bool:
+    def combinations(self, goal: Goal, items: Sequence[Item]) -> set[tuple[str, str]]:
+        """The colours of cube and pad."""
+        return assigned_colours(goal, items)
+
+    def fulfilled(self, assignment: Assignment, items: Sequence[Item], state: SceneState) -> bool:
         """The cube rests on the pad, released."""
-        cube, pad = items[goal.target], items[_pad(goal)]
-        offset = state.positions[goal.target] - state.positions[_pad(goal)]
-        cosine, sine = np.cos(pad.yaw), np.sin(pad.yaw)
-        along = np.array([cosine * offset[0] + sine * offset[1], -sine * offset[0] + cosine * offset[1]])
-        resting = state.positions[goal.target, 2] < state.table_z + cube.size
-        return state.held != goal.target and bool(resting and np.all(np.abs(along) <= pad.size / 2))
-
-    def potential(self, goal: Goal, items: Sequence[Item], state: SceneState) -> float:
-        """A half while the right cube is held, 1 when it is placed."""
-        if self.success(goal, items, state):
-            return 1.0
-        return 0.5 if state.held == goal.target else 0.0
-
-    def miss_distance(self, goal: Goal, before: SceneState, after: SceneState, touch: np.ndarray | None) -> float:
-        """From where the tool touched down to the cube, or to the pad once the cube is held."""
-        if touch is None:
-            return np.inf
-        if before.held == goal.target:
-            return horizontal_distance(touch, before.positions[_pad(goal)])
-        return horizontal_distance(touch, before.positions[goal.target])
-
-
-def _pad(goal: Goal) -> int:
-    assert goal.destination is not None, 'a place goal always names its pad'
-    return goal.destination
+        return assignment.destination is not None and lies_on(assignment.target, assignment.destination, items, state)

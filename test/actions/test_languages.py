@@ -1,15 +1,16 @@
 """An action text means one command or is refused; the decoder's grammar and the parser agree."""
 
+import itertools
 import re
 
 import pytest
 
-from vlm_agent_ros.actions import ActionError, Discrete, DiscreteLanguage, Done, Pick, Place, Push, SkillLanguage
+from vlm_agent_ros.actions import ActionError, Discrete, DiscreteLanguage, Done, Pick, Place, Push, SkillLanguage, Stack
 
 
 @pytest.mark.parametrize('text, command', [
     ('pick 07 35', Pick(7, 35)), ('place 00 47', Place(0, 47)), ('push 12 40 left', Push(12, 40, 'left')),
-    ('done', Done()),
+    ('stack 03 21', Stack(3, 21)), ('done', Done()),
 ])
 def test_legal_texts_parse_to_their_command(text, command):
     assert SkillLanguage(48).parse(text) == command
@@ -18,6 +19,7 @@ def test_legal_texts_parse_to_their_command(text, command):
 @pytest.mark.parametrize('text', [
     '', 'pick', 'pick 7 35', 'pick 07 48', 'pick 48 07', 'pick 07 35 ', ' pick 07 35', 'pick 07 35 left',
     'push 07 35', 'push 07 35 north', 'place 07,35', 'Pick 07 35', 'done.', 'pick 07 35\n', 'pick ０7 35',
+    'stack 07', 'stack 07 35 up', 'stack 07 48',
 ])
 def test_everything_else_is_refused_with_a_reason(text):
     with pytest.raises(ActionError):
@@ -27,12 +29,12 @@ def test_everything_else_is_refused_with_a_reason(text):
 @pytest.mark.parametrize('grid', [2, 9, 10, 11, 48, 50, 99, 100])
 def test_grammar_matches_exactly_what_the_parser_accepts(grid):
     language = SkillLanguage(grid)
-    for column in range(100):
-        text = f'pick {column:02d} 00'
+    for (skill, command), column in itertools.product((('pick', Pick), ('stack', Stack)), range(100)):
+        text = f'{skill} {column:02d} 00'
         accepted = re.fullmatch(language.regex, text) is not None
         assert accepted == (column < grid)
         if accepted:
-            assert language.parse(text) == Pick(column, 0)
+            assert language.parse(text) == command(column, 0)
         else:
             with pytest.raises(ActionError):
                 language.parse(text)

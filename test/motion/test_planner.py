@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vlm_agent_ros.actions import Done, Pick, Place, Push
+from vlm_agent_ros.actions import Done, Pick, Place, Push, Stack
 from vlm_agent_ros.cell import load_cell
 from vlm_agent_ros.motion import MotionError, SkillPlanner
 
@@ -23,7 +23,8 @@ def measured(cell):
     return np.append(cell.robot.home, cell.robot.gripper_open) + 0.003
 
 
-@pytest.mark.parametrize('command', [Pick(12, 20), Place(30, 30), Push(20, 22, 'left'), Push(24, 22, 'up')])
+@pytest.mark.parametrize('command', [
+    Pick(12, 20), Place(30, 30), Stack(30, 30), Push(20, 22, 'left'), Push(24, 22, 'up')])
 def test_trajectory_starts_at_the_measured_position_and_keeps_the_limits(cell, planner, measured, command):
     trajectory = planner.plan(command, cell.robot.joints, measured)
     arm = len(cell.robot.arm_joints)
@@ -46,13 +47,14 @@ def test_pick_lowers_the_open_gripper_onto_the_image_cell_and_closes_it(cell, pl
     assert trajectory.positions[-1, arm] == cell.robot.gripper_closed
 
 
-def test_place_keeps_squeezing_until_it_releases(cell, planner, measured):
+@pytest.mark.parametrize(('command', 'height'), [(Place(30, 30), 'release_height'), (Stack(30, 30), 'stack_height')])
+def test_place_and_stack_keep_squeezing_until_they_release_at_their_height(cell, planner, measured, command, height):
     measured[-1] = 0.022  # a cube is between the fingers
-    trajectory = planner.plan(Place(30, 30), cell.robot.joints, measured)
+    trajectory = planner.plan(command, cell.robot.joints, measured)
     gripper = trajectory.positions[:, -1]
     release = int(np.argmax(gripper > cell.robot.gripper_closed))
     tool = planner.kinematics.forward(trajectory.positions[release, :-1])[0]
-    assert tool[2] < cell.motion.release_height + 0.005
+    assert tool[2] == pytest.approx(getattr(cell.motion, height), abs=0.005)
     assert gripper[0] == cell.robot.gripper_closed and gripper[-1] == cell.robot.gripper_open
 
 

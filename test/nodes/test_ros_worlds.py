@@ -53,8 +53,10 @@ def assert_same(ours, theirs):
 def test_same_seed_and_actions_give_the_same_bits_in_process_and_through_ros(open_worlds, planner):
     ros, in_process = open_worlds(2), InProcessWorlds(2)
     rng = np.random.default_rng(0)
-    for episode, world in enumerate(('', '', 'shifted')):
-        requests = {i: EpisodeRequest(2**40 + 10 * episode + i, ('pick', 'place')[i], world) for i in range(2)}
+    for episode, (tasks, world, split) in enumerate((
+            (('pick', 'place'), '', ''), (('pick', 'place'), '', 'unseen-wording'), (('pick', 'place'), 'shifted', ''),
+            (('inspect', 'stack'), 'shifted', 'unseen-combination'))):
+        requests = {i: EpisodeRequest(2**40 + 10 * episode + i, tasks[i], world, split) for i in range(2)}
         answers = []
         for pool in (ros, in_process):
             pool.reset(requests)

@@ -111,7 +111,8 @@ def at_once(names, position):
 def test_reset_refuses_what_does_not_exist_in_one_sentence(bench, graph):
     graph.start(MODULE, lock_step=True)
     for episode, told in (({'task': 'levitate'}, 'no task named'),
-                          ({'task': 'pick', 'world': 'mars'}, 'no worlds file named')):
+                          ({'task': 'pick', 'world': 'mars'}, 'no worlds file named'),
+                          ({'world': '', 'split': 'hidden'}, 'no split named')):
         response = bench.reset(**episode)
         assert not response.success
         assert told in response.message
@@ -119,7 +120,8 @@ def test_reset_refuses_what_does_not_exist_in_one_sentence(bench, graph):
 
 def test_every_parameter_is_described(bench, graph):
     graph.start(MODULE, lock_step=True)
-    names = ['world', 'lock_step', 'rate_hz', 'pause_s', 'episode.seed', 'episode.task', 'episode.world']
+    names = ['world', 'lock_step', 'rate_hz', 'pause_s', 'episode.seed', 'episode.task', 'episode.world',
+             'episode.split']
     request = DescribeParameters.Request(names=names)
     for descriptor in graph.call(DescribeParameters, 'world_node/describe_parameters', request).descriptors:
         assert descriptor.description

@@ -42,12 +42,14 @@ def play(world, seed, task):
 
 @pytest.mark.parametrize('task', CellWorld.tasks)
 def test_expert_succeeds(world, task):
-    assert sum(play(world, seed, task)[-1].success for seed in range(10)) == 10
+    seeds = range(3 if task in world.config.turn_limits else 10)
+    assert all(play(world, seed, task)[-1].success for seed in seeds)
 
 
-def test_reward_is_the_weighted_sum_of_the_kpi_terms(world):
-    for outcome in play(world, 1, 'place'):
-        expected = sum(weight * outcome.kpi[name] for name, weight in world.config.reward.items())
+@pytest.mark.parametrize('task', ['place', 'inspect'])
+def test_reward_is_the_weighted_sum_of_the_kpi_terms(world, task):
+    for outcome in play(world, 1, task):
+        expected = sum(weight * outcome.kpi.get(name, 0.0) for name, weight in world.config.reward.items())
         assert outcome.reward == pytest.approx(expected, abs=1e-12)
 
 
@@ -55,7 +57,7 @@ def test_a_grasp_beside_every_cube_holds_nothing_and_earns_less(world):
     good = play(world, 4, 'pick')[0]
     observation = world.reset(EpisodeRequest(4, 'pick'))
     truth = world.truth()
-    column, row = (int(v) for v in projected(truth, truth.goal.target))
+    column, row = (int(v) for v in projected(truth, truth.goal.assignments[0].target))
     _, miss = act(world, observation, f'pick {column:02d} {min(row + 5, 47):02d}')
     assert not miss.success and world.truth().state.held is None
     assert miss.reward < good.reward and 0.0 < miss.kpi['precision'] < good.kpi['precision']
@@ -64,7 +66,8 @@ def test_a_grasp_beside_every_cube_holds_nothing_and_earns_less(world):
 def test_the_wrong_cube_in_the_gripper_is_no_success_and_is_counted(world):
     observation = world.reset(EpisodeRequest(6, 'pick'))
     truth = world.truth()
-    wrong = next(i for i, item in enumerate(truth.items) if item.kind == 'cube' and i != truth.goal.target)
+    right = truth.goal.assignments[0].target
+    wrong = next(i for i, item in enumerate(truth.items) if item.kind == 'cube' and i != right)
     _, outcome = act(world, observation, 'pick {:02d} {:02d}'.format(*(int(v) for v in projected(truth, wrong))))
     assert not outcome.success and outcome.kpi['wrong_object'] == 1.0
 
@@ -119,3 +122,27 @@ def test_a_world_prints_nothing_and_leaves_nothing_behind_when_it_is_killed(tmp_
                           check=False)
     assert (done.returncode, done.stdout, done.stderr) == (-9, b'', b'')
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(('task', 'objects', 'told'), [
+    ('sort', 'palette: {red: [1, 0, 0]}', 'palette has too few colours'),
+    ('inspect', 'palette: {red: [1, 0, 0]}', 'palette has too few colours'),
+    ('stack', 'palette: {red: [1, 0, 0]}', 'stack needs 2'),
+    ('clear', 'span_high: [0.5, 0.2]\n  palette: {red: [1, 0, 0]}', 'span_low'),
+    ('sort', 'span_high: [0.55, 0.0]\n  palette: {red: [1, 0, 0], blue: [0, 0, 1]}', 'do not fit'),
+])
+def test_a_world_file_that_a_task_cannot_use_is_refused_with_the_key(tmp_path, task, objects, told):
+    path = tmp_path / 'odd.yaml'
+    path.write_text(f'name: odd\nobjects:\n  cubes: 1\n  pads: 1\n  {objects}\n')
+    with pytest.raises(UserError, match=rf'odd\.yaml.*{told}'):
+        world = CellWorld(str(path))
+        world.reset(EpisodeRequest(0, task))
+
+
+@pytest.mark.parametrize(('limits', 'told'), [
+    ('{place: 0}', 'turn_limits.place is 0'), ('{juggle: 5}', r'odd\.yaml: turn_limits names .juggle')])
+def test_a_turn_limit_that_makes_no_sense_is_refused(tmp_path, limits, told):
+    path = tmp_path / 'odd.yaml'
+    path.write_text(f'name: odd\nturn_limits: {limits}\nobjects: {{cubes: 1, pads: 1, palette: {{red: [1, 0, 0]}}}}\n')
+    with pytest.raises(UserError, match=told):
+        CellWorld(str(path))

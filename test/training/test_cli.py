@@ -81,6 +81,7 @@ def test_help_does_not_load_pytorch():
     (['record', '--episodes', '-1'], '--episodes'),
     (['record', '--workers', '0'], '--workers'),
     (['record', '--model', 'nothing'], 'nothing'),
+    (['evaluate', '--split', 'hidden'], 'unseen-cell'),
     (['fly'], 'fly'),
     ([], 'COMMAND'),
 ])

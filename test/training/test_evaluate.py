@@ -1,9 +1,11 @@
 """Evaluation: intervals, determinism, and episodes that a broken world lost."""
 
 import dataclasses
+import json
 
 import pytest
 
+from training.cli import main
 from training.episodes import Player
 from training.evaluate import Suite, evaluate
 from training.seeds import evaluation_seeds
@@ -55,3 +57,14 @@ def test_seeds_that_no_world_could_play_are_named(make_toy):
     result = run(toy)
     assert result.n == 29 and result.lost == (toy.worlds.breaks_always_at,)
     assert result.to_paired_json()['lost_seeds'] == [toy.worlds.breaks_always_at]
+
+
+def test_the_scripted_expert_is_evaluated_like_a_policy(capsys):
+    assert main(['evaluate', '--checkpoint', 'expert', '--task', 'inspect', '--split', 'unseen-cell',
+                 '--episodes', '2']) == 0
+    content = json.loads(capsys.readouterr().out)
+    result, = content['suites']
+    assert (result['success'], result['n'], result['grounded'], result['refused']) == (1.0, 2, 1.0, 0.0)
+    assert (result['world'], result['split'], result['episodes'][0]['seed']) == ('shifted', 'unseen-cell', 500_000_000)
+    assert result['kpi/defect_passed'] == 0.0
+    assert content['versions']['pybullet'] and content['transport'] == 'in_process'

@@ -12,6 +12,7 @@ import pytest
 
 import training.record
 from sim_worlds.expert import demonstrate
+from sim_worlds.tasks import TASKS
 from sim_worlds.world import CellWorld
 from training.cli import main
 from training.dataset import DemonstrationDataset
@@ -88,3 +89,11 @@ def test_what_is_whole_is_not_recorded_again_and_other_settings_are_refused(reco
     assert 'holds a recording with another seed' in capsys.readouterr().err
     assert main(['record', '--out', str(recorded / 'x'), '--scenes', '0', '--episodes', '0']) == 2
     assert 'nothing to record' in capsys.readouterr().err
+
+
+def test_every_task_is_recorded_with_its_mistakes(tmp_path):
+    count = len(TASKS)
+    assert main(['record', '--tasks', *TASKS, '--scenes', str(count), '--episodes', str(count), '--mistakes', '0.6',
+                 '--workers', '1', '--out', str(tmp_path / 'd')]) == 0
+    rows = table(tmp_path / 'd').to_pylist()
+    assert len(rows) > 2 * count and {row['task'] for row in rows} == set(TASKS)

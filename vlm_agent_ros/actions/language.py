@@ -27,6 +27,14 @@ class Place:
 
 
 @dataclass(frozen=True)
+class Stack:
+    """Release what is held on top of the object at an image cell."""
+
+    column: int
+    row: int
+
+
+@dataclass(frozen=True)
 class Push:
     """Push what is at an image cell in a direction of the image: left, right, up (away from its bottom edge), down."""
 
@@ -47,7 +55,7 @@ class Discrete:
     index: int
 
 
-Command = Pick | Place | Push | Done | Discrete
+Command = Pick | Place | Stack | Push | Done | Discrete
 
 
 class ActionLanguage(Protocol):

@@ -1,12 +1,13 @@
-"""The ``skills`` language: pick, place and push at cells of a grid over the camera image, and done."""
+"""The ``skills`` language: pick, place, stack and push at cells of a grid over the camera image, and done."""
 
 from __future__ import annotations
 
 import hashlib
 import re
 
-from .language import ActionError, Command, Done, Pick, Place, Push
+from .language import ActionError, Command, Done, Pick, Place, Push, Stack
 
+_AT_CELL: dict[str, type[Pick] | type[Place] | type[Stack]] = {'pick': Pick, 'place': Place, 'stack': Stack}
 DIRECTIONS = ('left', 'right', 'up', 'down')
 
 
@@ -24,15 +25,16 @@ class SkillLanguage:
             raise ValueError(f'grid is {grid}, but must be between 2 and 100')
         self.grid = grid
         cell = _cell_regex(grid)
-        self.regex = f'((pick|place) {cell} {cell}|push {cell} {cell} ({"|".join(DIRECTIONS)})|done)'
+        self.regex = f'(({"|".join(_AT_CELL)}) {cell} {cell}|push {cell} {cell} ({"|".join(DIRECTIONS)})|done)'
         last = f'{grid - 1:02d}'
         self.description = (
-            f'pick x y | place x y | push x y left/right/up/down | done, where x (00-{last}, from the left) and y '
-            f'(00-{last}, from the top) are cells of a {grid}x{grid} grid over the image'
+            f'pick x y | place x y | stack x y | push x y left/right/up/down | done, where x (00-{last}, from the '
+            f'left) and y (00-{last}, from the top) are cells of a {grid}x{grid} grid over the image'
         )
         middle = f'{grid // 2:02d}'
-        self.examples: tuple[str, ...] = (f'pick 00 {middle}', f'place {middle} 01', f'push 01 {middle} left', 'done')
-        self._pattern = re.compile(r'(pick|place|push) ([0-9]{2}) ([0-9]{2})(?: (left|right|up|down))?')
+        self.examples: tuple[str, ...] = (f'pick 00 {middle}', f'place {middle} 01', 'stack 01 01',
+                                          f'push 01 {middle} left', 'done')
+        self._pattern = re.compile(r'(pick|place|stack|push) ([0-9]{2}) ([0-9]{2})(?: (left|right|up|down))?')
 
     def parse(self, text: str) -> Command:
         """The command that a text means.
@@ -49,10 +51,10 @@ class SkillLanguage:
         if column >= self.grid or row >= self.grid:
             raise ActionError(f'{text!r} names a cell outside the {self.grid}x{self.grid} grid')
         if (skill == 'push') != (direction is not None):
-            raise ActionError(f'{text!r}: push takes a direction, pick and place take none')
+            raise ActionError(f'{text!r}: push takes a direction, other skills take none')
         if skill == 'push':
             return Push(column, row, direction)
-        return Pick(column, row) if skill == 'pick' else Place(column, row)
+        return _AT_CELL[skill](column, row)
 
     def digest(self) -> str:
         """SHA-256 of name and grammar."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import ruckig
 
-from ..actions import ActionError, Command, Done, Pick, Place, Push
+from ..actions import ActionError, Command, Done, Pick, Place, Push, Stack
 from ..cell import Cell
 from ..types import Trajectory
 from .kinematics import Kinematics, MotionError
@@ -54,10 +54,10 @@ class SkillPlanner:
         arm, gripper = measured[:len(robot.arm_joints)], float(measured[len(robot.arm_joints)])
         if isinstance(command, Pick):
             waypoints = self._pick(command)
-        elif isinstance(command, Place):
+        elif isinstance(command, (Place, Stack)):
             # What is held stays squeezed: a set-point at the measured finger position would let it slip.
             gripper = min(gripper, robot.gripper_closed)
-            waypoints = self._place(command, gripper)
+            waypoints = self._release(command, gripper)
         elif isinstance(command, Push):
             waypoints = self._push(command)
         else:
@@ -72,8 +72,10 @@ class SkillPlanner:
         return [_Waypoint(above, opened), _Waypoint(at, opened), _Waypoint(at, closed), _Waypoint(above, closed),
                 _Waypoint(self._home, closed)]
 
-    def _place(self, command: Place, held: float) -> list[_Waypoint]:
-        above, at = self._column(command.column, command.row, self.cell.motion.release_height)
+    def _release(self, command: Place | Stack, held: float) -> list[_Waypoint]:
+        motion = self.cell.motion
+        height = motion.stack_height if isinstance(command, Stack) else motion.release_height
+        above, at = self._column(command.column, command.row, height)
         opened = self.cell.robot.gripper_open
         return [_Waypoint(above, held), _Waypoint(at, held), _Waypoint(at, opened), _Waypoint(above, opened),
                 _Waypoint(self._home, opened)]

@@ -52,7 +52,8 @@ def find_resume_point(name: str, overrides: dict[str, Any]) -> ResumePoint:
         folder, checkpoint = path.resolve().parent.parent, path.resolve()
     written = read_config(checkpoint) if checkpoint else _config_of(folder)
     # The worlds that it was attached to belonged to the launch that was interrupted.
-    config = merge(TrainConfig, {**written, 'attach': []}, overrides, 'command line')
+    written.pop('attach', None)
+    config = merge(TrainConfig, written, overrides, 'command line')
     for key in _FIXED:
         before, now = written.get(key, getattr(TrainConfig, key)), getattr(config, key)
         if before != now:

@@ -77,7 +77,7 @@ def test_a_disk_that_is_full_ends_in_one_sentence_and_leaves_no_half_checkpoint(
     def full(path):
         raise OSError(28, 'No space left on device')
 
-    monkeypatch.setattr('vlm_agent_ros.bundle._sync', full)
+    monkeypatch.setattr('vlm_agent_ros.bundle.sync', full)
     short = ['--eval-episodes', '0', '--decisions', '1', '--runs-dir', str(tmp_path), '--run-name', 'x']
     assert main([*flags, *short]) == 2
     assert 'No space left on device' in capsys.readouterr().err.splitlines()[-1]
@@ -116,10 +116,3 @@ def test_a_run_ends_at_its_wall_time_and_says_so(flags, tmp_path):
 def test_a_finished_run_is_not_overwritten(finished, flags, capsys):
     assert main([*flags, '--runs-dir', str(finished.parent), '--run-name', 'whole']) == 2
     assert '--resume' in capsys.readouterr().err
-
-
-def test_a_run_may_go_on_with_more_worlds(finished, tmp_path):
-    done = json.loads((finished / 'summary.json').read_text())['decisions']
-    assert main(['train', '--resume', str(finished / 'checkpoints' / 'latest'), '--worlds', '3', '--eval-episodes', '0',
-                 '--decisions', str(done + 1), '--runs-dir', str(tmp_path), '--run-name', 'wider']) == 0
-    assert json.loads((tmp_path / 'wider' / 'summary.json').read_text())['worlds'] == 3

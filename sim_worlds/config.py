@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from vlm_agent_ros.config import bounded, find_config, load_yaml, parse
 from vlm_agent_ros.errors import UserError
 
+TERMS = ('success', 'progress', 'precision', 'wrong_object', 'safety', 'cycle_time', 'cost')
+"""KPI terms of every task."""
+
 Range = tuple[float, float]
 Triple = tuple[float, float, float]
 
@@ -95,6 +98,9 @@ def load_world(name: str) -> WorldConfig:
             raise UserError(f'{path}: turn_limits names {task!r}, but the tasks are {", ".join(sorted(TASKS))}')
         if not 1 <= limit <= 50:
             raise UserError(f'{path}: turn_limits.{task} is {limit}, but must be between 1 and 50')
+    known = {*TERMS, *(name for task in TASKS.values() for name in task.term_names)}
+    for name in config.reward.keys() - known:
+        raise UserError(f'{path}: reward names {name!r}, but the terms are {", ".join(sorted(known))}')
     spans = [(part, key) for part, keys in (
         ('objects', ('cube_size', 'pad_size', 'large_pad_size', 'tray_size', 'distractors')),
         ('appearance', ('ambient', 'diffuse', 'noise')),

@@ -49,10 +49,11 @@ def _next_step(truth: SceneTruth) -> Assignment | None:
 
 def projected(truth: SceneTruth, index: int) -> tuple[float, float]:
     """Fractional image cell (column, row) at which a skill must be aimed to act on an item."""
-    return _aim(truth, truth.state.positions[index])
+    return projected_point(truth, truth.state.positions[index])
 
 
-def _aim(truth: SceneTruth, point: np.ndarray) -> tuple[float, float]:
+def projected_point(truth: SceneTruth, point: np.ndarray) -> tuple[float, float]:
+    """Fractional image cell (column, row) at which a skill must be aimed to act at a point (3,), m."""
     on_plane = (point[0], point[1], truth.cell.workspace.plane_z)
     u, v = truth.cell.camera.project(np.array(on_plane))
     return u * truth.cell.grid / truth.cell.camera.width, v * truth.cell.grid / truth.cell.camera.height
@@ -60,7 +61,7 @@ def _aim(truth: SceneTruth, point: np.ndarray) -> tuple[float, float]:
 
 def _cell(truth: SceneTruth, point: np.ndarray) -> str:
     last = truth.cell.grid - 1
-    return '{:02d} {:02d}'.format(*(int(np.clip(value, 0, last)) for value in _aim(truth, point)))
+    return '{:02d} {:02d}'.format(*(int(np.clip(value, 0, last)) for value in projected_point(truth, point)))
 
 
 def _free_cell(truth: SceneTruth) -> str:

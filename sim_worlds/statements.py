@@ -7,27 +7,39 @@ told in the same words by one who sees all of it; other worlds have no such lang
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 import numpy as np
 
-from .expert import projected
+from .expert import projected, projected_point
+from .scene import FLAT
 from .truth import SceneTruth
 
 TOLERANCE = 2  # cells by which a stated coordinate may be off; a cell is about 1.2 cm of the table
 CLEARANCE = 4  # cells from everything else at which the table counts as free to put something down
 
 _SEPARATOR = re.compile(r'\s*,\s*')
-_AT = re.compile(r'(.+) at (\d\d) (\d\d)')
+_AT = re.compile(r'(.+) at (\d\d) (\d\d)(?: within (\d+))?')
 _CELL = re.compile(r'\b(\d\d) (\d\d)\b')
 _FALLEN_M = 0.02
+_CUBE_HALF_M = 0.02  # from the edge of a pad or tray inwards, where the centre of a cube on it cannot be
 
 Cell = tuple[int, int]
+
+
+class Place(NamedTuple):
+    """An item and a cell of it; in a scene, also how far (cells) from there it may be said to be."""
+
+    name: str
+    cell: Cell
+    reach: int
 
 
 def true_statements(truth: SceneTruth) -> str:
     """Every item by name, where it is seen or that it is held, and the gripper's state, as one text.
 
-    An item that has fallen from the table is not there.
+    An item that has fallen from the table is not there. What has room for several cubes, and is so spoken of by its
+    free spots, is told with the distance (cells) ``within`` which these lie.
     """
     said = []
     for i, item in enumerate(truth.items):
@@ -35,14 +47,15 @@ def true_statements(truth: SceneTruth) -> str:
             said.append(f'{item.name} held')
         elif truth.state.positions[i, 2] > truth.state.table_z - _FALLEN_M:
             column, row = (int(np.clip(value, 0, truth.cell.grid - 1)) for value in projected(truth, i))
-            said.append(f'{item.name} at {column:02d} {row:02d}')
+            reach = _reach(truth, i)
+            said.append(f'{item.name} at {column:02d} {row:02d}' + (f' within {reach}' if reach > TOLERANCE else ''))
     return ' , '.join([*said, f'gripper {truth.gripper}'])
 
 
 def judge(thought: str, scene: str) -> list[bool]:
     """Whether each statement of a thought agrees with a scene.
 
-    An item is where one of its name is, within ``TOLERANCE``; everything else must be said in the scene's words. The
+    An item is where one of its name is, within ``TOLERANCE`` or what the scene says; everything else must be said in the scene's words. The
     conclusion, ``so <action>``, must act on a place that the thought has stated, or put down where the table is free.
 
     Args:
@@ -61,26 +74,37 @@ def judge(thought: str, scene: str) -> list[bool]:
         if part.startswith('so '):
             verdicts.append(len(statements) > 1 and _follows(part, stated, places))
         elif place := _place(part):
-            verdicts.append(any(name == place[0] and _near(cell, place[1]) for name, cell in places))
+            verdicts.append(any(true.name == place.name and _near(true.cell, place.cell, true.reach) for true in places))
         else:
             verdicts.append(part in facts)
     return verdicts
 
 
-def _place(statement: str) -> tuple[str, Cell] | None:
+def _reach(truth: SceneTruth, index: int) -> int:
+    """Cells from the centre of an item in which a cube may lie on it; 0 for what no cube is put on."""
+    item, position = truth.items[index], truth.state.positions[index]
+    if item.kind not in FLAT:
+        return 0
+    half = item.size / 2 - _CUBE_HALF_M
+    centre = np.array(projected_point(truth, position))
+    edges = [np.array(projected_point(truth, position + offset)) for offset in ((half, 0.0, 0.0), (0.0, half, 0.0))]
+    return int(min(np.abs(edge - centre).max() for edge in edges))
+
+
+def _place(statement: str) -> Place | None:
     """The item and the cell of ``<item> at <column> <row>``."""
     match = _AT.fullmatch(statement)
-    return (match[1], (int(match[2]), int(match[3]))) if match else None
+    return Place(match[1], (int(match[2]), int(match[3])), int(match[4] or TOLERANCE)) if match else None
 
 
-def _follows(conclusion: str, stated: list[tuple[str, Cell]], places: list[tuple[str, Cell]]) -> bool:
+def _follows(conclusion: str, stated: list[Place], places: list[Place]) -> bool:
     match = _CELL.search(conclusion)
     if match is None:
         return True  # an action without a place, such as done
     cell = int(match[1]), int(match[2])
-    if any(_near(cell, place) for _, place in stated):
+    if any(_near(cell, place.cell) for place in stated):
         return True
-    return conclusion.startswith('so place ') and not any(_near(cell, place, CLEARANCE) for _, place in places)
+    return conclusion.startswith('so place ') and not any(_near(cell, place.cell, CLEARANCE) for place in places)
 
 
 def _near(a: Cell, b: Cell, distance: int = TOLERANCE) -> bool:

@@ -54,7 +54,8 @@ class LearningConfig:
     step_weight: float = bounded(1.0, low=0.0, high=100.0, help='ω: weight of the advantage over repeated states '
                                  'against that over episodes (gigpo)')
     anchor: str = bounded('observation', choices=('observation', 'prompt'),
-                          help='states of a group that count as the same: by image and prompt, or by prompt (gigpo)')
+                          help='states of a group that count as the same: by image and prompt, or by prompt '
+                          '(gigpo, and baseline group)')
     collapse_alarm: float = bounded(0.5, low=0.0, high=1.0, help='warn when so large a share of thoughts is also '
                                     'written for another scene; 1 = never')
 

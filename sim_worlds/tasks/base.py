@@ -61,6 +61,7 @@ class Task(ABC):
         held_out_instructions: Paraphrases that only the split ``unseen-wording`` draws.
         default_split: Split of a request that names none.
         release: Skill that releases an item at its destination.
+        term_names: KPI terms that only this task has.
         ends_at_rest: The episode ends with the first turn without motion, or at the turn limit, and is judged then;
             otherwise it ends as soon as the goal is reached.
     """
@@ -70,6 +71,7 @@ class Task(ABC):
     held_out_instructions: tuple[str, ...] = ()
     default_split = 'seen'
     release = 'place'
+    term_names: tuple[str, ...] = ()
     ends_at_rest = False
 
     def draw_items(self, config: WorldConfig, rng: np.random.Generator) -> list[Item]:
@@ -153,7 +155,7 @@ class Task(ABC):
 
     def terms(self, goal: Goal, items: Sequence[Item], before: SceneState, after: SceneState, over: bool
               ) -> dict[str, float]:
-        """KPI terms that only this task has.
+        """The KPI terms ``term_names`` of a turn.
 
         Args:
             goal: The episode's goal.

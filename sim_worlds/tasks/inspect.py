@@ -27,6 +27,7 @@ class Inspect(ContainerTask):
                     'put every defective {} part into the reject tray', 'reject all defective {} parts')
     held_out_instructions = ('take every {} part that is not good to the reject tray',
                              'only good {} parts should be on the table')
+    term_names = ('defect_passed', 'false_alarm')
     ends_at_rest = True
 
     def draw_items(self, config: WorldConfig, rng: np.random.Generator) -> list[Item]:

@@ -11,7 +11,7 @@ from vlm_agent_ros.actions import SkillLanguage
 from vlm_agent_ros.motion import SkillPlanner
 from vlm_agent_ros.types import EpisodeRequest
 
-SCENE = 'red cube at 10 20 , red cube at 30 40 , blue cube held , green pad at 05 44 , gripper holding'
+SCENE = 'red cube at 10 20 , red cube at 30 40 , blue cube held , green pad at 05 44 , white tray at 40 10 within 6 , gripper holding'
 
 
 @pytest.mark.parametrize(('thought', 'verdicts'), [
@@ -19,6 +19,8 @@ SCENE = 'red cube at 10 20 , red cube at 30 40 , blue cube held , green pad at 0
     ('red cube at 32 38 , so done', [True, True]),  # the other one of that name, within the tolerance
     ('red cube at 10 40', [False]),  # a column of one and a row of the other
     ('red cube at 33 40', [False]),
+    ('white tray at 46 05 , so place 46 05', [True, True]),  # a spot in it
+    ('white tray at 47 10', [False]),
     ('blue cube held , green pad at 05 44 , gripper holding , so place 05 44', [True] * 4),
     ('blue cube at 10 20 , red cube held , gripper open', [False, False, False]),
     ('purple cube at 10 20', [False]),
@@ -53,13 +55,13 @@ def test_the_expert_says_nothing_false_even_with_the_wrong_cube_in_hand():
     states = set()
     for seed in range(4):
         observation = world.reset(EpisodeRequest(seed, 'place'))
-        goal = world.truth().goal
-        wrong = next(i for i, item in enumerate(world.truth().items) if item.kind == 'cube' and i != goal.target)
+        target = world.truth().goal.assignments[0].target
+        wrong = next(i for i, item in enumerate(world.truth().items) if item.kind == 'cube' and i != target)
         forced = ['pick {:02d} {:02d}'.format(*map(int, projected(world.truth(), wrong)))]
         for _ in range(4):
             truth = world.truth()
             shown, scene = demonstrate(truth), true_statements(truth)
-            states.add(None if truth.state.held is None else truth.state.held == goal.target)
+            states.add(None if truth.state.held is None else truth.state.held == target)
             assert all(judge(shown.thought, scene)), (shown.thought, scene)
             action = language.parse(forced.pop() if forced else shown.action)
             observation, outcome = world.execute(
@@ -68,4 +70,19 @@ def test_the_expert_says_nothing_false_even_with_the_wrong_cube_in_hand():
             if outcome.terminated:
                 break
     assert states == {None, True, False}
+    world.close()
+
+
+@pytest.mark.parametrize('task', ['stack', 'sort', 'inspect', 'clear'])
+def test_the_experts_thoughts_are_true_in_tasks_of_several_turns(task):
+    world = CellWorld('shifted')
+    planner, language = SkillPlanner(world.cell), SkillLanguage(world.cell.grid)
+    observation = world.reset(EpisodeRequest(5, task))
+    ended = False
+    while not ended:
+        shown, scene = demonstrate(world.truth()), true_statements(world.truth())
+        assert all(judge(shown.thought, scene)), (shown.thought, scene)
+        action = language.parse(shown.action)
+        observation, outcome = world.execute(planner.plan(action, observation.joint_names, observation.joint_positions))
+        ended = outcome.terminated or outcome.truncated
     world.close()

@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 
+from sim_worlds.config import TERMS, load_world
 from sim_worlds.expert import demonstrate
 from sim_worlds.scene import Item
-from sim_worlds.tasks import Assignment, Goal, SceneState, make_task
+from sim_worlds.tasks import TASKS, Assignment, Goal, SceneState, make_task
 from sim_worlds.truth import SceneTruth
 from sim_worlds.world import CellWorld
 from vlm_agent_ros.actions import SkillLanguage
+from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.motion import SkillPlanner
 from vlm_agent_ros.types import EpisodeRequest
 
@@ -180,3 +182,19 @@ def test_the_expert_puts_a_good_part_back_on_the_table(line):
     column, row = (int(word) for word in shown.action.split()[1:])
     offset = np.abs(truth.cell.cell_to_table(column, row)[:2] - tray.position)
     assert shown.action.startswith('place ') and offset.max() > (tray.size + SIZE) / 2
+
+
+@pytest.mark.parametrize('task', sorted(TASKS))
+def test_an_outcome_tells_every_term_that_a_world_file_may_weigh(task):
+    world = CellWorld()
+    world.reset(EpisodeRequest(0, task))
+    _, outcome = world.execute(None)
+    world.close()
+    assert set(outcome.kpi) == {*TERMS, *TASKS[task].term_names}
+
+
+def test_a_reward_for_a_term_that_no_task_has_is_refused(tmp_path):
+    path = tmp_path / 'odd.yaml'
+    path.write_text('name: odd\nreward: {sucess: 1.0}\nobjects: {cubes: 1, pads: 1, palette: {red: [1, 0, 0]}}\n')
+    with pytest.raises(UserError, match=r"odd\.yaml: reward names 'sucess'"):
+        load_world(str(path))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -112,6 +113,21 @@ def groups_of(episodes: Sequence[Episode]) -> list[list[int]]:
     for i, episode in enumerate(episodes):
         groups.setdefault((episode.slot.group, episode.slot.index), []).append(i)
     return list(groups.values())
+
+
+def anchors_of(episodes: Sequence[Episode], anchor: str) -> list[list[int]]:
+    """Positions, among all turns in order, of those that a group's episodes took in the same state.
+
+    Args:
+        episodes: Of one update.
+        anchor: What makes two states of a group the same: ``observation`` (image and prompt) or ``prompt``.
+    """
+    anchors: dict[Hashable, list[int]] = {}
+    turns = [(episode.slot, turn.input) for episode in episodes for turn in episode.turns]
+    for position, (slot, seen) in enumerate(turns):
+        image = hashlib.blake2b(seen.image.tobytes(), digest_size=16).digest() if anchor == 'observation' else b''
+        anchors.setdefault((slot.group, slot.index, seen.prompt, image), []).append(position)
+    return list(anchors.values())
 
 
 def turn_advantages(episodes: Sequence[Episode], policy: Policy, config: TrainConfig

@@ -7,17 +7,16 @@ was earned from such an *anchor* state on is compared among all decisions made t
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
-from vlm_agent_ros.policy.policy import Policy, PolicyInput
+from vlm_agent_ros.policy.policy import Policy
 
 from ..episodes import Episode
 from ..gae import normalise_group, returns_to_go
-from .base import Algorithm, Batch, Sample, rewards_of
+from .base import Algorithm, Batch, Sample, anchors_of, rewards_of
 from .grpo import episode_advantages
 
 
@@ -44,17 +43,7 @@ class GiGPO(Algorithm):
         config = self.config
         returns = np.concatenate([returns_to_go(rewards_of(e, config.illegal_penalty), config.gamma)
                                   for e in episodes])
-        anchors: dict[Hashable, list[int]] = {}
-        places = [(e.slot.group, e.slot.index, self._anchor(turn.input)) for e in episodes for turn in e.turns]
-        for position, place in enumerate(places):
-            anchors.setdefault(place, []).append(position)
         advantages = np.zeros(len(returns))
-        for members in anchors.values():
+        for members in anchors_of(episodes, config.anchor):
             advantages[members] = normalise_group(returns[members])
         return advantages
-
-    def _anchor(self, seen: PolicyInput) -> Hashable:
-        """What makes two states of a group the same."""
-        if self.config.anchor == 'prompt':
-            return seen.prompt
-        return seen.prompt, hashlib.blake2b(seen.image.tobytes(), digest_size=16).digest()

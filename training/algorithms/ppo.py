@@ -16,7 +16,7 @@ from vlm_agent_ros.policy.policy import Policy
 from ..episodes import Episode
 from ..gae import leave_one_out, returns_to_go, standardise
 from ..losses import value_loss
-from .base import Algorithm, Batch, Sample, rewards_of, turn_advantages
+from .base import Algorithm, Batch, Sample, anchors_of, rewards_of, turn_advantages
 
 
 class PPO(Algorithm):
@@ -29,7 +29,7 @@ class PPO(Algorithm):
         flat = np.concatenate(by_value)
         if config.baseline == 'group':
             returns = [returns_to_go(rewards_of(e, config.illegal_penalty), config.gamma) for e in episodes]
-            flat = _group_advantages(episodes, returns, flat)
+            flat = _group_advantages(episodes, config.anchor, returns, flat)
         if config.normalise_advantages:
             flat = standardise(flat)
         turns = [turn for episode in episodes for turn in episode.turns]
@@ -43,25 +43,20 @@ class PPO(Algorithm):
         return self.surrogate(batch), value
 
 
-def _group_advantages(episodes: Sequence[Episode], returns: list[np.ndarray], fallback: np.ndarray) -> np.ndarray:
-    """Each turn's return against those of its group: the same seed and the same prompt.
+def _group_advantages(episodes: Sequence[Episode], anchor: str, returns: list[np.ndarray], fallback: np.ndarray
+                      ) -> np.ndarray:
+    """Each turn's return against those of its group in the same state.
 
-    The first turns of a group share their observation to the bit, later ones task and robot state. Where nothing is
-    left to compare with, the value head's advantage stands.
+    Where nothing is left to compare with, the value head's advantage stands.
 
     Args:
         episodes: Of one update.
+        anchor: As for ``anchors_of``.
         returns: (turns,) discounted returns from each turn on, per episode.
         fallback: (all turns,) advantages by the value head, in order.
     """
-    groups: dict[tuple[int, int, str], list[int]] = {}
-    position = 0
-    for episode in episodes:
-        for turn in episode.turns:
-            groups.setdefault((episode.slot.group, episode.slot.index, turn.input.prompt), []).append(position)
-            position += 1
     flat, advantages = np.concatenate(returns), fallback.copy()
-    for members in groups.values():
+    for members in anchors_of(episodes, anchor):
         if len(members) > 1:
             advantages[members] = leave_one_out(flat[members])
     return advantages

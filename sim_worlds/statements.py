@@ -55,8 +55,9 @@ def true_statements(truth: SceneTruth) -> str:
 def judge(thought: str, scene: str) -> list[bool]:
     """Whether each statement of a thought agrees with a scene.
 
-    An item is where one of its name is, within ``TOLERANCE`` or what the scene says; everything else must be said in the scene's words. The
-    conclusion, ``so <action>``, must act on a place that the thought has stated, or put down where the table is free.
+    An item is where one of its name is, within ``TOLERANCE`` or what the scene says; everything else must be said in
+    the scene's words. The conclusion, ``so <action>``, must act on a place that the thought has stated, or put down
+    where the table is free.
 
     Args:
         thought: What a policy wrote.
@@ -74,7 +75,8 @@ def judge(thought: str, scene: str) -> list[bool]:
         if part.startswith('so '):
             verdicts.append(len(statements) > 1 and _follows(part, stated, places))
         elif place := _place(part):
-            verdicts.append(any(true.name == place.name and _near(true.cell, place.cell, true.reach) for true in places))
+            verdicts.append(any(place.name == true.name and _near(place.cell, true.cell, true.reach)
+                                for true in places))
         else:
             verdicts.append(part in facts)
     return verdicts

@@ -11,7 +11,8 @@ from vlm_agent_ros.actions import SkillLanguage
 from vlm_agent_ros.motion import SkillPlanner
 from vlm_agent_ros.types import EpisodeRequest
 
-SCENE = 'red cube at 10 20 , red cube at 30 40 , blue cube held , green pad at 05 44 , white tray at 40 10 within 6 , gripper holding'
+SCENE = ('red cube at 10 20 , red cube at 30 40 , blue cube held , green pad at 05 44 , '
+         'white tray at 40 10 within 6 , gripper holding')
 
 
 @pytest.mark.parametrize(('thought', 'verdicts'), [

@@ -6,13 +6,14 @@ told in the same words by one who sees all of it; other worlds have no such lang
 
 from __future__ import annotations
 
+import itertools
+import math
 import re
 from typing import NamedTuple
 
 import numpy as np
 
 from .expert import projected, projected_point
-from .scene import FLAT
 from .truth import SceneTruth
 
 TOLERANCE = 2  # cells by which a stated coordinate may be off; a cell is about 1.2 cm of the table
@@ -22,7 +23,6 @@ _SEPARATOR = re.compile(r'\s*,\s*')
 _AT = re.compile(r'(.+) at (\d\d) (\d\d)(?: within (\d+))?')
 _CELL = re.compile(r'\b(\d\d) (\d\d)\b')
 _FALLEN_M = 0.02
-_CUBE_HALF_M = 0.02  # from the edge of a pad or tray inwards, where the centre of a cube on it cannot be
 
 Cell = tuple[int, int]
 
@@ -83,14 +83,12 @@ def judge(thought: str, scene: str) -> list[bool]:
 
 
 def _reach(truth: SceneTruth, index: int) -> int:
-    """Cells from the centre of an item in which a cube may lie on it; 0 for what no cube is put on."""
-    item, position = truth.items[index], truth.state.positions[index]
-    if item.kind not in FLAT:
-        return 0
-    half = item.size / 2 - _CUBE_HALF_M
+    """Cells from the centre of an item to the farthest point of it at which the task releases something."""
+    half, position = truth.task.room(truth.items[index]), truth.state.positions[index]
     centre = np.array(projected_point(truth, position))
-    edges = [np.array(projected_point(truth, position + offset)) for offset in ((half, 0.0, 0.0), (0.0, half, 0.0))]
-    return int(min(np.abs(edge - centre).max() for edge in edges))
+    corners = [projected_point(truth, position + np.array([x, y, 0.0]))
+               for x, y in itertools.product((-half, half), repeat=2)]
+    return math.ceil(max(np.abs(np.array(corner) - centre).max() for corner in corners))
 
 
 def _place(statement: str) -> Place | None:

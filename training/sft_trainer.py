@@ -22,13 +22,14 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from torch import nn
 from torch.nn.functional import cross_entropy
 
 from vlm_agent_ros.bundle import is_bundle, read_bundle, write_bundle
 from vlm_agent_ros.config import bounded
 from vlm_agent_ros.errors import UserError
-from vlm_agent_ros.policy.config import load_model_config
+from vlm_agent_ros.policy.config import MODELS_FILE, ModelConfig, load_model_config
 from vlm_agent_ros.policy.encoding import PromptEncoder
 from vlm_agent_ros.policy.loading import add_lora, load_base, select_device
 
@@ -168,7 +169,7 @@ class SftTrainer:
             'config': _plain(self.config),
         }
         write_atomically(self.folder / 'sft_summary.json', json.dumps(summary, indent=2) + '\n')
-        _save_model(self.folder, model, self.processor)
+        _save_model(self.folder, model, self.processor, load_model_config(self.config.model))
         shutil.rmtree(self.folder / 'sft_state', ignore_errors=True)
         return summary
 
@@ -305,13 +306,15 @@ def _load_model(config: SftConfig, device: torch.device) -> tuple[Any, Any]:
     return (add_lora(model, model_config.lora) if config.lora and model_config.lora else model), processor
 
 
-def _save_model(folder: Path, model: Any, processor: Any) -> None:
-    """Write a Hugging Face directory; ``config.json``, by which it is known, comes last."""
+def _save_model(folder: Path, model: Any, processor: Any, settings: ModelConfig) -> None:
+    """Write a Hugging Face directory that says how it was prompted; ``config.json``, by which it is known, is last."""
     temporary = folder / '.model.tmp'
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         model.save_pretrained(temporary)
         processor.save_pretrained(temporary)
+        own = {key: value for key, value in dataclasses.asdict(settings).items() if key != 'base'}
+        (temporary / MODELS_FILE).write_text(yaml.safe_dump(own, sort_keys=False), encoding='utf-8')
         for file in sorted(temporary.iterdir(), key=lambda path: path.name == 'config.json'):
             file.replace(folder / file.name)
     except Exception as error:  # safetensors and tokenizers have no common class for a full disk

@@ -115,6 +115,10 @@ class Task(ABC):
         assert assignment.destination is not None, 'only an item with a destination is released'
         return state.positions[assignment.destination]
 
+    def room(self, destination: Item) -> float:
+        """Half the edge (m) of the square about an item's centre in which any release is right; 0 for the centre."""
+        return 0.0
+
     def release_miss(self, assignment: Assignment, items: Sequence[Item], state: SceneState, touch: np.ndarray
                      ) -> float:
         """Horizontal distance (m) of a release at ``touch`` (2,) from where it would be right."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..scene import Item
+from ..scene import FLAT, Item
 from .base import Assignment, SceneState, Task, lies_on
 
 _RIM_M = 0.007  # along the edge of a container, where no cube shall lie
@@ -35,6 +35,10 @@ class ContainerTask(Task):
         others = [p for i, p in enumerate(state.positions) if items[i].kind == 'cube' and i != assignment.target]
         room = [min((np.max(np.abs(spot - p)[:2] / _ROOM_M) for p in others), default=np.inf) for spot in spots]
         return next((spot for spot, free in zip(spots, room) if free >= 1.0), spots[int(np.argmax(room))])
+
+    def room(self, destination: Item) -> float:
+        """In a pad or tray, all of it but the rim."""
+        return destination.size / 2 - _RIM_M if destination.kind in FLAT else 0.0
 
     def release_miss(self, assignment: Assignment, items: Sequence[Item], state: SceneState, touch: np.ndarray
                      ) -> float:

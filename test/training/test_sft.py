@@ -16,7 +16,10 @@ from training.dataset_schema import DatasetInfo, DemonstrationRow, ObjectLabel
 from training.dataset_writer import DatasetWriter
 from training.sft_trainer import SftConfig, SftTrainer, Stage
 from training.tiny_vlm import TinyVlmConfig
+from vlm_agent_ros.checkpoint import load_policy
 from vlm_agent_ros.errors import UserError
+from vlm_agent_ros.policy.config import load_model_config
+from vlm_agent_ros.policy.prompt import PromptTemplate
 
 GRID = 48
 SMALL = TinyVlmConfig(image_size=32, patch_size=16, vision_width=16, vision_layers=1, text_width=16, text_layers=1,
@@ -68,6 +71,8 @@ def test_the_loss_falls_and_the_model_loads_as_any_other(tmp_path, demonstration
     loaded = AutoModelForImageTextToText.from_pretrained(tmp_path / 'model')
     own = weights(trainer)
     assert all(torch.equal(p, own[name]) for name, p in loaded.named_parameters())
+    policy = load_policy(str(tmp_path / 'model'))  # by its directory alone it is prompted as it was trained
+    assert policy.prompt == load_model_config('tiny_vlm').prompt != PromptTemplate()
     assert AutoProcessor.from_pretrained(tmp_path / 'model').chat_template
     assert not (tmp_path / 'model' / 'sft_state').exists()
 

@@ -70,12 +70,19 @@ def load_model_config(name: str) -> ModelConfig:
     return parse(ModelConfig, load_yaml(path), str(path))
 
 
+MODELS_FILE = 'vlm_agent.yaml'
+"""In a model directory: how the model is prompted and decoded, as a models file without ``base``."""
+
+
 def model_config_of_directory(path: Path) -> ModelConfig:
-    """The shipped models file whose base is this model directory, or the defaults with it as base.
+    """What a model directory says of itself, else the shipped models file of it, else the defaults; it is the base.
 
     Raises:
-        UserError: A shipped models file has been damaged.
+        UserError: A models file has been damaged.
     """
+    own = path / MODELS_FILE
+    if own.is_file():
+        return parse(ModelConfig, {**load_yaml(own), 'base': str(path.resolve())}, str(own))
     for file in sorted((resource_root() / 'config' / 'models').glob('*.yaml')):
         config = parse(ModelConfig, load_yaml(file), str(file))
         if Path(config.base_path).resolve() == path.resolve():

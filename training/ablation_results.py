@@ -6,6 +6,7 @@ import json
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -146,7 +147,7 @@ def _suite(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     n, successes = sum(r['n'] for r in records), sum(round(r['success'] * r['n']) for r in records)
     grounded = [record['grounded'] for record in records if 'grounded' in record]
     return {
-        'task': records[0]['task'], 'world': records[0]['world'],
+        **asdict(suite_of(records[0])),
         'pooled': {'success': successes / n if n else 0.0, 'n': n, 'ci95': list(wilson_interval(successes, n))},
         'over_seeds': {'mean': statistics.fmean(shares), 'low': min(shares), 'high': max(shares),
                        'sd': statistics.stdev(shares) if len(shares) > 1 else None, 'n': len(shares)},

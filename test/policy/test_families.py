@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 import torch
 
-from training.config import PPOConfig
-from training.ppo import PPO, Sample
+from training.algorithms import Sample
+from training.config import TrainConfig
+from training.learner import Learner
 from training.tiny_vlm import CHAT_TEMPLATE, build_tokenizer
 from vlm_agent_ros.actions import SkillLanguage
 from vlm_agent_ros.checkpoint import load_policy, save_checkpoint
@@ -175,8 +176,8 @@ def test_a_family_is_trained_saved_and_loaded_again(config, inputs, tmp_path):
     before = [p.detach().clone() for p in policy.parameters()]
     samples = [Sample(given, decision, advantage=(-1.0) ** row, value_target=1.0)
                for row, (given, decision) in enumerate(zip(inputs, decisions))]
-    settings = PPOConfig(learning_rate=0.02, value_learning_rate=0.02, value_warmup_updates=0, target_kl=0.0)
-    PPO(policy, settings, seed=0).update(samples, number=0, temperature=1.0, progress=0.0)
+    settings = TrainConfig(learning_rate=0.02, value_learning_rate=0.02, value_warmup_updates=0, target_kl=0.0)
+    Learner(policy, settings, seed=0).update(samples, number=0, temperature=1.0, progress=0.0)
     assert sum(not torch.equal(old, new) for old, new in zip(before, policy.parameters())) > len(before) / 3
     save_checkpoint(tmp_path / 'checkpoint', policy, step=1)
     trained = policy.decide(inputs, temperature=1.0, seeds=range(len(inputs)))

@@ -84,7 +84,7 @@ def test_the_shipped_grids_are_valid(tmp_path):
     ({'grid': {'clip': [0.1]}, 'base': {'gamma': 3}}, 'base: gamma is 3'),
     ({'grid': {'clip': [0.1]}, 'base': 'nothing'}, "'nothing'"),
     ({'grid': {'clip': [0.1]}, 'base': 3}, 'base must be'),
-    ({'variants': {1: None}}, 'variants.1 must be a mapping'),
+    ({'variants': {'one': None}}, 'variants.one must be a mapping'),
     ({'grid': {'clip': [0.1]}, 'target': 2}, 'target is 2'),
     ({'grid': {'group_size': [1, 3]}}, 'multiple of group_size'),
     ({'grid': {'task': ['place', 'juggle']}}, "'juggle'"),

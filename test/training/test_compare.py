@@ -25,8 +25,9 @@ def evaluation(successes, world='w', lost=()):
     n = len(episodes)
     solved = sum(episode['success'] for episode in episodes)
     return {'checkpoint': EVIL, 'temperature': 0.0, 'suites': [
-        {'task': 'place', 'world': world, 'success': solved / n, 'n': n, 'ci95': list(wilson_interval(solved, n)),
-         'return': solved / n, 'turns': 2.0, 'lost_seeds': list(lost), 'episodes': episodes}]}
+        {'task': 'place', 'world': world, 'split': '', 'success': solved / n, 'n': n,
+         'ci95': list(wilson_interval(solved, n)), 'return': solved / n,
+         'turns': 2.0, 'lost_seeds': list(lost), 'episodes': episodes}]}
 
 
 def test_a_pair_is_counted_tested_and_signed_as_second_less_first():

@@ -50,7 +50,7 @@ def generate_launch_description() -> LaunchDescription:
 def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     """The world nodes and the trainer: how many there are is known only now."""
     from training.cli import parse_arguments
-    from training.train import configuration
+    from training.rl.train import configuration
 
     given = {argument.name: LaunchConfiguration(argument.name).perform(context) for argument in ARGUMENTS}
     options = shlex.split(given['args'])

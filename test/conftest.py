@@ -52,7 +52,7 @@ def vlm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
     from transformers import AutoModelForImageTextToText
 
-    from training.tiny_vlm import TinyVlmConfig, build_tiny_vlm
+    from training.sft.tiny_vlm import TinyVlmConfig, build_tiny_vlm
 
     folder = tmp_path_factory.mktemp('models') / 'vlm'
     build_tiny_vlm(TinyVlmConfig(image_size=32, patch_size=16, vision_width=16, vision_layers=1, text_width=16,

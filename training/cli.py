@@ -22,12 +22,12 @@ from .config import EnvironmentConfig, TrainConfig
 # Modules with add_arguments(parser) and run(args); imported only when their command is asked for, since they bring
 # PyTorch or the simulator with them.
 _COMMANDS = {
-    'train': ('training.train', 'improve a model by reinforcement learning in simulated worlds'),
-    'evaluate': ('training.evaluate_command', 'success of a model or checkpoint on held-out episodes'),
-    'compare': ('training.compare_command', 'which of several models is better, on the same held-out episodes'),
-    'ablate': ('training.ablate', 'train and evaluate a declared grid of settings, each with several seeds'),
-    'sft': ('training.sft', 'make a model from demonstrations'),
-    'record': ('training.record', 'record demonstrations of the scripted expert'),
+    'train': ('training.rl.train', 'improve a model by reinforcement learning in simulated worlds'),
+    'evaluate': ('training.evaluation.evaluate_command', 'success of a model or checkpoint on held-out episodes'),
+    'compare': ('training.evaluation.compare_command', 'which of several models is better, on the same episodes'),
+    'ablate': ('training.evaluation.ablate', 'train and evaluate a declared grid of settings, each with several seeds'),
+    'sft': ('training.sft.sft_command', 'make a model from demonstrations'),
+    'record': ('training.demonstrations.record', 'record demonstrations of the scripted expert'),
 }
 
 

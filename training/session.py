@@ -22,7 +22,7 @@ from vlm_agent_ros.motion import Kinematics, SkillPlanner
 from vlm_agent_ros.policy.prompt import PromptTemplate
 from vlm_agent_ros.safety.rules import SafetyRules
 
-from .commands import CellCommander, CommanderOf
+from .worlds.commands import CellCommander, CommanderOf
 
 _PACKAGES = ('torch', 'transformers', 'peft', 'llguidance', 'numpy', 'pybullet', 'gymnasium', 'pin', 'ruckig', 'rclpy',
              'ros-rclpy')

@@ -14,7 +14,7 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
-from training.tiny_vlm import TinyVlmConfig, build_tiny_vlm
+from training.sft.tiny_vlm import TinyVlmConfig, build_tiny_vlm
 from vlm_agent_ros.nodes import interface
 from vlm_agent_ros.nodes.messages import image_message, joint_state_message, to_ns
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training.ros_worlds import MAX_FAILURES, RosWorlds
-from training.worlds import InProcessWorlds, WorldError
+from training.worlds.cell_worlds import InProcessWorlds
+from training.worlds.pool import WorldError
+from training.worlds.ros_worlds import MAX_FAILURES, RosWorlds
 from vlm_agent_ros.actions import Pick, Place
 from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.motion import MotionError
@@ -166,7 +167,7 @@ def test_no_world_process_outlives_the_pool(open_worlds):
 
 
 def test_no_world_process_outlives_a_killed_trainer(domain_id, tmp_path):
-    script = ('from pathlib import Path; import time; from training.ros_worlds import RosWorlds\n'
+    script = ('from pathlib import Path; import time; from training.worlds.ros_worlds import RosWorlds\n'
               'from vlm_agent_ros.types import EpisodeRequest\n'
               f'pool = RosWorlds(1, logs=Path({str(tmp_path)!r})); pool.reset({{0: EpisodeRequest(0, "pick")}})\n'
               'pool.collect([0]); print(pool._processes[0]._process.pid, flush=True); time.sleep(60)')

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import torch
 
-from training.algorithms import Sample
 from training.config import TrainConfig
-from training.learner import Learner
-from training.tiny_vlm import CHAT_TEMPLATE, build_tokenizer
+from training.rl.algorithms import Sample
+from training.rl.learner import Learner
+from training.sft.tiny_vlm import CHAT_TEMPLATE, build_tokenizer
 from vlm_agent_ros.actions import SkillLanguage
 from vlm_agent_ros.checkpoint import load_policy, save_checkpoint
 from vlm_agent_ros.policy.config import Decoding, LoraSettings, ModelConfig

@@ -13,9 +13,9 @@ import pytest
 import torch
 import yaml
 
-from training.commands import CellCommander
 from training.config import TrainConfig
-from training.worlds import WorldError
+from training.worlds.commands import CellCommander
+from training.worlds.pool import WorldError
 from vlm_agent_ros.actions import DiscreteLanguage
 from vlm_agent_ros.policy.policy import Decision, PolicyInput
 from vlm_agent_ros.types import EpisodeRequest, Observation, Outcome, Trajectory

@@ -11,7 +11,7 @@ import yaml
 
 from training.cli import main, parse_arguments, without_ros_arguments
 from training.config import TrainConfig, as_mapping, load_train_config
-from training.train import configuration
+from training.rl.train import configuration
 from vlm_agent_ros.config import parse
 from vlm_agent_ros.errors import UserError
 

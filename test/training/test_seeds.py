@@ -4,7 +4,7 @@ import argparse
 
 import numpy as np
 
-from training.record import add_arguments
+from training.demonstrations.record import add_arguments
 from training.seeds import (
     DEMONSTRATION_START,
     EVALUATION_START,

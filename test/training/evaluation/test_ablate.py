@@ -1,0 +1,188 @@
+"""An ablation is checked whole before it starts, continues after whatever ended it, and counts right."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from training.cli import main
+from training.evaluation.ablation_cell import train_arguments
+from training.evaluation.ablation_grid import load_ablation
+from training.evaluation.ablation_page import render_ablation, render_markdown
+from training.evaluation.ablation_results import band, decisions_to, trailing_mean
+
+ROOT = Path(__file__).resolve().parents[3]
+pytestmark = pytest.mark.timeout(600)  # several whole processes, on machines that do other things too
+
+
+def rows(*successes, episodes=10):
+    return [{'decisions_total': 100 * (i + 1), 'success': s, 'episodes': episodes} for i, s in enumerate(successes)]
+
+
+def test_a_target_is_reached_when_a_whole_window_shows_it():
+    curve = rows(0.2, 1.0, 0.7, 0.8, 0.9)
+    assert decisions_to(curve, 0.8, 1) == 200
+    assert decisions_to(curve, 0.8, 2) == 300  # (1.0 + 0.7) / 2
+    assert decisions_to(curve, 0.8, 3) == 400  # (1.0 + 0.7 + 0.8) / 3
+    assert decisions_to(curve, 0.95, 2) is None
+    assert decisions_to(curve, 0.1, 5) == 500 and decisions_to(curve, 0.1, 6) is None
+    assert decisions_to([], 0.5, 1) is None
+
+
+def test_updates_weigh_by_their_episodes():
+    curve = [*rows(1.0, episodes=30), {'decisions_total': 200, 'success': 0.0, 'episodes': 10},
+             {'decisions_total': 250}]
+    assert trailing_mean(curve, 'success', 2) == [(200, 0.75)]
+
+
+def test_a_band_covers_what_all_seeds_have_in_common():
+    assert band([[(0, 0.0), (100, 1.0)], [(50, 0.0), (150, 0.0)]]) == {
+        'decisions': [50, 100], 'mean': [0.25, 0.5], 'low': [0.0, 0.0], 'high': [0.5, 1.0]}
+    assert band([[(0, 0.0), (1, 1.0)], []])['decisions'] == []
+    assert band([[(0, 0.0)], [(5, 0.0)]])['decisions'] == []
+
+
+def write_grid(folder, **content):
+    path = folder / 'grid.yaml'
+    path.write_text(yaml.safe_dump({'base': {'transport': 'in-process'}, **content}, sort_keys=False))
+    return str(path)
+
+
+def test_variants_are_trained_at_every_point_of_the_grid_with_every_seed(tmp_path):
+    path = write_grid(tmp_path, grid={'clip': [0.1, 0.2]}, variants={'plain': {}, 'guard': {'guard_coef': 0.5}},
+                      seeds=[3, 4])
+    ablation = load_ablation(path, str(tmp_path))
+    assert list(ablation.variants) == ['plain,clip=0.1', 'plain,clip=0.2', 'guard,clip=0.1', 'guard,clip=0.2']
+    last = ablation.cells[-1]
+    assert len(ablation.cells) == 8 and last.folder == tmp_path / 'grid' / 'guard,clip=0.2' / 'seed4'
+    assert (last.config.clip, last.config.guard_coef, last.config.seed, last.config.eval_episodes) == (0.2, 0.5, 4, 0)
+
+
+def test_the_shipped_grids_are_valid(tmp_path):
+    for path in (ROOT / 'config' / 'training' / 'ablations').glob('*.yaml'):
+        assert main(['ablate', path.stem, '--dry-run', '--runs-dir', str(tmp_path)]) == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(('content', 'said'), [
+    ({}, 'neither grid nor variants'),
+    ({'grid': {'clipp': [1]}}, "'clipp'"),
+    ({'grid': {'clip': [0.1, 7]}}, 'clip is 7'),
+    ({'grid': {'clip': 0.1}}, 'clip must be a list'),
+    ({'grid': {'clip': []}}, 'grid.clip has no values'),
+    ({'grid': {'seed': [1, 2]}}, 'seed cannot be varied'),
+    ({'variants': {'mine': {'run_name': 'x'}}}, 'variants.mine: run_name cannot be varied'),
+    ({'variants': {'mine': {'clip': 0.1}}, 'grid': {'clip': [0.1]}}, 'clip is set by grid and by variants.mine'),
+    ({'variants': {'a b': {'clip': 0.1}, 'a/b': {'clip': 0.2}}}, 'two variants are named a-b'),
+    ({'grid': {'clip': [0.1]}, 'seeds': [1, 1]}, 'seeds'),
+    ({'grid': {'clip': [0.1]}, 'base': {'gamma': 3}}, 'base: gamma is 3'),
+    ({'grid': {'clip': [0.1]}, 'base': 'nothing'}, "'nothing'"),
+    ({'grid': {'clip': [0.1]}, 'base': 3}, 'base must be'),
+    ({'variants': {'one': None}}, 'variants.one must be a mapping'),
+    ({'grid': {'clip': [0.1]}, 'target': 2}, 'target is 2'),
+    ({'grid': {'group_size': [1, 3]}}, 'multiple of group_size'),
+    ({'grid': {'task': ['place', 'juggle']}}, "'juggle'"),
+    ({'grid': {'clip': [0.1]}, 'evaluate': {'worlds': ['mars']}}, "'mars'"),
+    ({'grid': {'model': ['tiny_vlm', '/no/where']}}, '/no/where'),
+])
+def test_a_bad_grid_is_refused_in_one_sentence_before_anything_starts(content, said, tmp_path, capsys):
+    path = write_grid(tmp_path, **content)
+    assert main(['ablate', path, '--runs-dir', str(tmp_path / 'runs'), '--out', str(tmp_path / 'out.json')]) == 2
+    captured = capsys.readouterr()
+    assert said in captured.err and captured.err.count('\n') == 1 and captured.out == ''
+    assert list(tmp_path.iterdir()) == [tmp_path / 'grid.yaml']
+
+
+def test_a_run_goes_on_from_its_newest_checkpoint_or_starts_clean(tmp_path):
+    (tmp_path / 'metrics.jsonl').touch()
+    (tmp_path / 'events.out.tfevents.1').touch()
+    assert train_arguments(tmp_path) == ['train', '--config', str(tmp_path / 'training.yaml')]
+    assert list(tmp_path.iterdir()) == []
+    latest = tmp_path / 'checkpoints' / 'latest'
+    latest.mkdir(parents=True)
+    (tmp_path / 'metrics.jsonl').touch()
+    assert train_arguments(tmp_path) == ['train', '--resume', str(latest)]
+    assert (tmp_path / 'metrics.jsonl').exists()
+
+
+@pytest.fixture(scope='module')
+def small_grid(brief_model, tmp_path_factory):
+    """Two variants of two seeds, each a handful of decisions."""
+    return write_grid(tmp_path_factory.mktemp('ablation'), grid={'guard_coef': [0.0, 0.5]}, seeds=[0, 1], target=0.0,
+                      evaluate={'episodes': 2}, base={
+                          'transport': 'in-process', 'model': str(brief_model), 'world': 'panda_table', 'worlds': 2,
+                          'decisions_per_update': 2, 'decisions': 4, 'epochs': 1, 'best_window': 1,
+                          'checkpoint_every': 1})
+
+
+@pytest.fixture(scope='module')
+def ablated(small_grid):
+    """Folder of an ablation that was killed after its first run, continued, and stopped nowhere else."""
+    folder = Path(small_grid).parent
+    command = [sys.executable, '-m', 'training', 'ablate', small_grid, '--runs-dir', str(folder / 'runs'), '--out',
+               str(folder / 'out.json')]
+    first = folder / 'runs' / 'grid' / 'guard_coef=0.0' / 'seed0'
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not (first / 'evaluation.json').exists():
+        time.sleep(0.05)
+    finished = (first / 'evaluation.json').stat().st_mtime_ns
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130 and 'the same command continues' in said
+    assert main([*command[3:], '--jobs', '2']) == 0
+    assert (first / 'evaluation.json').stat().st_mtime_ns == finished
+    return folder
+
+
+def test_an_ablation_continues_after_a_signal_without_repeating_what_is_finished(ablated):
+    runs = ablated / 'runs' / 'grid'
+    assert sorted(str(p.parent.relative_to(runs)) for p in runs.glob('*/*/summary.json')) == [
+        f'guard_coef={value}/seed{seed}' for value in ('0.0', '0.5') for seed in (0, 1)]
+    assert (runs / 'guard_coef=0.0' / 'seed0' / 'log.txt').read_text().count('place in panda_table') == 1
+
+
+def test_its_result_holds_every_seed_its_spread_and_what_it_was_made_with(ablated):
+    results = json.loads((ablated / 'out.json').read_text())
+    assert [variant['name'] for variant in results['variants']] == ['guard_coef=0.0', 'guard_coef=0.5']
+    for variant in results['variants']:
+        suite, = variant['suites']
+        assert variant['seeds'] == [0, 1] and suite['pooled']['n'] == 4 and suite['over_seeds']['n'] == 2
+        assert variant['decisions_to_target']['reached'] == 2  # a target of 0 is reached at once
+        assert all(run['decisions'] >= 4 for run in variant['runs'])
+    assert results['lost'] == [] and 'torch' in results['versions'][0] and results['machines'][0]['cores']
+    table = ablated.joinpath('out.md').read_text()
+    assert table.count('\n| guard_coef=') == 2 and 'torch' in table
+    assert '<svg' in ablated.joinpath('out.html').read_text()
+
+
+def test_a_changed_grid_does_not_go_on_with_the_runs_of_the_old_one(ablated, small_grid, tmp_path, capsys):
+    content = yaml.safe_load(Path(small_grid).read_text())
+    content['base']['learning_rate'] = 0.123
+    path = write_grid(tmp_path, **content)
+    assert main(['ablate', path, '--runs-dir', str(ablated / 'runs'), '--out', str(tmp_path / 'x.json')]) == 2
+    assert 'learning_rate' in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_run_that_fails_is_left_out_and_told(ablated, small_grid, tmp_path, capsys):
+    checkpoints = ablated / 'runs' / 'grid' / 'guard_coef=0.5' / 'seed1' / 'checkpoints'
+    evaluation = checkpoints.with_name('evaluation.json')
+    kept = evaluation.read_text()
+    evaluation.unlink()
+    os.rename(checkpoints, tmp_path / 'checkpoints')
+    out = tmp_path / 'out.json'
+    assert main(['ablate', small_grid, '--runs-dir', str(ablated / 'runs'), '--out', str(out)]) == 2
+    os.rename(tmp_path / 'checkpoints', checkpoints)
+    evaluation.write_text(kept)
+    assert '1 of 4 runs were lost' in capsys.readouterr().err.splitlines()[-1]
+    results = json.loads(out.read_text())
+    lost, = results['lost']
+    assert (lost['variant'], lost['seed']) == ('guard_coef=0.5', 1) and 'does not exist' in lost['reason']
+    assert [variant['seeds'] for variant in results['variants']] == [[0, 1], [0]]
+    assert 'Lost: guard_coef=0.5 seed 1' in render_markdown(results)
+    assert 'Lost: guard_coef=0.5 seed 1' in render_ablation(results)

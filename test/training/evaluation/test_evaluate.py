@@ -1,0 +1,70 @@
+"""Evaluation: intervals, determinism, and episodes that a broken world lost."""
+
+import dataclasses
+import json
+
+import pytest
+
+from training.cli import main
+from training.evaluation.evaluate import Suite, evaluate
+from training.rl.episodes import Player
+from training.seeds import evaluation_seeds
+
+
+def run(toy, **settings):
+    player = Player(toy.policy, toy.worlds, toy.commander_of)
+    return evaluate(player, Suite('toy', 'toy'), evaluation_seeds(30), **settings)
+
+
+def comparable(result):
+    return dataclasses.replace(result, latency_ms=0.0, wall_s=0.0)
+
+
+@pytest.mark.parametrize('temperature', [0.0, 1.0])
+def test_the_result_depends_on_policy_and_seeds_only(make_toy, temperature):
+    few, many = make_toy(worlds=2), make_toy(worlds=5)
+    few.policy.actions.data[0, 0] = many.policy.actions.data[0, 0] = 1.0
+    first, second = run(few, temperature=temperature), run(many, temperature=temperature)
+    assert sorted(few.worlds.seeds) == sorted(many.worlds.seeds) == evaluation_seeds(30)
+    assert comparable(first) == comparable(second)
+
+
+def test_an_episode_that_a_broken_world_lost_is_tried_again(make_toy):
+    whole, broken = run(make_toy()), run(make_toy(breaks_at=11))
+    assert broken.n == 30 and broken.lost == ()
+    assert comparable(broken) == comparable(whole)
+
+
+def test_examples_keep_their_images_and_hold_both_ends(make_toy):
+    result = run(make_toy(), temperature=1.0)
+    assert {example.success for example in result.examples} == {True, False}
+    assert all(turn.input.image.size for example in result.examples for turn in example.turns)
+    assert result.to_json()['ci95'] == list(result.ci95)
+
+
+def test_every_episode_is_told_by_its_seed_and_adds_up_to_the_figures_of_all(make_toy):
+    result = run(make_toy(), temperature=1.0)
+    episodes = result.to_paired_json()['episodes']
+    assert [episode['seed'] for episode in episodes] == evaluation_seeds(30)
+    for name in ('success', 'return', 'turns'):
+        assert sum(episode[name] for episode in episodes) / 30 == pytest.approx(result.to_json()[name])
+    assert 'episodes' not in result.to_json()
+
+
+def test_seeds_that_no_world_could_play_are_named(make_toy):
+    toy = make_toy(worlds=1)
+    toy.worlds.breaks_always_at = evaluation_seeds(30)[4]
+    result = run(toy)
+    assert result.n == 29 and result.lost == (toy.worlds.breaks_always_at,)
+    assert result.to_paired_json()['lost_seeds'] == [toy.worlds.breaks_always_at]
+
+
+def test_the_scripted_expert_is_evaluated_like_a_policy(capsys):
+    assert main(['evaluate', '--checkpoint', 'expert', '--task', 'inspect', '--split', 'unseen-cell',
+                 '--episodes', '2']) == 0
+    content = json.loads(capsys.readouterr().out)
+    result, = content['suites']
+    assert (result['success'], result['n'], result['grounded'], result['refused']) == (1.0, 2, 1.0, 0.0)
+    assert (result['world'], result['split'], result['episodes'][0]['seed']) == ('shifted', 'unseen-cell', 500_000_000)
+    assert result['kpi/defect_passed'] == 0.0
+    assert content['versions']['pybullet'] and content['transport'] == 'in_process'

@@ -1,0 +1,121 @@
+"""The learner's updates: what is trained when, and a toy problem that every algorithm learns to optimality."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from training.rl.episodes import Player
+from training.rl.learner import Learner
+from training.rl.rollout import TrainingSchedule, collect
+
+GROUPS = {'group_size': 4, 'worlds': 8}
+
+
+def learn(toy, updates):
+    schedule = TrainingSchedule(toy.config)
+    player = Player(toy.policy, toy.worlds, toy.commander_of, unit=toy.config.group_size)
+    ppo = Learner(toy.policy, toy.config, toy.config.seed)
+    rows = []
+    for number in range(updates):
+        rollout = collect(player, schedule, toy.config, 1.0)
+        rows.append({**rollout.metrics, **ppo.update(rollout.samples, number=number, temperature=1.0, progress=0.0)})
+    return rows
+
+
+@pytest.mark.parametrize('overrides', [
+    {}, {'ratio_level': 'token'}, {'baseline': 'group', **GROUPS}, {'kl_coef': 0.01}, {'algorithm': 'turn_ppo'},
+    {'algorithm': 'turn_ppo', 'kl_coef': 0.01, 'value_warmup_updates': 2}, {'algorithm': 'grpo', **GROUPS},
+    {'algorithm': 'gigpo', **GROUPS}, {'algorithm': 'gigpo', 'clip_high': 0.3, 'dynamic_sampling': 2.0, **GROUPS},
+], ids=['decision', 'token', 'group', 'kl', 'turn', 'turn-kl-warmup', 'grpo', 'gigpo', 'gigpo-dynamic'])
+def test_a_two_state_problem_is_learnt_to_optimality(make_toy, overrides):
+    toy = make_toy(**{'decisions_per_update': 64, 'minibatch_size': 32, **overrides})
+    learn(toy, 40)
+    probabilities = torch.softmax(toy.policy.actions, dim=1)
+    assert probabilities[0, 0] > 0.95 and probabilities[1, 1] > 0.95
+
+
+def test_the_value_head_is_trained_alone_while_it_warms_up(make_toy):
+    toy = make_toy(value_warmup_updates=1)
+    learn(toy, 1)
+    assert not toy.policy.actions.any() and not toy.policy.thoughts.any()
+    assert toy.policy.value_head.all()
+
+
+def test_without_a_critic_the_value_head_rests_and_warm_up_is_skipped(make_toy):
+    toy = make_toy(algorithm='grpo', value_warmup_updates=1, **GROUPS)
+    row = learn(toy, 1)[0]
+    assert toy.policy.actions.any() and not toy.policy.value_head.any()
+    assert not {'value_loss', 'explained_variance'} & row.keys()
+
+
+def test_an_update_without_decisions_changes_nothing(make_toy):
+    for algorithm in ('ppo', 'grpo'):
+        toy = make_toy(algorithm=algorithm, **GROUPS)
+        row = Learner(toy.policy, toy.config, 0).update([], number=3, temperature=1.0, progress=0.0)
+        assert row['learned_share'] == 0.0 and not toy.policy.actions.any()
+
+
+def test_decisions_of_small_advantage_are_left_out_of_the_update(make_toy):
+    toy = make_toy(min_advantage=0.5)
+    player = Player(toy.policy, toy.worlds, toy.commander_of)
+    samples = collect(player, TrainingSchedule(toy.config), toy.config, 1.0).samples
+    contexts = [int(sample.input.image[0, 0, 0] > 0) for sample in samples]  # as the toy policy tells them apart
+    assert set(contexts) == {0, 1}
+    samples = [replace(sample, advantage=-0.4 if context else 0.6) for sample, context in zip(samples, contexts)]
+    row = Learner(toy.policy, toy.config, 0).update(samples, number=1, temperature=1.0, progress=0.0)
+    assert row['learned_share'] == pytest.approx(contexts.count(0) / len(contexts))
+    assert toy.policy.actions[0].any() and not toy.policy.actions[1].any()
+
+
+def test_an_update_without_any_telling_decision_moves_the_value_head_only(make_toy):
+    toy = make_toy(min_advantage=10.0)
+    row = learn(toy, 2)[1]
+    assert row['learned_share'] == 1.0
+    assert not toy.policy.actions.any() and toy.policy.value_head.all()
+
+
+def test_the_guard_teaches_the_true_thought_and_leaves_the_action_to_the_reward(make_toy):
+    toy = make_toy(guard_coef=1.0, learning_rate=0.1)
+    samples = collect(Player(toy.policy, toy.worlds, toy.commander_of), TrainingSchedule(toy.config), toy.config, 1.0
+                      ).samples
+    first = next(i for i, sample in enumerate(samples) if not sample.input.image.any())
+    right = replace(samples[first].decision, token_ids=np.array([1, 2]))
+    samples = [replace(sample, advantage=0.0, correction=right if i == first else None)
+               for i, sample in enumerate(samples)]
+    row = Learner(toy.policy, toy.config, 0).update(samples, number=1, temperature=1.0, progress=0.0)
+    assert row['guard_loss'] > 0.0
+    thoughts = torch.softmax(toy.policy.thoughts, dim=1)
+    assert thoughts[0, 1] > 0.55 and thoughts[1, 1] == 0.5
+    assert not toy.policy.actions.any()
+
+
+def test_an_annealed_guard_has_gone_at_the_end(make_toy):
+    toy = make_toy(guard_coef=1.0, guard_anneal=True)
+    samples = collect(Player(toy.policy, toy.worlds, toy.commander_of), TrainingSchedule(toy.config), toy.config, 1.0
+                      ).samples
+    samples = [replace(sample, advantage=0.0, correction=sample.decision) for sample in samples]
+    Learner(toy.policy, toy.config, 0).update(samples, number=1, temperature=1.0, progress=1.0)
+    assert not toy.policy.thoughts.any()
+
+
+def test_an_update_stops_at_its_target_kl(make_toy):
+    toy = make_toy(target_kl=1e-4, learning_rate=0.5)
+    row = learn(toy, 1)[0]
+    assert row['stopped_early'] == 1.0
+    assert row['optimiser_steps'] < toy.config.epochs * 2
+
+
+def test_without_a_target_every_minibatch_of_every_epoch_makes_a_step(make_toy):
+    row = learn(make_toy(), 1)[0]
+    assert row['optimiser_steps'] == 4 * round(row['decisions'] / 16)
+    assert row['logprob_error'] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_learning_rates_follow_the_schedule(make_toy):
+    toy = make_toy(lr_schedule='cosine', lr_final_fraction=0.1, learning_rate=1.0, value_learning_rate=0.5)
+    ppo = Learner(toy.policy, toy.config, 0)
+    assert ppo.learning_rates(0.0) == pytest.approx((1.0, 0.5))
+    assert ppo.learning_rates(0.5) == pytest.approx((0.55, 0.275))
+    assert ppo.learning_rates(1.0) == pytest.approx((0.1, 0.05))

@@ -1,0 +1,37 @@
+"""The settings of config/training/ppo.yaml make the same updates as ever: its published results are those of a seed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from training.config import load_train_config
+from training.rl.episodes import Player
+from training.rl.learner import Learner
+from training.rl.rollout import TrainingSchedule, collect
+
+RECORDED = {
+    'thoughts': [[0.275966793, -0.275966793], [-0.043231875, 0.043231826]],
+    'actions': [[0.826829374, -0.826829493], [-0.739421368, 0.739421368]],
+    'value_head': [0.474543571, 0.444066674],
+}
+
+
+def test_two_updates_of_the_shipped_settings_give_the_recorded_parameters(make_toy):
+    config = load_train_config('ppo', {
+        'transport': 'in-process', 'worlds': 8, 'decisions_per_update': 64, 'minibatch_size': 16,
+        'micro_batch_size': 8, 'learning_rate': 0.05, 'value_learning_rate': 0.05})
+    toy = replace(make_toy(worlds=8), config=config)
+    schedule, player = TrainingSchedule(config), Player(toy.policy, toy.worlds, toy.commander_of, unit=4)
+    learner = Learner(toy.policy, config, config.seed)
+    for number in range(2):
+        temperature = config.temperature_at(64 * number)
+        samples = collect(player, schedule, config, temperature).samples
+        # Every third thought is corrected to its opposite, so that the guard is part of the update.
+        samples = [replace(s, correction=replace(s.decision, token_ids=1 - s.decision.token_ids % 2 + [0, 2]))
+                   if i % 3 == 0 else s for i, s in enumerate(samples)]
+        row = learner.update(samples, number=number, temperature=temperature, progress=0.25 * number)
+        assert 0.0 < row['learned_share'] < 1.0 and row['guard_loss'] > 0.0
+    for name, recorded in RECORDED.items():
+        np.testing.assert_allclose(dict(toy.policy.named_parameters())[name].detach().numpy(), recorded, atol=1e-4)

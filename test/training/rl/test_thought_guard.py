@@ -1,0 +1,88 @@
+"""Thoughts against what the simulator knows."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from sim_worlds.expert import demonstrate
+from sim_worlds.world import CellWorld
+from training.rl.episodes import Episode, Slot, Turn
+from training.rl.thought_guard import corrections, grounding_metrics, is_grounded, thought_collapse
+from training.worlds.commands import Command
+from vlm_agent_ros.checkpoint import load_policy
+from vlm_agent_ros.policy.policy import PolicyInput
+from vlm_agent_ros.types import EpisodeRequest, Outcome
+
+TRUE = 'red cube at 10 20 , blue pad at 30 05 , gripper open , so pick 10 20'
+FALSE = 'red cube at 40 20 , blue pad at 30 05 , gripper open , so pick 40 20'
+
+
+SCENE = 'red cube at 10 20 , blue pad at 30 05 , green cube at 20 30 , gripper open'
+
+
+@pytest.mark.parametrize(('thought', 'grounded'), [
+    (TRUE, True), ('green cube at 20 30 , gripper open , so pick 20 30', True), (TRUE.replace('10 20', '13 20'), False),
+    (TRUE.replace('red', 'blue'), False), ('', False), ('so done', False), (FALSE, False)])
+def test_a_thought_is_grounded_if_it_says_something_and_nothing_false(thought, grounded):
+    assert is_grounded(thought, SCENE) is grounded
+
+
+@pytest.fixture(scope='module')
+def policy():
+    return load_policy('tiny_vlm')
+
+
+def turn(policy, thought, *, image=0, truth=TRUE, scene=SCENE):
+    outcome = Outcome(0.0, False, False, False, 0, 1, 0, {}, truth, 'pick 10 20', scene)
+    decision = replace(policy.written('{"thoughts": "x", "action": "pick 00 00"}'), thought=thought)
+    return Turn(PolicyInput(np.full((128, 128, 3), image, np.uint8), 'task'), decision, Command(None), 0.0, outcome)
+
+
+def test_false_thoughts_are_corrected_once_per_observation(policy):
+    turns = [turn(policy, FALSE), turn(policy, FALSE), turn(policy, TRUE), turn(policy, FALSE, image=9)]
+    found = corrections(turns, policy)
+    assert [c is not None for c in found] == [True, False, False, True]
+    assert (found[0].thought, found[0].action, found[0].legal) == (TRUE, 'pick 10 20', True)
+    # One statement of four is false; the conclusion follows from it all the same.
+    assert grounding_metrics(turns) == {'grounded': 0.25, 'grounded_statements': (3 * 3 + 4) / 16}
+
+
+def test_nothing_is_corrected_where_no_simulator_knows_the_truth(policy):
+    turns = [turn(policy, FALSE, truth='', scene='')]
+    assert corrections(turns, policy) == [None]
+    assert grounding_metrics(turns) == {}
+
+
+def test_a_policy_without_thoughts_is_not_taught_any():
+    silent = load_policy('tiny_vlm', cot=False)
+    assert corrections([turn(silent, '')], silent) == [None]
+
+
+def test_thoughts_collapse_where_they_are_the_same_for_another_scene(policy):
+    def episode(seed, *turns):
+        return Episode(0, Slot(EpisodeRequest(seed, 'place'), (0,)), turns=list(turns))
+
+    def collapse(*episodes):
+        return thought_collapse(episodes)['thought_collapse']
+
+    one, same, later = (turn(policy, TRUE, image=image) for image in (0, 0, 1))
+    assert collapse(episode(1, one, later)) == 0.0  # the same scene, a moment later
+    assert collapse(episode(1, one), episode(2, same)) == 0.0  # another seed, but nothing else to be seen
+    assert collapse(episode(1, one, turn(policy, FALSE, image=1)), episode(2, later)) == pytest.approx(2 / 3)
+
+
+def test_the_true_thought_can_be_written_under_the_grammar(policy):
+    said = corrections([turn(policy, FALSE)], policy)[0]
+    inputs = PolicyInput(np.zeros((128, 128, 3), np.uint8), 'task')
+    log_probs = policy.evaluate([inputs], [said], 1.0).logprobs
+    assert bool((log_probs > -100.0).all())
+
+
+def test_the_outcome_says_what_the_expert_saw_before_the_turn():
+    world = CellWorld()
+    world.reset(EpisodeRequest(11, 'place'))
+    shown = demonstrate(world.truth())
+    _, outcome = world.execute(None)
+    assert (outcome.expert_thought, outcome.expert_action) == (shown.thought, shown.action)
+    world.close()

@@ -1,0 +1,118 @@
+"""Whole runs of `vlm-agent train`: what they leave behind, and that an interrupt costs nothing but time."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from training.cli import main
+from training.rl.learner import Learner
+from vlm_agent_ros.checkpoint import load_policy
+from vlm_agent_ros.policy.policy import PolicyInput
+
+TIMES = ('_s', 'per_second', 'mib')
+
+
+@pytest.fixture(scope='session')
+def finished(flags, tmp_path_factory):
+    """Folder of a run that nothing interrupted."""
+    runs = tmp_path_factory.mktemp('runs')
+    assert main([*flags, '--eval-episodes', '2', '--runs-dir', str(runs), '--run-name', 'whole']) == 0
+    return runs / 'whole'
+
+
+def rows(folder: Path):
+    """metrics.jsonl without what depends on the clock."""
+    lines = (folder / 'metrics.jsonl').read_text().splitlines()
+    return [{key: value for key, value in json.loads(line).items() if not key.endswith(TIMES)} for line in lines]
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / 'checkpoints' / 'latest' / 'adapter_model.safetensors').read_bytes()
+
+
+def test_a_run_leaves_summary_metrics_events_report_and_checkpoint(finished):
+    summary = json.loads((finished / 'summary.json').read_text())
+    assert summary['transport'] == 'in_process' and summary['task'] == 'place' and summary['own_cell'] is None
+    for evaluation in (summary['before'], summary['after']):
+        assert evaluation['n'] == 2 and 0.0 <= evaluation['ci95'][0] <= evaluation['success'] <= evaluation['ci95'][1]
+    assert summary['decisions'] >= 10 and summary['worlds'] == 2 and summary['wall_s'] > 0
+    assert 'torch' in summary['versions'] and summary['config']['learning_rate'] == 0.01
+    updates = rows(finished)
+    assert [row['update'] for row in updates] == list(range(1, len(updates) + 1)) and len(updates) >= 2
+    assert all(row['logprob_error'] < 1e-4 for row in updates)
+    assert list(finished.glob('events.out.tfevents.*'))
+    assert (finished / 'report.html').read_text().count('class="film"') == 2
+    assert (finished / 'checkpoints' / 'latest').resolve().name == f'step_{len(updates):06d}'
+
+
+def test_an_interrupted_update_is_made_again_as_if_nothing_had_happened(finished, flags, tmp_path, monkeypatch, capsys):
+    steps = []
+    step = Learner._step
+
+    def interrupted(ppo, *arguments):
+        step(ppo, *arguments)
+        steps.append(1)
+        if len(steps) == ppo.config.epochs + 2:  # in the middle of the second update
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Learner, '_step', interrupted)
+    assert main([*flags, '--eval-episodes', '2', '--runs-dir', str(tmp_path), '--run-name', 'broken']) == 130
+    monkeypatch.undo()
+    message = capsys.readouterr().err.splitlines()[-1]
+    checkpoint = message.split('--resume ')[1].rstrip('`')
+    assert message.startswith('vlm-agent: stopped after update 1') and checkpoint.endswith('step_000001')
+
+    assert main(['train', '--resume', checkpoint]) == 0
+    assert rows(tmp_path / 'broken') == rows(finished)
+    assert weights(tmp_path / 'broken') == weights(finished)
+    before, after = (json.loads((run / 'summary.json').read_text()) for run in (tmp_path / 'broken', finished))
+    assert before['after']['return'] == after['after']['return']
+
+
+def test_a_disk_that_is_full_ends_in_one_sentence_and_leaves_no_half_checkpoint(flags, tmp_path, monkeypatch, capsys):
+    def full(path):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr('vlm_agent_ros.bundle.sync', full)
+    short = ['--eval-episodes', '0', '--decisions', '1', '--runs-dir', str(tmp_path), '--run-name', 'x']
+    assert main([*flags, *short]) == 2
+    assert 'No space left on device' in capsys.readouterr().err.splitlines()[-1]
+    assert list((tmp_path / 'x' / 'checkpoints').iterdir()) == []
+
+
+def test_thoughts_that_ignore_the_scene_raise_an_alarm_everywhere_a_user_looks(flags, tmp_path, capsys):
+    command = [*flags, '--eval-episodes', '0', '--decisions', '5', '--runs-dir', str(tmp_path)]
+    assert main([*command, '--run-name', 'loud', '--collapse-alarm', '0']) == 0
+    assert 'warning: in update 1' in capsys.readouterr().out
+    assert [row['collapse_alarm'] for row in rows(tmp_path / 'loud')] == [1]
+    assert json.loads((tmp_path / 'loud' / 'summary.json').read_text())['collapsed_updates'] == [1]
+    assert 'Thought collapse in 1 of 1 updates' in (tmp_path / 'loud' / 'report.html').read_text()
+    assert main([*command, '--run-name', 'quiet', '--collapse-alarm', '1']) == 0
+    assert 'warning' not in capsys.readouterr().out
+    assert [row['collapse_alarm'] for row in rows(tmp_path / 'quiet')] == [0]
+
+
+def test_a_run_without_chain_of_thought_writes_none_and_its_checkpoint_remembers(flags, tmp_path, capsys):
+    assert main([*flags, '--no-cot', '--collapse-alarm', '0', '--guard-coef', '1', '--eval-episodes', '0',
+                 '--decisions', '5', '--runs-dir', str(tmp_path), '--run-name', 'mute']) == 0
+    assert [row['thought_tokens'] for row in rows(tmp_path / 'mute')] == [0.0]
+    assert 'warning' not in capsys.readouterr().out and 'guard_loss' not in rows(tmp_path / 'mute')[0]
+    policy = load_policy(str(tmp_path / 'mute' / 'checkpoints' / 'latest'))
+    seen = PolicyInput(np.zeros((32, 32, 3), np.uint8), 'task: x')
+    assert policy.decide([seen], temperature=1.0, seeds=[0])[0].thought == ''
+
+
+def test_a_run_ends_at_its_wall_time_and_says_so(flags, tmp_path):
+    assert main([*flags, '--eval-episodes', '0', '--max-wall-minutes', '0.0001', '--runs-dir', str(tmp_path),
+                 '--run-name', 'short']) == 0
+    summary = json.loads((tmp_path / 'short' / 'summary.json').read_text())
+    assert summary['updates'] == 1 and 'max_wall_minutes' in summary['stopped']
+
+
+def test_a_finished_run_is_not_overwritten(finished, flags, capsys):
+    assert main([*flags, '--runs-dir', str(finished.parent), '--run-name', 'whole']) == 2
+    assert '--resume' in capsys.readouterr().err

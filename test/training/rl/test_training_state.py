@@ -1,0 +1,65 @@
+"""Training checkpoints: policy, optimiser and run continue as if they had never been interrupted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from training.config import TrainConfig, as_mapping
+from training.rl.algorithms import Sample
+from training.rl.learner import Learner
+from training.rl.training_state import read_config, restore_training, save_training
+from vlm_agent_ros.actions import SkillLanguage
+from vlm_agent_ros.checkpoint import save_checkpoint
+from vlm_agent_ros.errors import UserError
+from vlm_agent_ros.policy.config import Decoding, LoraSettings, ModelConfig
+from vlm_agent_ros.policy.policy import Policy, PolicyInput
+
+CONFIG = TrainConfig(epochs=2, minibatch_size=4, learning_rate=1e-3, value_warmup_updates=0)
+STATE = {'update': 7, 'evaluations': {'before': {'success': 0.5}}}
+
+
+def make_learner(folder: Path) -> Learner:
+    config = ModelConfig(base=str(folder), decoding=Decoding(max_thought_chars=10, max_new_tokens=64),
+                         lora=LoraSettings(rank=2), value_width=8)
+    return Learner(Policy(config, SkillLanguage(48), torch.device('cpu')), CONFIG, seed=0)
+
+
+def update(learner: Learner, number: int) -> list[torch.Tensor]:
+    """An update on decisions of its own; the parameters after it."""
+    rng = np.random.default_rng(number)
+    inputs = [PolicyInput(rng.integers(0, 256, (32, 32, 3), np.uint8), 'task: x') for _ in range(8)]
+    decisions = learner.policy.decide(inputs, temperature=1.0, seeds=[number * 100 + row for row in range(8)])
+    samples = [Sample(i, d, float(rng.normal()), float(rng.normal())) for i, d in zip(inputs, decisions)]
+    learner.update(samples, number=number, temperature=1.0, progress=number / 10)
+    return [p.detach().clone() for p in learner.policy.parameters()]
+
+
+def test_a_resumed_run_makes_the_same_next_update_to_the_bit(tmp_path, vlm_folder):
+    unbroken = make_learner(vlm_folder)
+    update(unbroken, 0)
+    save_training(tmp_path / 'c', unbroken.policy, unbroken, STATE, as_mapping(CONFIG))
+    expected = update(unbroken, 1)
+    resumed = make_learner(vlm_folder)
+    assert restore_training(tmp_path / 'c', resumed) == STATE
+    assert all(torch.equal(a, b) for a, b in zip(update(resumed, 1), expected))
+
+
+def test_the_configuration_of_the_run_comes_back(tmp_path, vlm_folder):
+    learner = make_learner(vlm_folder)
+    save_training(tmp_path / 'c', learner.policy, learner, STATE, as_mapping(CONFIG))
+    assert read_config(tmp_path / 'c') == as_mapping(CONFIG)
+
+
+def test_a_checkpoint_that_no_training_run_wrote_cannot_be_resumed(tmp_path, vlm_folder):
+    learner = make_learner(vlm_folder)
+    save_checkpoint(tmp_path / 'c', learner.policy, step=0)
+    with pytest.raises(UserError, match=r'optimizer\.safetensors'):
+        restore_training(tmp_path / 'c', learner)
+    with pytest.raises(UserError, match=r'train_config\.json'):
+        read_config(tmp_path / 'c')
+    with pytest.raises(UserError, match='nowhere'):
+        read_config(tmp_path / 'nowhere')

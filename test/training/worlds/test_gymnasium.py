@@ -1,0 +1,346 @@
+"""Any Gymnasium environment with images and action texts: what the policy sees, what is done, what is refused."""
+
+import json
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+import yaml
+from gymnasium import spaces
+
+import sim_worlds.games  # noqa: F401 - registers them
+from training.cli import main
+from training.config import EnvironmentConfig, TrainConfig, as_mapping
+from training.demonstrations.gymnasium_demonstrations import demonstrations
+from training.rl.episodes import Player
+from training.rl.rollout import TrainingSchedule, collect
+from training.seeds import DEMONSTRATION_START
+from training.worlds.gymnasium_environment import GymnasiumEnvironment
+from vlm_agent_ros.checkpoint import load_policy
+from vlm_agent_ros.config import parse
+from vlm_agent_ros.errors import UserError
+from vlm_agent_ros.policy.output import format_output
+from vlm_agent_ros.policy.policy import Decision
+from vlm_agent_ros.types import EpisodeRequest
+
+ACTIONS = ('go', 'go left', 'wait')
+
+
+class Rooms(gymnasium.Env):
+    """Three turns; each admits other actions and is told otherwise, and every picture is drawn into the same memory."""
+
+    actions = ACTIONS
+    admitted = ((0, 1, 2), (1, 2), (0,))
+
+    def __init__(self, image=None, action=None, tells='actions', success=None):
+        self.observation_space = image or spaces.Dict({
+            'image': spaces.Box(0, 255, (24, 40, 3), np.uint8), 'text': spaces.Text(40), 'more': spaces.Discrete(2)})
+        self.action_space = action or spaces.Discrete(3, start=5)
+        self.tells, self.success, self.picture = tells, success, np.zeros((24, 40, 3), np.uint8)
+        self.done = []
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.turn, self.done = 0, []
+        self.colour = int(self.np_random.integers(1, 200))
+        return self.seen(), self.told()
+
+    def step(self, action):
+        self.turn += 1
+        self.done.append(action - 5)
+        info = self.told() | ({} if self.success is None else {'is_success': self.success})
+        return self.seen(), float(action == 6), self.turn == 3, False, info
+
+    def seen(self):
+        self.picture[:] = self.colour + self.turn
+        return {'image': self.picture, 'text': f'room {self.turn}', 'more': 0}
+
+    def told(self):
+        if self.turn == 3:
+            return {'action_mask': np.zeros(3, np.int8)}
+        if self.tells == 'actions':
+            return {'actions': [ACTIONS[i] for i in self.admitted[self.turn]], 'prompt': f'you are in room {self.turn}'}
+        return {'action_mask': np.isin(np.arange(3), self.admitted[self.turn]).astype(np.int8)}
+
+
+gymnasium.register('test/Rooms-v0', entry_point=Rooms)
+gymnasium.register('test/MaskedRooms-v0', entry_point=Rooms, kwargs={'tells': 'mask'})
+
+
+def environment(**changes):
+    config = {'env': 'gymnasium', 'env_id': 'test/Rooms-v0', 'actions': list(ACTIONS), **changes}
+    return GymnasiumEnvironment(parse(EnvironmentConfig, config, 'test'))
+
+
+def registered(**arguments):
+    """Id of the rooms with other spaces or other habits."""
+    env_id = f'test/Rooms{len(gymnasium.registry)}-v0'
+    gymnasium.register(env_id, entry_point=Rooms, kwargs=arguments)
+    return env_id
+
+
+def decision(action, text=None, legal=True):
+    none = np.zeros(0)
+    return Decision(text or action, '', action, legal, none, none, none, 0.0)
+
+
+def play(env, actions=(0, 1, 0)):
+    """Observations and outcomes of one episode."""
+    pool = env.open(1)
+    pool.reset({0: EpisodeRequest(3, 'x')})
+    answers = [pool.collect([0])[0]]
+    for action in actions:
+        pool.execute({0: action})
+        answers.append(pool.collect([0])[0])
+    pool.close()
+    return answers
+
+
+@pytest.mark.parametrize('tells', ['actions', 'mask'])
+def test_prompt_and_admissible_actions_are_those_of_the_step(tells):
+    env = environment(env_id=registered(tells=tells), prompt='{task}? {actions}')
+    commander = env.commanders(env.prompt, 'auto')('gymnasium')
+    inputs = [commander.observe(observation) for observation, _ in play(env)]
+    words = 'you are in room' if tells == 'actions' else 'room'
+    assert [i.prompt for i in inputs[:3]] == [f'{words} 0? go | go left | wait', f'{words} 1? go left | wait',
+                                              f'{words} 2? go']
+    assert [i.language.actions if i.language else None for i in inputs] == [None, ('go left', 'wait'), ('go',), None]
+    assert [int(i.image[0, 0, 0]) - int(inputs[0].image[0, 0, 0]) for i in inputs] == [0, 1, 2, 3]
+    assert {i.image.shape for i in inputs} == {(24, 40, 3)}
+
+
+def test_a_text_of_the_step_reaches_a_prompt_without_a_place_for_it():
+    env = environment(prompt='find the exit')
+    commander = env.commanders(env.prompt, 'auto')('gymnasium')
+    assert commander.observe(play(env)[1][0]).prompt == 'find the exit\nyou are in room 1'
+
+
+def test_the_action_that_was_written_is_carried_out_though_fewer_are_admissible():
+    env = environment()
+    commander = env.commanders(env.prompt, 'auto')('gymnasium')
+    moves = [commander.command(decision('go left'), observation, 0).move for observation, _ in play(env)[:3]]
+    answers = play(env, moves)
+    assert [outcome.reward for _, outcome in answers[1:]] == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize(('said', 'actions', 'success'), [
+    (None, (1, 1, 0), True), (None, (0, 2, 0), False), (True, (0, 2, 0), True), (False, (1, 1, 0), False)])
+def test_success_is_what_the_environment_says_or_else_a_positive_return_at_the_end(said, actions, success):
+    outcomes = [outcome for _, outcome in play(environment(env_id=registered(success=said)), actions)[1:]]
+    assert [o.success for o in outcomes] == [bool(said), bool(said), success]
+    assert [(o.terminated, o.truncated, o.turn, o.seed) for o in outcomes] == [
+        (False, False, 1, 3), (False, False, 2, 3), (True, False, 3, 3)]
+
+
+def test_an_illegal_output_becomes_an_admissible_action_that_depends_on_the_seed_alone():
+    env = environment()
+    (first, _), (second, _), (third, _), _ = play(env)
+    commander = env.commanders(env.prompt, 'auto')('gymnasium')
+    nonsense = decision('', 'xyz', legal=False)
+    drawn = [[commander.command(nonsense, seen, seed).move for seed in range(50)] for seen in (first, second, third)]
+    assert [set(moves) for moves in drawn] == [{0, 1, 2}, {1, 2}, {0}]
+    assert drawn[0] == [commander.command(nonsense, first, seed).move for seed in range(50)]
+    assert commander.command(nonsense, first, 0).rejection == 'illegal'
+
+
+def test_the_first_match_is_the_longest_admissible_text_at_its_place():
+    env = environment()
+    (first, _), (second, _), *_ = play(env)
+    commander = env.commanders(env.prompt, 'first_match')('gymnasium')
+    assert commander.command(decision('', 'I go left and wait', legal=False), first, 0).move == 1
+    assert commander.command(decision('', 'go, then wait', legal=False), second, 0).move == 2
+    assert commander.command(decision('', 'nothing', legal=False), second, 0).rejection == 'illegal'
+
+
+BOX = {'low': 0, 'high': 255, 'dtype': np.uint8}
+
+
+@pytest.mark.parametrize(('arguments', 'said'), [
+    ({'image': spaces.Box(shape=(24, 40), **BOX)}, 'grayscale'),
+    ({'image': spaces.Box(shape=(24, 40, 1), **BOX)}, 'grayscale'),
+    ({'image': spaces.Box(shape=(3, 24, 40), **BOX)}, 'channels come first'),
+    ({'image': spaces.Box(0.0, 1.0, (24, 40, 3))}, 'dtype uint8'),
+    ({'image': spaces.Discrete(4)}, 'an RGB image is needed'),
+    ({'image': spaces.Dict({'pixels': spaces.Box(shape=(24, 40, 3), **BOX)})}, 'pixels'),
+    ({'image': spaces.Dict({'image': spaces.Box(shape=(24, 40, 3), **BOX), 'text': spaces.Discrete(2)})}, '"text"'),
+    ({'image': spaces.Dict({'image': spaces.Box(shape=(9, 9, 3), **BOX)})}, r'\(24, 40, 3\) uint8, but its space'),
+    ({'action': spaces.Box(0, 1, (3,))}, 'a Discrete space is needed'),
+    ({'action': spaces.Discrete(4)}, 'has 4 actions, but actions names 3'),
+    ({'unknown': 1}, 'cannot be made'),
+])
+def test_an_environment_that_does_not_fit_is_refused_with_what_was_found(arguments, said):
+    with pytest.raises(UserError, match=said) as caught:
+        environment(env_id=registered(**arguments))
+    assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize('actions', [['go', 'go', 'wait'], ['go', '', 'wait'], ['go', 'a"b', 'wait'],
+                                     ['go', 'a\nb', 'wait'], ['go', ' go', 'wait'], ['go', 'a\\b', 'wait']])
+def test_action_texts_that_cannot_be_told_apart_are_refused(actions):
+    with pytest.raises(UserError, match='actions does not do'):
+        environment(actions=actions)
+
+
+def test_an_environment_that_breaks_its_word_while_it_runs_is_named_with_seed_and_turn(monkeypatch):
+    env = environment()
+    monkeypatch.setattr(Rooms, 'admitted', ((0, 1, 2), (), (0,)))
+    with pytest.raises(UserError, match=r'test/Rooms-v0 admits no action .*seed 3, turn 1'):
+        play(env)
+    monkeypatch.setattr(Rooms, 'told', lambda room: {'actions': ['fly']})
+    with pytest.raises(UserError, match="admits 'fly'"):
+        play(env)
+    monkeypatch.setattr(Rooms, 'told', lambda room: 1 / 0)
+    with pytest.raises(UserError, match=r'ZeroDivisionError.*test_gymnasium\.py:\d+'):
+        play(env)
+
+
+RUN = ('--env', 'gymnasium', '--env-id', 'test/Rooms-v0')
+LIST = ('--actions', *ACTIONS)
+
+
+@pytest.mark.parametrize(('arguments', 'said'), [
+    (['train', *RUN], 'actions is missing'),
+    (['train', '--env', 'gymnasium', *LIST], 'env_id is missing'),
+    (['train', '--env-id', 'x'], 'env is cell, which takes no env_id'),
+    (['train', *LIST], 'env is cell, which takes no actions'),
+    (['train', *RUN, *LIST, '--task', 'place'], 'knows no task'),
+    (['train', *RUN, *LIST, '--transport', 'in-process'], 'knows no transport'),
+    (['train', *RUN, *LIST, '--config', 'ppo'], 'knows no task, world, own_world, transport'),
+    (['train', *RUN, *LIST, '--illegal-rule', 'lost_turn'], 'no turn without an action'),
+    (['train', '--illegal-rule', 'random'], 'no list of actions'),
+    (['train', '--env', 'gymnasium', '--env-id', 'test/Nothing-v0', *LIST], 'test/Nothing-v0'),
+    (['train', *RUN, *LIST, '--import', 'no_such_module'], 'no_such_module'),
+    (['train', *RUN, '--actions', 'go', 'wait'], 'has 3 actions, but actions names 2'),
+    (['evaluate', *RUN], 'actions is missing'),
+    (['evaluate', *RUN, *LIST, '--world', 'shifted'], 'knows no world'),
+    (['evaluate', *RUN, '--actions', 'go', 'wait'], 'has 3 actions, but actions names 2'),
+])
+def test_bad_options_end_in_one_sentence_before_anything_is_written(capsys, tmp_path, monkeypatch, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count('\n') == 1 and list(tmp_path.iterdir()) == []
+
+
+def test_the_configuration_of_a_run_holds_nothing_of_the_cell_and_comes_back():
+    config = TrainConfig(env='gymnasium', env_id='x', import_='y', actions=('+', '-'))
+    mapping = json.loads(json.dumps(as_mapping(config)))
+    assert mapping['import'] == 'y' and not {'task', 'world', 'transport'} & mapping.keys()
+    assert parse(TrainConfig, mapping, 'json') == config
+
+
+@pytest.fixture(scope='module')
+def files(vlm_folder, tmp_path_factory):
+    """A models file and a training file of a very small, unconstrained run in the rooms."""
+    folder = tmp_path_factory.mktemp('rooms')
+    model, config = folder / 'model.yaml', folder / 'training.yaml'
+    model.write_text(yaml.safe_dump({
+        'base': str(vlm_folder), 'lora': {'rank': 4}, 'value_width': 8,
+        'decoding': {'max_thought_chars': 5, 'max_new_tokens': 30}}))
+    config.write_text(yaml.safe_dump({
+        'env': 'gymnasium', 'env_id': 'test/MaskedRooms-v0', 'actions': list(ACTIONS), 'prompt': 'go: {task}',
+        'model': str(model), 'worlds': 2, 'decisions_per_update': 6, 'decisions': 12, 'max_wall_minutes': 0,
+        'epochs': 1, 'learning_rate': 0.01, 'lr_schedule': 'constant', 'value_warmup_updates': 0, 'eval_episodes': 2,
+        'constrained': False, 'illegal_rule': 'first_match', 'runs_dir': str(folder)}))
+    return folder
+
+
+@pytest.fixture(scope='module')
+def finished(files):
+    assert main(['train', '--config', str(files / 'training.yaml'), '--run-name', 'whole']) == 0
+    return files / 'whole'
+
+
+def rows(folder):
+    """metrics.jsonl without what depends on the clock."""
+    updates = [json.loads(line) for line in (folder / 'metrics.jsonl').read_text().splitlines()]
+    return [{k: v for k, v in row.items() if not k.endswith(('_s', 'per_second', 'mib'))} for row in updates]
+
+
+def test_a_run_leaves_what_a_run_in_the_cell_leaves(finished):
+    summary = json.loads((finished / 'summary.json').read_text())
+    assert (summary['task'], summary['transport']) == ('test/MaskedRooms-v0', 'in_process')
+    assert summary['own_cell'] is None and summary['before']['n'] == summary['after']['n'] == 2
+    assert (finished / 'report.html').read_text().count('class="film"') == 2
+    updates = rows(finished)
+    assert len(updates) >= 2 and all(row['logprob_error'] < 1e-4 and row['turns'] == 3 for row in updates)
+    assert any(row['illegal'] > 0 for row in updates)  # so that the drawn actions are part of what must come back
+
+
+def test_a_run_that_goes_on_from_a_checkpoint_draws_the_same_random_actions(finished, files):
+    config = ['train', '--config', str(files / 'training.yaml'), '--run-name', 'again', '--decisions', '6']
+    assert main(config) == 0
+    checkpoint = str(files / 'again' / 'checkpoints' / 'latest')
+    assert main(['train', '--resume', checkpoint, '--decisions', '12']) == 0
+    assert rows(files / 'again') == rows(finished)
+
+
+@pytest.mark.parametrize(('changes', 'said'), [
+    (['--prompt', 'another'], 'prompt template differs'),
+    (['--actions', 'go', 'go right', 'wait'], 'trained for the actions "go | go left | wait"'),
+    (['--model', 'tiny_vlm'], 'restore them'),
+])
+def test_a_resume_under_another_prompt_action_list_or_model_is_refused(finished, capsys, changes, said):
+    before = rows(finished)
+    assert main(['train', '--resume', str(finished / 'checkpoints' / 'latest'), *changes]) == 2
+    assert said in capsys.readouterr().err
+    assert rows(finished) == before
+
+
+def test_a_checkpoint_is_evaluated_under_its_own_prompt_and_refused_under_another(finished, capsys, tmp_path):
+    command = ['evaluate', *RUN, *LIST, '--checkpoint', str(finished / 'checkpoints' / 'latest'), '--episodes', '2']
+    assert main([*command, '--unconstrained', '--out', str(tmp_path / 'result.json')]) == 0
+    result, = json.loads((tmp_path / 'result.json').read_text())['suites']
+    assert result['n'] == 2 and result['turns'] == 3 and result['task'] == 'test/Rooms-v0'
+    assert main([*command, '--prompt', 'another']) == 2
+    assert 'prompt template differs' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('name', ['NumberLine', 'TwoCards'])
+def test_the_expert_of_a_game_demonstrates_what_the_policy_can_write(vlm_folder, name):
+    actions = list(gymnasium.make(f'vlm_agent_ros/{name}-v0').unwrapped.actions)
+    game = environment(env_id=f'vlm_agent_ros/{name}-v0', actions=actions, prompt='so far: {task}')
+    shown = list(demonstrations(game, game.prompt, range(DEMONSTRATION_START, DEMONSTRATION_START + 5)))
+    assert all(image.shape == (128, 128, 3) and prompt.startswith('so far:') for image, prompt, _, _ in shown)
+    policy = load_policy(str(vlm_folder), language=game.language, prompt=game.prompt)
+    assert all(policy.written(format_output(thought, action)).legal for _, _, thought, action in shown)
+    if name == 'TwoCards':
+        assert len(shown) == 20 and [action for _, _, _, action in shown][3::4] == ['='] * 5
+        assert shown[3][1] == 'so far: {} {} {}'.format(*(action for _, _, _, action in shown[:3]))
+
+
+def test_a_module_of_the_current_folder_registers_its_environment(tmp_path, monkeypatch):
+    (tmp_path / 'my_rooms.py').write_text(
+        "import gymnasium\nfrom test.training.test_gymnasium import Rooms\n"
+        "gymnasium.register('test/Mine-v0', entry_point=Rooms)\n")
+    monkeypatch.chdir(tmp_path)
+    assert environment(env_id='test/Mine-v0', **{'import': 'my_rooms'}).language.actions == ACTIONS
+
+
+def test_the_policy_writes_only_what_each_step_admits(vlm_folder):
+    env = environment()
+    policy = load_policy(str(vlm_folder), language=env.language, prompt=env.prompt)
+    config = TrainConfig(env='gymnasium', env_id='test/Rooms-v0', actions=ACTIONS, worlds=3, decisions_per_update=9)
+    episodes = []
+    player = Player(policy, env.open(3), env.commanders(policy.prompt, 'auto'))
+    rollout = collect(player, TrainingSchedule(config), config, 3.0, episodes.append)
+    for episode in episodes:
+        assert [turn.command.move in admitted for turn, admitted in zip(episode.turns, Rooms.admitted)] == [True] * 3
+    assert rollout.metrics['illegal'] == 0.0
+
+
+def test_the_example_of_the_readme_trains(tmp_path, monkeypatch):
+    section = (Path(__file__).parents[3] / 'README.md').read_text(encoding='utf-8').partition('## Your own game')[2]
+    code, commands = re.findall(r'```(?:python)?\n(.*?)```', section, re.DOTALL)[:2]
+    (tmp_path / 'my_game.py').write_text(code)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, 'path', [*sys.path])
+    _, *arguments = shlex.split(commands.splitlines()[0])
+    assert main([*arguments, '--decisions', '64', '--decisions-per-update', '64', '--eval-episodes', '4',
+                 '--run-name', 'x']) == 0
+    summary = json.loads(Path('runs/x/summary.json').read_text())
+    assert summary['decisions'] >= 64 and summary['after']['n'] == 4 and summary['after']['illegal'] == 0.0

@@ -1,0 +1,98 @@
+"""``vlm-agent compare``: which of several models is better, on the same episodes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import string
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vlm_agent_ros.errors import UserError
+
+from .evaluate_command import EXPERT, add_evaluation_options, check_options, environment_of, plan_from, prepare_worlds
+
+if TYPE_CHECKING:
+    from ..reports.films import Film
+    from ..rl.episodes import Episode
+    from ..worlds.commands import Commander
+    from .evaluate import Suite
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    parser.add_argument('sources', nargs='+', metavar='MODEL|RESULT.json',
+                        help='two or more: checkpoints, model directories and models files are evaluated now; results '
+                             'of `vlm-agent evaluate --out` are read, and their episodes are then those of all')
+    add_evaluation_options(parser)
+    parser.add_argument('--out', type=Path, metavar='FOLDER', help='folder of compare.json, compare.html and the '
+                        'results of what was evaluated now (default: runs/compare-<time>)')
+
+
+def run(args: argparse.Namespace) -> None:
+    """Evaluate what is not evaluated yet, compare, print the table and write the files.
+
+    Raises:
+        UserError: A source does not exist, results do not pair, or a file cannot be written.
+    """
+    check_options(args)
+    labels = dict(zip(string.ascii_uppercase, args.sources))
+    if not 2 <= len(args.sources) <= len(string.ascii_uppercase):
+        raise UserError(f'compare takes 2 to {len(string.ascii_uppercase)} models or results, got {len(args.sources)}')
+    models = {label: source for label, source in labels.items() if not source.endswith('.json')}
+    folder = args.out or Path('runs') / time.strftime('compare-%Y%m%d-%H%M%S')
+    if (folder / 'compare.json').exists():
+        raise UserError(f'{folder} holds a comparison already: choose another --out or delete it')
+    if models:
+        prepare_worlds(args, models.values())
+    from ..metrics import write_atomically
+    from .compare_page import print_table, render_comparison
+    from .comparison import check_paired, compare
+    from .evaluator import plan_of, read_evaluation
+
+    results = {label: read_evaluation(Path(source)) for label, source in labels.items() if label not in models}
+    if results:
+        _refuse_stated_plan(args)
+        check_paired([(labels[label], plan_of(result)) for label, result in results.items()])
+    plan = plan_of(next(iter(results.values()))) if results else plan_from(args)
+    played, films = _evaluate(models, plan, args, folder) if models else ({}, {})
+    results |= played
+    comparison = compare({label: {'source': source, **results[label]} for label, source in labels.items()})
+    write_atomically(folder / 'compare.json', json.dumps(comparison, indent=2) + '\n')
+    write_atomically(folder / 'compare.html', render_comparison(comparison, films))
+    print_table(comparison)
+    print(f'see {folder / "compare.html"}')
+
+
+def _refuse_stated_plan(args: argparse.Namespace) -> None:
+    for name in ('task', 'world', 'split', 'episodes'):
+        if getattr(args, name) is not None:
+            raise UserError(f'--{name} was given together with a result: its tasks, worlds and seeds are those of the '
+                            f'comparison, so leave --{name} out')
+
+
+def _evaluate(models: dict[str, str], plan: dict[Suite, list[int]], args: argparse.Namespace, folder: Path
+              ) -> tuple[dict[str, dict[str, Any]], dict[tuple[str, str, int], Film]]:
+    """Results by label, written as soon as they are there, and films of all episodes."""
+    from vlm_agent_ros.checkpoint import find_policy
+
+    from ..metrics import write_atomically
+    from ..progress import Progress
+    from ..reports.films import film_of
+    from .evaluator import Evaluator
+
+    environment = environment_of(plan, args)
+    for source in {*models.values()} - {EXPERT}:
+        find_policy(source)  # the last of them must not turn out to be missing after the others took an hour
+    results, films = {}, {}
+    with Progress(sys.stderr) as progress, Evaluator(plan, environment, args, progress) as evaluator:
+        for label, source in models.items():
+
+            def keep(suite: Suite, episode: Episode, commander: Commander, label: str = label) -> None:
+                films[label, str(suite), episode.slot.request.seed] = film_of(episode, commander)
+
+            results[label] = evaluator.evaluate(source, keep)
+            write_atomically(folder / f'{label}.json', json.dumps(results[label], indent=2) + '\n')
+    return results, films

@@ -1,0 +1,142 @@
+"""Models and checkpoints on the same suites and seeds, over one pool of worlds; and their results as files."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from vlm_agent_ros.checkpoint import is_checkpoint, load_policy
+from vlm_agent_ros.errors import UserError
+
+from ..progress import Progress
+from ..rl.episodes import Episode, Player
+from ..session import machine, use_threads, versions
+from ..worlds.commands import Commander
+from ..worlds.environment import Environment
+from ..worlds.pool import WorldPool
+from .evaluate import Suite, evaluate
+from .evaluate_command import EXPERT
+from .expert_player import ExpertPlayer
+
+
+class Evaluator:
+    """Plays a plan with one policy after the other; the worlds start with the first of them.
+
+    Args:
+        plan: What each policy plays: the seeds of each suite.
+        environment: Where.
+        options: The options of ``evaluate_command.add_evaluation_options``.
+        progress: What the user sees.
+    """
+
+    def __init__(self, plan: Mapping[Suite, Sequence[int]], environment: Environment, options: argparse.Namespace,
+                 progress: Progress) -> None:
+        self.plan, self._environment, self._options, self._progress = plan, environment, options, progress
+        self._open = contextlib.ExitStack()
+        self._pool: WorldPool | None = None
+        use_threads(options.torch_threads)
+
+    def __enter__(self) -> Evaluator:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+                 ) -> None:
+        self._open.close()
+
+    def evaluate(self, source: str, on_episode: Callable[[Suite, Episode, Commander], None] = lambda *_: None
+                 ) -> dict[str, Any]:
+        """One policy, or the expert, on the whole plan.
+
+        Args:
+            source: Checkpoint, model directory or models file, or ``EXPERT``.
+            on_episode: Called with each finished episode, images and all, and the commander of its world.
+
+        Returns:
+            The content of the result's JSON file.
+
+        Raises:
+            UserError: The source does not exist or does not fit.
+        """
+        options, expert = self._options, source == EXPERT
+        player = self._expert() if expert else self._player(source)
+        return {
+            'checkpoint': source, 'temperature': options.temperature, 'constrained': not options.unconstrained,
+            'transport': 'in_process' if expert else self._worlds().transport,
+            'suites': [self._suite(player, suite, on_episode) for suite in self.plan],
+            'versions': versions(), 'machine': machine(),
+        }
+
+    def _expert(self) -> ExpertPlayer:
+        player = self._environment.expert()
+        self._open.callback(player.close)
+        return player
+
+    def _player(self, source: str) -> Player:
+        # A checkpoint has the prompt that it was trained with; another one is refused when it is asked for.
+        own_prompt = is_checkpoint(Path(source)) and not hasattr(self._options, 'prompt')
+        policy = load_policy(source, language=self._environment.language,
+                             constrained=not self._options.unconstrained,
+                             prompt=None if own_prompt else self._environment.prompt)
+        return Player(policy, self._worlds(), self._environment.commanders(policy.prompt, 'auto'),
+                      checkpoint=Path(source).name)
+
+    def _worlds(self) -> WorldPool:
+        if self._pool is None:
+            options, longest = self._options, max(len(seeds) for seeds in self.plan.values())
+            self._pool = self._environment.open(len(options.attach or ()) or min(options.worlds, longest))
+            self._open.callback(self._pool.close)
+        return self._pool
+
+    def _suite(self, player: Player | ExpertPlayer, suite: Suite,
+               on_episode: Callable[[Suite, Episode, Commander], None]) -> dict[str, Any]:
+        seeds, commander = self.plan[suite], player.commander_of(suite.world)
+        phase = self._progress.phase(f'{player.checkpoint}, {suite}', len(seeds))
+
+        def show(episode: Episode) -> None:
+            on_episode(suite, episode, commander)
+            phase.advance()
+
+        result = evaluate(player, suite, seeds, temperature=self._options.temperature, on_episode=show)
+        phase.end(result.words())
+        return result.to_paired_json()
+
+
+def read_evaluation(path: Path) -> dict[str, Any]:
+    """The content of a file that ``vlm-agent evaluate --out`` wrote.
+
+    Raises:
+        UserError: It cannot be read or holds something else.
+    """
+    remedy = 'give a file that `vlm-agent evaluate --out` wrote, or evaluate anew'
+    try:
+        content = json.loads(path.read_text(encoding='utf-8'))
+        for record in content['suites']:
+            suite_of(record), seeds_of(record)
+            for episode in record['episodes']:
+                bool(episode['success']), float(episode['return']), float(episode['turns'])
+    except OSError as error:
+        raise UserError(f'{path} cannot be read ({error.strerror}): {remedy}') from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f'{path} is no result of an evaluation with its episodes: {remedy}') from error
+    return dict(content)
+
+
+def suite_of(record: Mapping[str, Any]) -> Suite:
+    """The suite of an entry of ``suites`` in a result."""
+    return Suite(**{field.name: str(record[field.name]) for field in fields(Suite)})
+
+
+def seeds_of(record: Mapping[str, Any]) -> list[int]:
+    """All seeds that were to be played, those that broken worlds lost among them."""
+    return sorted([int(episode['seed']) for episode in record['episodes']] + [int(s) for s in record['lost_seeds']])
+
+
+def plan_of(evaluation: Mapping[str, Any]) -> dict[Suite, list[int]]:
+    """What was played for a result."""
+    return {suite_of(record): seeds_of(record) for record in evaluation['suites']}

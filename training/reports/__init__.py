@@ -1,0 +1,1 @@
+"""Pages, charts and filmstrips that show what came of a run."""

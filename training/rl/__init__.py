@@ -1,0 +1,1 @@
+"""Reinforcement learning: episodes, rollouts, algorithms, the learner, and a run with its checkpoints."""

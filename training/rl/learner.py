@@ -1,0 +1,218 @@
+"""The optimiser of a policy, shared by all algorithms: minibatches, gradients, the thought guard and statistics.
+
+What is learned from a decision, and by which loss, says the algorithm (``algorithms/``). Log-probabilities are float32
+sums over the distribution that was sampled from (same prompt, constraint and temperature), which the policy recomputes
+exactly.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+
+from vlm_agent_ros.policy.policy import Policy
+
+from ..config import TrainConfig
+from ..seeds import keyed_seed
+from .algorithms import Batch, Sample, make_algorithm
+from .algorithms.base import pad
+from .losses import kl_estimate, token_mean, token_weights
+
+
+class Learner:
+    """Trains a policy by the algorithm of a configuration.
+
+    Args:
+        policy: Trained in place.
+        config: Algorithm, loss and optimisation.
+        seed: Seed of the run; the order of decisions is a function of it and of the number of the update.
+    """
+
+    def __init__(self, policy: Policy, config: TrainConfig, seed: int) -> None:
+        self.policy, self.config, self.seed = policy, config, seed
+        self.algorithm = make_algorithm(config)
+        self._adapter = [p for p in policy.adapter_parameters() if p.requires_grad]
+        self._value_head = list(policy.value_parameters())
+        self.optimizer = torch.optim.Adam(
+            [{'params': self._adapter, 'lr': config.learning_rate},
+             {'params': self._value_head, 'lr': config.value_learning_rate}], eps=config.adam_eps)
+
+    def learning_rates(self, progress: float) -> tuple[float, float]:
+        """Step sizes of adapter and value head when ``progress`` (0 … 1) of the budget is used."""
+        config = self.config
+        shape = {'constant': 1.0, 'linear': 1.0 - progress,
+                 'cosine': 0.5 * (1.0 + math.cos(math.pi * progress))}[config.lr_schedule]
+        factor = config.lr_final_fraction + (1.0 - config.lr_final_fraction) * shape
+        return config.learning_rate * factor, config.value_learning_rate * factor
+
+    def update(self, samples: list[Sample], *, number: int, temperature: float, progress: float) -> dict[str, float]:
+        """Several epochs of minibatch steps over the decisions of a rollout.
+
+        Args:
+            samples: The decisions, as the algorithm made them.
+            number: Number of this update in the run, from 0.
+            temperature: Temperature that the decisions were sampled at.
+            progress: Share of the budget that is used, 0 … 1.
+
+        Returns:
+            Means over the update, by the names that metrics.jsonl shows.
+        """
+        config = self.config
+        for group, rate in zip(self.optimizer.param_groups, self.learning_rates(progress)):
+            group['lr'] = rate
+        telling = [sample for sample in samples if abs(sample.advantage) >= config.min_advantage]
+        value_only = self.algorithm.critic and (number < config.value_warmup_updates or not telling)
+        learned = samples if value_only else telling
+        reference = self._reference(learned, temperature) if config.kl_coef else None
+        corrected = [] if value_only else [sample for sample in samples if sample.correction is not None]
+        guard = config.guard_coef * (1.0 - progress if config.guard_anneal else 1.0)
+        statistics = _Statistics()
+        steps, stopped = 0, False
+        for epoch in range(config.epochs):
+            parts = self._minibatches(len(learned), number, epoch)
+            for minibatch, part in zip(parts, np.array_split(self._order(len(corrected), number, epoch), len(parts))):
+                kl = self._accumulate(learned, minibatch, temperature, reference, value_only, statistics)
+                if config.target_kl and kl > config.target_kl and not value_only:
+                    stopped = True
+                    break
+                self._correct([corrected[i] for i in part], guard, statistics)
+                self._step(value_only, statistics)
+                steps += 1
+            if stopped:
+                break
+        self.optimizer.zero_grad(set_to_none=True)
+        adapter_rate, value_rate = self.learning_rates(progress)
+        if self.algorithm.critic and samples:
+            statistics.add(1, explained_variance=_explained_variance(samples))
+        return {**statistics.means(), 'learned_share': len(learned) / max(len(samples), 1), 'optimiser_steps': steps,
+                'stopped_early': float(stopped), 'learning_rate': adapter_rate, 'value_learning_rate': value_rate}
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of the optimiser, for an exact resume."""
+        return self.optimizer.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what ``state_dict`` gave."""
+        self.optimizer.load_state_dict(state)
+
+    def _order(self, count: int, number: int, epoch: int) -> np.ndarray:
+        """(count,) int64: a random order."""
+        return np.random.default_rng(keyed_seed('minibatches', self.seed, number, epoch)).permutation(count)
+
+    def _minibatches(self, count: int, number: int, epoch: int) -> list[np.ndarray]:
+        """Indices of the decisions of each optimiser step, in a random order."""
+        # Equal parts: a small remainder would be a noisy step of full size.
+        parts = max(1, round(count / self.config.minibatch_size))
+        return np.array_split(self._order(count, number, epoch), parts)
+
+    def _accumulate(self, samples: list[Sample], minibatch: np.ndarray, temperature: float,
+                    reference: list[torch.Tensor] | None, value_only: bool, statistics: _Statistics) -> float:
+        """Gradients of the mean loss of a minibatch; returns its estimated KL to the policy that sampled."""
+        # Decisions of similar length share a forward pass, so that little of it is padding.
+        by_length = sorted(minibatch.tolist(), key=lambda i: len(samples[i].decision.token_ids))
+        kl = 0.0
+        for start in range(0, len(by_length), self.config.micro_batch_size):
+            indices = by_length[start:start + self.config.micro_batch_size]
+            batch = [samples[i] for i in indices]
+            rows = [reference[i] for i in indices] if reference else None
+            loss, approx_kl = self._loss(batch, temperature, rows, value_only, statistics)
+            (loss * (len(batch) / len(minibatch))).backward()
+            kl += approx_kl * len(batch) / len(minibatch)
+        return kl
+
+    def _loss(self, samples: list[Sample], temperature: float, reference: list[torch.Tensor] | None, value_only: bool,
+              statistics: _Statistics) -> tuple[torch.Tensor, float]:
+        config = self.config
+        result = self.policy.evaluate([s.input for s in samples], [s.decision for s in samples], temperature,
+                                      token_values=self.algorithm.token_values)
+        old_log_probs = pad([s.decision.token_logprobs for s in samples], result.logprobs)
+        weights = token_weights(result.mask, result.thought_mask, config.thought_weight)
+        per_decision, per_value = self.algorithm.loss(Batch(samples, result, old_log_probs, weights))
+        surrogate, entropy = per_decision.mean(), token_mean(result.entropy, result.mask).mean()
+        loss = torch.zeros_like(surrogate)
+        if per_value is not None:
+            value = per_value.mean()
+            loss = config.value_coef * value
+            statistics.add(len(samples), value_loss=value.item())
+        if not value_only:
+            loss = loss + surrogate - config.entropy_coef * entropy
+        with torch.no_grad():
+            log_ratio = (weights * (result.logprobs - old_log_probs)).sum(1)
+            change = log_ratio.exp() - 1.0
+            clipped = (change < -config.clip) | (change > (config.clip_high or config.clip))
+            approx_kl = kl_estimate(old_log_probs * weights, result.logprobs * weights).sum(1).mean().item()
+            difference = ((result.logprobs - old_log_probs) * result.mask).abs().max().item()
+            statistics.add(len(samples), policy_loss=surrogate.item(), entropy=entropy.item(), approx_kl=approx_kl,
+                           clip_fraction=clipped.float().mean().item())
+            # In the first pass nothing has changed yet: what differs is the error of recomputing a log-probability.
+            statistics.first('logprob_error', difference)
+        if reference is not None and not value_only:
+            kl = token_mean(kl_estimate(result.logprobs, pad(reference, result.logprobs)), result.mask).mean()
+            loss = loss + config.kl_coef * kl
+            statistics.add(len(samples), reference_kl=kl.item())
+        return loss, approx_kl
+
+    def _correct(self, samples: list[Sample], weight: float, statistics: _Statistics) -> None:
+        """Gradients of the thought guard: mean negative log-likelihood, nats, of the true thoughts of a minibatch."""
+        size = self.config.micro_batch_size
+        for batch in (samples[start:start + size] for start in range(0, len(samples), size)):
+            said = [sample.correction for sample in batch if sample.correction is not None]
+            result = self.policy.evaluate([sample.input for sample in batch], said, 1.0)
+            loss = -(result.logprobs * result.thought_mask).sum()
+            (weight * loss / len(samples)).backward()
+            statistics.add(len(batch), guard_loss=loss.item() / len(batch))
+
+    def _step(self, value_only: bool, statistics: _Statistics) -> None:
+        # Two norms, so that a large value error does not shrink the step of the policy.
+        limit = self.config.max_grad_norm or math.inf
+        if value_only:
+            for parameter in self._adapter:
+                parameter.grad = None
+        else:
+            norm = torch.nn.utils.clip_grad_norm_(self._adapter, limit).item()
+            statistics.add(1, gradient_norm=norm)
+        torch.nn.utils.clip_grad_norm_(self._value_head, limit)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    @torch.no_grad()
+    def _reference(self, samples: list[Sample], temperature: float) -> list[torch.Tensor]:
+        """Token log-probabilities of each decision under the policy as it was before RL."""
+        rows: list[torch.Tensor] = []
+        with self.policy.reference():
+            for start in range(0, len(samples), self.config.micro_batch_size):
+                batch = samples[start:start + self.config.micro_batch_size]
+                result = self.policy.evaluate([s.input for s in batch], [s.decision for s in batch], temperature)
+                rows += [row[:len(s.decision.token_ids)].clone() for row, s in zip(result.logprobs, batch)]
+        return rows
+
+
+class _Statistics:
+    """Running weighted means."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, float] = {}
+        self._weights: dict[str, float] = {}
+
+    def add(self, weight: float, **values: float) -> None:
+        for name, value in values.items():
+            self._sums[name] = self._sums.get(name, 0.0) + weight * value
+            self._weights[name] = self._weights.get(name, 0.0) + weight
+
+    def first(self, name: str, value: float) -> None:
+        if name not in self._sums:
+            self.add(1, **{name: value})
+
+    def means(self) -> dict[str, float]:
+        return {name: total / self._weights[name] for name, total in self._sums.items()}
+
+
+def _explained_variance(samples: list[Sample]) -> float:
+    """1 - Var(target - value) / Var(target): 1 is perfect, 0 or less says that the value head knows nothing."""
+    targets = np.array([s.value_target for s in samples])
+    values = np.array([s.decision.value for s in samples])
+    variance = float(targets.var())
+    return 1.0 - float((targets - values).var()) / variance if variance > 0 else 0.0

@@ -1,0 +1,123 @@
+"""``runs/<name>/``: where a run keeps its files, and which of its checkpoints stay."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from vlm_agent_ros.errors import UserError
+
+from ..metrics import write_error
+
+
+class RunFolder:
+    """Folder of a run.
+
+    Args:
+        path: Created if missing.
+
+    Raises:
+        UserError: The folder cannot be made.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / 'checkpoints'
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise write_error(path, error) from error
+
+    def save(self, update: int, write: Callable[[Path], None], *, best: bool = False) -> Path:
+        """Keep the checkpoint of an update, unless it is there already, and point ``latest`` to it.
+
+        Args:
+            update: Number of finished updates.
+            write: Writes a checkpoint to a path that does not exist, at once or not at all.
+            best: Point ``best`` to it as well.
+        """
+        path = self.checkpoints / f'step_{update:06d}'
+        with deferred_signals():
+            if not path.exists():
+                write(path)
+            try:
+                _link(self.checkpoints / 'latest', path.name)
+                if best:
+                    _link(self.checkpoints / 'best', path.name)
+            except OSError as error:
+                raise write_error(path, error) from error
+        return path
+
+    def prune(self, keep: int) -> None:
+        """Delete all but the newest ``keep`` checkpoints and those that ``latest`` and ``best`` point to."""
+        linked = {link.resolve() for link in (self.checkpoints / 'latest', self.checkpoints / 'best') if link.exists()}
+        steps = sorted(path for path in self.checkpoints.glob('step_*') if path.is_dir())
+        for path in steps[:-keep]:
+            if path.resolve() not in linked:
+                shutil.rmtree(path, ignore_errors=True)
+
+    def go_back_to(self, update: int, best: int) -> None:
+        """Make the checkpoints what they were after ``update``, whatever a killed process left behind.
+
+        Args:
+            update: Finished updates of the run that goes on; later checkpoints are deleted, it makes them anew.
+            best: The update that ``best`` points to; 0 = none.
+        """
+        for path in [*self.path.glob('.*.tmp'), *self.checkpoints.glob('.*.tmp')]:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        for path in self.checkpoints.glob('step_*'):
+            if path.is_dir() and int(path.name.removeprefix('step_')) > update:
+                shutil.rmtree(path, ignore_errors=True)
+        for name, step in (('latest', update), ('best', best)):
+            target = self.checkpoints / f'step_{step:06d}'
+            if target.exists():
+                _link(self.checkpoints / name, target.name)
+            else:
+                (self.checkpoints / name).unlink(missing_ok=True)
+
+
+def new_run_path(runs_dir: str, name: str) -> Path:
+    """Folder of a new run; a name that is taken is refused, so that no run is lost.
+
+    Raises:
+        UserError: There is a run of that name.
+    """
+    path = Path(runs_dir).expanduser() / name
+    if (path / 'metrics.jsonl').exists() or (path / 'summary.json').exists():
+        raise UserError(f'{path} holds a run already: choose another run_name, delete it, or continue it with '
+                        f'`--resume {path}`')
+    return path
+
+
+@contextmanager
+def deferred_signals() -> Iterator[None]:
+    """Hold SIGINT and SIGTERM back until the block is done; the handlers from before get the first that came."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    received: list[int] = []
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+
+    previous = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    if received:
+        signal.raise_signal(received[0])
+
+
+def _link(link: Path, target: str) -> None:
+    temporary = link.with_name(f'.{link.name}.{os.getpid()}.tmp')
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(target, target_is_directory=True)
+    os.replace(temporary, link)

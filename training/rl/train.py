@@ -1,0 +1,129 @@
+"""``vlm-agent train``: from a configuration to a finished run."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vlm_agent_ros.errors import UserError
+
+from ..config import TrainConfig, load_train_config
+
+if TYPE_CHECKING:  # these bring the simulator with them
+    from ..worlds.environment import Environment
+    from .resume import ResumePoint
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options: every field of ``TrainConfig``, and where it comes from."""
+    from ..cli import add_config_flags
+
+    parser.add_argument('--config', default=None, metavar='NAME|FILE',
+                        help='training file in config/training, by name or path (default: ppo; gymnasium with '
+                             '--env gymnasium)')
+    parser.add_argument('--resume', default=None, metavar='RUN|CHECKPOINT',
+                        help='continue a run from its newest checkpoint, e.g. runs/x, or from the one that is given; '
+                             'its configuration holds unless flags change it')
+    add_config_flags(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Train.
+
+    Raises:
+        UserError: Bad input, told before any world is started; or a disk that is full.
+        KeyboardInterrupt: After an interrupt; the message says how to go on.
+    """
+    started = time.perf_counter()
+    config, resume = configuration(args)
+    path = _run_path(config, resume, hasattr(args, 'run_name'))
+
+    environment = environment_of(config)
+    # After the environment, because these bring PyTorch.
+    from vlm_agent_ros.checkpoint import load_policy, open_checkpoint, restore_policy
+
+    from ..progress import Progress
+    from ..session import use_threads
+    from .run_folder import RunFolder
+    from .trainer import Trainer
+
+    use_threads(config.torch_threads)
+    policy = load_policy(config.model, language=environment.language, prompt=environment.prompt,
+                         constrained=config.constrained, cot=config.cot, seed=config.seed)
+    checkpoint = resume.checkpoint if resume else None
+    if checkpoint is not None:
+        restore_policy(open_checkpoint(checkpoint), policy)  # refuses another model before any world is started
+    folder = RunFolder(path)
+    pool = environment.open(config.worlds, path / 'logs')
+    try:
+        commander_of = environment.commanders(policy.prompt, config.illegal_rule)
+        trainer = Trainer(config, folder, policy, pool, commander_of, Progress(), checkpoint)
+        summary = trainer.run(started)
+    finally:
+        pool.close()
+    print(_closing_words(summary, path), flush=True)
+
+
+def configuration(args: argparse.Namespace) -> tuple[TrainConfig, ResumePoint | None]:
+    """What the options amount to: the training file, or the configuration of the resumed run, with flags over it.
+
+    Raises:
+        UserError: A key or a flag is wrong, or the checkpoint is unusable.
+    """
+    from ..cli import config_overrides
+
+    overrides = config_overrides(args)
+    if args.resume is None:
+        return load_train_config(args.config or _shipped(overrides), overrides), None
+    if args.config is not None:
+        raise UserError('--config and --resume exclude each other: a resumed run keeps its configuration, which single '
+                        'flags may change')
+    from .resume import find_resume_point
+
+    resume = find_resume_point(args.resume, overrides)
+    return resume.config, resume
+
+
+def _shipped(overrides: dict[str, Any]) -> str:
+    """The training file where none is named."""
+    return 'gymnasium' if overrides.get('env') == 'gymnasium' else 'ppo'
+
+
+def environment_of(config: TrainConfig) -> Environment:
+    """What a run takes place in.
+
+    Raises:
+        UserError: A task, a world or the environment does not exist or does not fit, or ROS is not installed.
+    """
+    # After the configuration, because these bring PyTorch and the simulator and ROS, or the user's environment.
+    if config.env == 'gymnasium':
+        from ..worlds.gymnasium_environment import GymnasiumEnvironment
+
+        return GymnasiumEnvironment(config)
+    from ..worlds.transport import prepare
+
+    prepare(config.transport)
+    from ..worlds.environment import CellEnvironment
+
+    worlds = [config.world, *([config.own_world] if config.own_world else [])]
+    return CellEnvironment([config.task], worlds, config.transport, config.attach)
+
+
+def _run_path(config: TrainConfig, resume: ResumePoint | None, renamed: bool) -> Path:
+    from .run_folder import new_run_path
+
+    if resume is not None and not renamed:
+        return resume.folder
+    subject = config.scene[0].replace('/', '-').replace(':', '-')
+    return new_run_path(config.runs_dir, config.run_name or time.strftime(f'{subject}-%Y%m%d-%H%M%S'))
+
+
+def _closing_words(summary: dict[str, Any], path: Path) -> str:
+    before, after = summary['before'], summary['after']
+    result = ''
+    if before and after:
+        result = (f'held-out success on {summary["task"]} in {summary["world"]}: {before["success"]:.1%} before, '
+                  f'{after["success"]:.1%} after; ')
+    return f'{result}see {path / "report.html"}'

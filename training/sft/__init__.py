@@ -1,0 +1,1 @@
+"""Supervised fine-tuning: from demonstrations to a model, the small one that ships included."""

@@ -1,8 +1,13 @@
-"""Ctrl-C that ends a program once, wherever it lands."""
+"""Ctrl-C that ends a program once, wherever it lands, and never in the middle of what must be whole."""
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 _INSIST_S = 5.0
@@ -31,3 +36,24 @@ class Interrupt:
             self.received, self._ignored_until = True, now + _INSIST_S
         if not ignored:
             raise KeyboardInterrupt
+
+
+@contextmanager
+def deferred_signals() -> Iterator[None]:
+    """Hold SIGINT and SIGTERM back until the block is done; the handlers from before get the first that came."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    received: list[int] = []
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+
+    previous = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    if received:
+        signal.raise_signal(received[0])

@@ -16,8 +16,8 @@ from .evaluate_command import EXPERT, add_evaluation_options, check_options, env
 
 if TYPE_CHECKING:
     from ..reports.films import Film
-    from ..rl.episodes import Episode
     from ..worlds.commands import Commander
+    from ..worlds.episodes import Episode
     from .evaluate import Suite
 
 

@@ -12,9 +12,9 @@ from typing import Any, Protocol
 
 from vlm_agent_ros.types import EpisodeRequest
 
-from ..rl.episodes import Episode, Schedule, Slot, Turn
 from ..rl.rollout import episode_metrics
 from ..seeds import evaluation_seeds
+from ..worlds.episodes import Episode, Schedule, Slot, Turn
 from .statistics import wilson_interval
 
 _RETRIES = 2

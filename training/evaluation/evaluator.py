@@ -15,14 +15,14 @@ from vlm_agent_ros.checkpoint import is_checkpoint, load_policy
 from vlm_agent_ros.errors import UserError
 
 from ..progress import Progress
-from ..rl.episodes import Episode, Player
 from ..session import machine, use_threads, versions
 from ..worlds.commands import Commander
 from ..worlds.environment import Environment
+from ..worlds.episodes import Episode, Player
+from ..worlds.expert_player import ExpertPlayer
 from ..worlds.pool import WorldPool
 from .evaluate import Suite, evaluate
 from .evaluate_command import EXPERT
-from .expert_player import ExpertPlayer
 
 
 class Evaluator:

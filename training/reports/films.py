@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from ..rl.episodes import Episode
 from ..worlds.commands import Commander
+from ..worlds.episodes import Episode
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from vlm_agent_ros.types import EpisodeRequest
 from ..config import TrainConfig
 from ..seeds import training_seed
 from ..worlds.commands import REJECTIONS
+from ..worlds.episodes import Episode, Player, Slot
 from .algorithms import Sample, make_algorithm
 from .algorithms.base import groups_of
-from .episodes import Episode, Player, Slot
 from .thought_guard import corrections, grounding_metrics, thought_collapse
 
 

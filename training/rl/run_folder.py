@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 
 from vlm_agent_ros.errors import UserError
+from vlm_agent_ros.interrupt import deferred_signals
 
 from ..metrics import write_error
 
@@ -93,27 +90,6 @@ def new_run_path(runs_dir: str, name: str) -> Path:
         raise UserError(f'{path} holds a run already: choose another run_name, delete it, or continue it with '
                         f'`--resume {path}`')
     return path
-
-
-@contextmanager
-def deferred_signals() -> Iterator[None]:
-    """Hold SIGINT and SIGTERM back until the block is done; the handlers from before get the first that came."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    received: list[int] = []
-
-    def remember(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-
-    previous = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-    if received:
-        signal.raise_signal(received[0])
 
 
 def _link(link: Path, target: str) -> None:

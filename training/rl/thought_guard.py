@@ -13,7 +13,7 @@ from sim_worlds.statements import judge
 from vlm_agent_ros.policy.output import format_output
 from vlm_agent_ros.policy.policy import Decision, Policy
 
-from .episodes import Episode, Turn
+from ..worlds.episodes import Episode, Turn
 
 
 def is_grounded(thought: str, scene: str) -> bool:

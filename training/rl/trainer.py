@@ -28,8 +28,8 @@ from ..reports.report import render_report
 from ..seeds import evaluation_seeds
 from ..session import machine, use_threads, versions
 from ..worlds.commands import REJECTIONS, CommanderOf
+from ..worlds.episodes import Episode, Player
 from ..worlds.pool import WorldPool
-from .episodes import Episode, Player
 from .learner import Learner
 from .rollout import TrainingSchedule, collect
 from .run_folder import RunFolder

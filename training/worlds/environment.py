@@ -10,9 +10,9 @@ from vlm_agent_ros.actions import ActionLanguage
 from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.policy.prompt import PromptTemplate
 
-from ..evaluation.expert_player import ExpertPlayer
 from ..session import check_names, commanders, language_of
 from .commands import CommanderOf
+from .expert_player import ExpertPlayer
 from .pool import WorldPool
 from .transport import open_worlds
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vlm_agent_ros.errors import UserError
+from vlm_agent_ros.interrupt import deferred_signals
 
-from ..rl.run_folder import deferred_signals
 from .cell_worlds import InProcessWorlds
 from .pool import WorldPool
 

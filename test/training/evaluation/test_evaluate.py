@@ -7,8 +7,8 @@ import pytest
 
 from training.cli import main
 from training.evaluation.evaluate import Suite, evaluate
-from training.rl.episodes import Player
 from training.seeds import evaluation_seeds
+from training.worlds.episodes import Player
 
 
 def run(toy, **settings):

@@ -10,9 +10,9 @@ import torch
 
 from training.config import TrainConfig
 from training.rl.algorithms import Batch, make_algorithm
-from training.rl.episodes import Episode, Player, Slot, Turn
 from training.rl.rollout import TrainingSchedule, collect, telling_groups
 from training.worlds.commands import Command
+from training.worlds.episodes import Episode, Player, Slot, Turn
 from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.policy.policy import Decision, PolicyInput
 from vlm_agent_ros.types import EpisodeRequest, Outcome

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from training.rl.episodes import Player
 from training.rl.learner import Learner
 from training.rl.rollout import TrainingSchedule, collect
+from training.worlds.episodes import Player
 
 GROUPS = {'group_size': 4, 'worlds': 8}
 

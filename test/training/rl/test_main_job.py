@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 
 from training.config import load_train_config
-from training.rl.episodes import Player
 from training.rl.learner import Learner
 from training.rl.rollout import TrainingSchedule, collect
+from training.worlds.episodes import Player
 
 RECORDED = {
     'thoughts': [[0.275966793, -0.275966793], [-0.043231875, 0.043231826]],

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from training.metrics import MetricsLog, PeakMemory, write_atomically
-from training.rl.run_folder import RunFolder, deferred_signals, new_run_path
+from training.rl.run_folder import RunFolder, new_run_path
 from vlm_agent_ros.errors import UserError
+from vlm_agent_ros.interrupt import deferred_signals
 
 
 def write(path: Path) -> None:

@@ -7,9 +7,9 @@ import pytest
 
 from sim_worlds.expert import demonstrate
 from sim_worlds.world import CellWorld
-from training.rl.episodes import Episode, Slot, Turn
 from training.rl.thought_guard import corrections, grounding_metrics, is_grounded, thought_collapse
 from training.worlds.commands import Command
+from training.worlds.episodes import Episode, Slot, Turn
 from vlm_agent_ros.checkpoint import load_policy
 from vlm_agent_ros.policy.policy import PolicyInput
 from vlm_agent_ros.types import EpisodeRequest, Outcome

@@ -16,9 +16,9 @@ import sim_worlds.games  # noqa: F401 - registers them
 from training.cli import main
 from training.config import EnvironmentConfig, TrainConfig, as_mapping
 from training.demonstrations.gymnasium_demonstrations import demonstrations
-from training.rl.episodes import Player
 from training.rl.rollout import TrainingSchedule, collect
 from training.seeds import DEMONSTRATION_START
+from training.worlds.episodes import Player
 from training.worlds.gymnasium_environment import GymnasiumEnvironment
 from vlm_agent_ros.checkpoint import load_policy
 from vlm_agent_ros.config import parse

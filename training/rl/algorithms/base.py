@@ -13,7 +13,7 @@ import torch
 from vlm_agent_ros.policy.policy import Decision, Evaluation, Policy, PolicyInput
 
 from ...config import TrainConfig
-from ..episodes import Episode
+from ...worlds.episodes import Episode
 from ..gae import generalized_advantages
 from ..losses import policy_loss
 

@@ -14,7 +14,7 @@ import torch
 
 from vlm_agent_ros.policy.policy import Policy
 
-from ..episodes import Episode
+from ...worlds.episodes import Episode
 from ..gae import normalise_group, returns_to_go
 from .base import Algorithm, Batch, Sample, anchors_of, rewards_of
 from .grpo import episode_advantages

@@ -13,7 +13,7 @@ import torch
 
 from vlm_agent_ros.policy.policy import Policy
 
-from ..episodes import Episode
+from ...worlds.episodes import Episode
 from ..gae import normalise_group
 from .base import Algorithm, Batch, Sample, groups_of, rewards_of
 

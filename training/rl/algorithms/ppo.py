@@ -13,7 +13,7 @@ import torch
 
 from vlm_agent_ros.policy.policy import Policy
 
-from ..episodes import Episode
+from ...worlds.episodes import Episode
 from ..gae import leave_one_out, returns_to_go, standardise
 from ..losses import value_loss
 from .base import Algorithm, Batch, Sample, anchors_of, rewards_of, turn_advantages

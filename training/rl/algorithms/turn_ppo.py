@@ -16,7 +16,7 @@ import torch
 
 from vlm_agent_ros.policy.policy import Policy
 
-from ..episodes import Episode, Turn
+from ...worlds.episodes import Episode, Turn
 from ..gae import standardise, token_advantages
 from ..losses import policy_loss, token_mean, value_loss
 from .base import Algorithm, Batch, Sample, turn_advantages

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from training.rl.episodes import Player
 from training.rl.rollout import TrainingSchedule, collect
+from training.worlds.episodes import Player
 
 
 def play(toy, updates=1):

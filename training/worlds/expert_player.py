@@ -13,8 +13,8 @@ from vlm_agent_ros.policy.output import format_output
 from vlm_agent_ros.policy.policy import Decision
 from vlm_agent_ros.types import Observation, Outcome
 
-from ..rl.episodes import Episode, Schedule, Turn
-from ..worlds.commands import CommanderOf
+from .commands import CommanderOf
+from .episodes import Episode, Schedule, Turn
 
 
 class ExpertPlayer:

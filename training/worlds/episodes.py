@@ -16,8 +16,8 @@ from vlm_agent_ros.policy.policy import Decision, Policy, PolicyInput
 from vlm_agent_ros.types import EpisodeRequest, Outcome
 
 from ..seeds import keyed_seed
-from ..worlds.commands import Command, CommanderOf
-from ..worlds.pool import Answer, WorldError, WorldPool
+from .commands import Command, CommanderOf
+from .pool import Answer, WorldError, WorldPool
 
 
 @dataclass(frozen=True)

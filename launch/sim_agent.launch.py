@@ -44,7 +44,7 @@ def generate_launch_description() -> LaunchDescription:
 
 def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     """The nodes of the cell; which cell file they read is in the world file."""
-    from sim_worlds.config import load_world
+    from sim_worlds.world_file import load_world
 
     cell = load_world(LaunchConfiguration('world').perform(context)).cell
     mode = LaunchConfiguration('mode').perform(context)

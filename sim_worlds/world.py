@@ -11,7 +11,7 @@ from vlm_agent_ros.cell import Cell, load_cell
 from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.types import EpisodeRequest, Observation, Outcome, Trajectory
 
-from .config import WorldConfig, load_world
+from .config import WorldConfig
 from .expert import demonstrate
 from .scene import FLAT, Conditions, Item, draw_conditions
 from .simulation import PHYSICS_HZ, Simulation
@@ -19,6 +19,7 @@ from .splits import admits, check_split, wordings
 from .statements import true_statements
 from .tasks import TASKS, SceneState, make_task
 from .truth import SceneTruth
+from .world_file import load_world
 
 CONTROL_STEPS = 2  # physics steps per set-point: a 120 Hz joint controller
 _WATCH_EVERY = 6  # set-points between two looks at contacts and the tool: 20 Hz

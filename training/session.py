@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from sim_worlds.config import load_world
 from sim_worlds.tasks import make_task
+from sim_worlds.world_file import load_world
 from vlm_agent_ros import __version__
 from vlm_agent_ros.actions import SkillLanguage
 from vlm_agent_ros.agent import Agent

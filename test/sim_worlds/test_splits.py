@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from sim_worlds.config import load_world
 from sim_worlds.splits import SPLITS, held_out, wordings
 from sim_worlds.tasks import TASKS
 from sim_worlds.world import CellWorld
+from sim_worlds.world_file import load_world
 from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.types import EpisodeRequest
 

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
-from sim_worlds.config import TERMS, load_world
+from sim_worlds.config import TERMS
 from sim_worlds.expert import demonstrate
 from sim_worlds.scene import Item
 from sim_worlds.tasks import TASKS, Assignment, Goal, SceneState, make_task
 from sim_worlds.truth import SceneTruth
 from sim_worlds.world import CellWorld
+from sim_worlds.world_file import load_world
 from vlm_agent_ros.actions import SkillLanguage
 from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.motion import SkillPlanner

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sim_worlds.config import load_world
 from sim_worlds.expert import demonstrate, projected
 from sim_worlds.world import CellWorld, _set_points
+from sim_worlds.world_file import load_world
 from vlm_agent_ros.actions import SkillLanguage
 from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.motion import SkillPlanner

@@ -15,11 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-from sim_worlds.config import WorldConfig, load_world
+from sim_worlds.config import WorldConfig
 from sim_worlds.expert import demonstrate, projected
 from sim_worlds.tasks import make_task
 from sim_worlds.truth import SceneTruth
 from sim_worlds.world import CellWorld
+from sim_worlds.world_file import load_world
 from training.demonstrations.dataset_schema import DatasetInfo, DemonstrationRow, EpisodeOutcome, ObjectLabel
 from training.demonstrations.dataset_writer import DatasetWriter
 from training.demonstrations.rare_events import PastTurn, rare_events

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from vlm_agent_ros.errors import UserError
 
-from .evaluate_command import EXPERT, add_evaluation_options, check_options, environment_of, plan_from, prepare_worlds
+from . import EXPERT
+from .evaluate_command import add_evaluation_options, check_options, environment_of, plan_from, prepare_worlds
 
 if TYPE_CHECKING:
     from ..reports.films import Film

@@ -14,13 +14,11 @@ from vlm_agent_ros.config import parse
 from vlm_agent_ros.errors import UserError
 
 from ..config import CELL_KEYS, EnvironmentConfig
+from . import EXPERT
 
 if TYPE_CHECKING:
     from ..worlds.environment import Environment
     from .evaluate import Suite
-
-EXPERT = 'expert'
-"""What stands for the scripted expert where a model is named."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -21,8 +21,8 @@ from ..worlds.environment import Environment
 from ..worlds.episodes import Episode, Player
 from ..worlds.expert_player import ExpertPlayer
 from ..worlds.pool import WorldPool
+from . import EXPERT
 from .evaluate import Suite, evaluate
-from .evaluate_command import EXPERT
 
 
 class Evaluator:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sim_worlds.config import load_world
+from sim_worlds.world_file import load_world
 from vlm_agent_ros.cell import load_cell
 from vlm_agent_ros.checkpoint import open_checkpoint, restore_policy, save_checkpoint
 from vlm_agent_ros.errors import UserError

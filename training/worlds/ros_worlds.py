@@ -20,7 +20,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
-from sim_worlds.config import load_world
+from sim_worlds.world_file import load_world
 from vlm_agent_ros.cot import CotReport
 from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.nodes.cot import REPEAT_S, CotPublisher

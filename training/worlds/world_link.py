@@ -17,7 +17,7 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
-from sim_worlds.config import load_world
+from sim_worlds.world_file import load_world
 from vlm_agent_ros.cell import Cell, load_cell
 from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.nodes import interface

@@ -1,0 +1,47 @@
+"""Reading a world file, with everything in it checked against the tasks that there are."""
+
+from __future__ import annotations
+
+from vlm_agent_ros.config import find_config, load_yaml, parse
+from vlm_agent_ros.errors import UserError
+
+from .config import TERMS, WorldConfig
+from .tasks import TASKS
+
+
+def load_world(name: str) -> WorldConfig:
+    """A world by shipped name or path of its YAML file.
+
+    Raises:
+        UserError: The file is missing, or a key is unknown or out of range.
+    """
+    path = find_config('worlds', name)
+    config = parse(WorldConfig, {**load_yaml(path), 'path': str(path)}, str(path))
+    objects = config.objects
+    if len(objects.palette) < max(objects.cubes, objects.pads):
+        raise UserError(f'{path}: objects.palette has {len(objects.palette)} colours, fewer than the cubes or pads')
+    span = min(high - low for low, high in zip(objects.span_low, objects.span_high))
+    if span < max(objects.large_pad_size[1], objects.tray_size[1]):
+        raise UserError(f'{path}: objects.span_low … span_high is {span:.2f} m wide, less than large_pad_size or '
+                        'tray_size: enlarge it, or make them smaller')
+    for task, limit in config.turn_limits.items():
+        if task not in TASKS:
+            raise UserError(f'{path}: turn_limits names {task!r}, but the tasks are {", ".join(sorted(TASKS))}')
+        if not 1 <= limit <= 50:
+            raise UserError(f'{path}: turn_limits.{task} is {limit}, but must be between 1 and 50')
+    known = {*TERMS, *(name for task in TASKS.values() for name in task.term_names)}
+    for name in config.reward.keys() - known:
+        raise UserError(f'{path}: reward names {name!r}, but the terms are {", ".join(sorted(known))}')
+    spans = [(part, key) for part, keys in (
+        ('objects', ('cube_size', 'pad_size', 'large_pad_size', 'tray_size', 'distractors')),
+        ('appearance', ('ambient', 'diffuse', 'noise')),
+        ('dynamics', ('friction', 'mass', 'command_latency_s', 'camera_latency_s'))) for key in keys]
+    for part, key in spans:
+        low, high = getattr(getattr(config, part), key)
+        if low > high:
+            raise UserError(f'{path}: {part}.{key} is [{low}, {high}], but its lower end must come first')
+    for axis in (0, 1):
+        if objects.area_low[axis] >= objects.area_high[axis]:
+            raise UserError(f'{path}: objects.area_low is {list(objects.area_low)}, but must be less than '
+                            f'objects.area_high in x and y')
+    return config

@@ -315,7 +315,7 @@ def test_the_expert_of_a_game_demonstrates_what_the_policy_can_write(vlm_folder,
 
 def test_a_module_of_the_current_folder_registers_its_environment(tmp_path, monkeypatch):
     (tmp_path / 'my_rooms.py').write_text(
-        "import gymnasium\nfrom test.training.test_gymnasium import Rooms\n"
+        "import gymnasium\nfrom test.training.worlds.test_gymnasium import Rooms\n"
         "gymnasium.register('test/Mine-v0', entry_point=Rooms)\n")
     monkeypatch.chdir(tmp_path)
     assert environment(env_id='test/Mine-v0', **{'import': 'my_rooms'}).language.actions == ACTIONS

@@ -14,21 +14,23 @@ from launch_ros.actions import Node
 
 PACKAGE = 'vlm_agent_ros'
 
-# What is empty is as config/training/ppo.yaml says, or as it was in the run that is resumed.
+EMPTY = 'empty = as config/training/ppo.yaml or the resumed run says'
+
 ARGUMENTS = [
-    DeclareLaunchArgument('task', default_value='', description='task that is trained, such as place or sort'),
+    DeclareLaunchArgument('task', default_value='',
+                          description=f'task that is trained, such as place or sort; {EMPTY}'),
     DeclareLaunchArgument('world', default_value='',
-                          description='world file that is trained in: a shipped name or the path of a YAML file'),
-    DeclareLaunchArgument('worlds', default_value='', description='number of worlds, one process each'),
+                          description=f'world file that is trained in: a shipped name or a path; {EMPTY}'),
+    DeclareLaunchArgument('worlds', default_value='', description=f'number of worlds, one process each; {EMPTY}'),
     DeclareLaunchArgument('decisions', default_value='',
-                          description='budget: decisions after which training ends'),
+                          description=f'budget: decisions after which training ends; {EMPTY}'),
     DeclareLaunchArgument('model', default_value='',
-                          description='models file, model directory or checkpoint to start from'),
+                          description=f'models file, model directory or checkpoint to start from; {EMPTY}'),
     DeclareLaunchArgument('resume', default_value='',
-                          description='checkpoint whose run is continued, e.g. runs/x/checkpoints/latest'),
+                          description='run folder or checkpoint that is continued, e.g. runs/x; empty = a new run'),
     DeclareLaunchArgument('run_name', default_value='',
                           description='folder of the run within runs/; empty = task and start time'),
-    DeclareLaunchArgument('seed', default_value='', description='seed of the run'),
+    DeclareLaunchArgument('seed', default_value='', description=f'seed of the run; {EMPTY}'),
     DeclareLaunchArgument('args', default_value='',
                           description='further options of "vlm-agent train", e.g. "--temperature 0.5 --epochs 2"'),
     DeclareLaunchArgument('show_cot', default_value='true', description='print the chain of thought to this terminal'),

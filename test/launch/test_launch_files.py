@@ -27,7 +27,7 @@ def calls(path, name):
 
 
 def keywords(call):
-    return {keyword.arg: getattr(keyword.value, 'value', None) for keyword in call.keywords}
+    return {k.arg: k.value.value if isinstance(k.value, ast.Constant) else ast.unparse(k.value) for k in call.keywords}
 
 
 def test_both_launch_files_are_there():

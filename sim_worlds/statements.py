@@ -82,6 +82,12 @@ def judge(thought: str, scene: str) -> list[bool]:
     return verdicts
 
 
+def conclusion(thought: str) -> str:
+    """The action that a thought ends with, ``so <action>``; empty where it comes to none."""
+    *_, last = _SEPARATOR.split(thought.strip())
+    return last.removeprefix('so ').strip() if last.startswith('so ') else ''
+
+
 def _reach(truth: SceneTruth, index: int) -> int:
     """Cells from the centre of an item to the farthest point of it at which the task releases something."""
     half, position = truth.task.room(truth.items[index]), truth.state.positions[index]

@@ -129,7 +129,7 @@ def _tag(key: str) -> str:
     """TensorBoard groups curves by what is before the slash."""
     if '/' in key:
         return key
-    rollout = ('success', 'return', 'turns', 'episodes', 'illegal', 'unplannable', 'refused', 'grounded',
+    rollout = ('success', 'return', 'turns', 'episodes', 'illegal', 'unplannable', 'refused', 'grounded', 'faithful',
                'grounded_statements', 'thought_tokens', 'distinct_thoughts', 'thought_collapse', 'collapse_alarm',
                'kept_share', 'temperature', 'lost')
     seconds = key.endswith(('_s', '_per_second'))

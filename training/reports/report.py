@@ -21,6 +21,7 @@ _TABLE = (
     ('return', 'return', '{:.3f}'), ('turns', 'turns', '{:.2f}'), ('illegal', 'illegal outputs', '{:.1%}'),
     ('unplannable', 'out of reach', '{:.1%}'), ('refused', 'refused by the gate', '{:.1%}'),
     ('grounded', 'true thoughts', '{:.1%}'), ('grounded_statements', 'true statements', '{:.1%}'),
+    ('faithful', 'actions that follow the thought', '{:.1%}'),
     ('thought_tokens', 'tokens per thought', '{:.1f}'),
     ('latency_ms', 'decision latency, ms', '{:.0f}'),
 )

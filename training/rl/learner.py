@@ -156,12 +156,12 @@ class Learner:
         return loss, approx_kl
 
     def _correct(self, samples: list[Sample], weight: float, statistics: _Statistics) -> None:
-        """Gradients of the thought guard: mean negative log-likelihood, nats, of the true thoughts of a minibatch."""
+        """Gradients of the thought guard: mean negative log-likelihood, nats, of what should have been written."""
         size = self.config.micro_batch_size
         for batch in (samples[start:start + size] for start in range(0, len(samples), size)):
-            said = [sample.correction for sample in batch if sample.correction is not None]
-            result = self.policy.evaluate([sample.input for sample in batch], said, 1.0)
-            loss = -(result.logprobs * result.thought_mask).sum()
+            right = [sample.correction for sample in batch if sample.correction is not None]
+            result = self.policy.evaluate([sample.input for sample in batch], [r.said for r in right], 1.0)
+            loss = -(result.logprobs * pad([r.learned for r in right], result.logprobs)).sum()
             (weight * loss / len(samples)).backward()
             statistics.add(len(batch), guard_loss=loss.item() / len(batch))
 

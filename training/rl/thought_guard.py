@@ -2,18 +2,22 @@
 
 PPO rewards outcomes only; a thought may drift from what the image shows (thought collapse) as long as the action is
 right, and a policy that is sure of something false hardly ever samples the truth. The guard needs no larger model: with
-the outcome of a turn the world sends what was true before it, and what the scripted expert would have thought.
+the outcome of a turn the world sends what was true before it, and what the scripted expert would have thought. And a
+thought is worth reading only if the action follows from it: where it is true, the action shall be the one that it
+comes to.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from hashlib import sha256
 
-from sim_worlds.statements import judge
+from sim_worlds.statements import conclusion, judge
 from vlm_agent_ros.policy.output import format_output
-from vlm_agent_ros.policy.policy import Decision, Policy
+from vlm_agent_ros.policy.policy import Policy
 
 from ..worlds.episodes import Episode, Turn
+from .algorithms import Correction
 
 
 def is_grounded(thought: str, scene: str) -> bool:
@@ -23,14 +27,21 @@ def is_grounded(thought: str, scene: str) -> bool:
 
 
 def grounding_metrics(turns: Iterable[Turn]) -> dict[str, float]:
-    """Shares of true thoughts and of true statements, by metric name; empty where no simulator says what is true."""
+    """By metric name; empty where no simulator says what is true.
+
+    ``grounded`` and ``grounded_statements`` are the shares of true thoughts and of true statements, ``faithful`` is the
+    share of actions that are the conclusion of their thought.
+    """
+    turns = list(turns)
     checked = [judge(turn.decision.thought, turn.outcome.scene)
                for turn in turns if turn.outcome is not None and turn.outcome.scene]
     if not checked:
         return {}
     statements = [verdict for verdicts in checked for verdict in verdicts]
+    follows = [turn.decision.action == conclusion(turn.decision.thought) for turn in turns]
     return {'grounded': sum(bool(verdicts) and all(verdicts) for verdicts in checked) / len(checked),
-            'grounded_statements': sum(statements) / max(len(statements), 1)}
+            'grounded_statements': sum(statements) / max(len(statements), 1),
+            'faithful': sum(follows) / len(follows)}
 
 
 def thought_collapse(episodes: Sequence[Episode]) -> dict[str, float]:
@@ -52,22 +63,33 @@ def thought_collapse(episodes: Sequence[Episode]) -> dict[str, float]:
     return {'thought_collapse': repeated / len(thoughts)}
 
 
-def corrections(turns: Iterable[Turn], policy: Policy) -> list[Decision | None]:
-    """What should have been written, for every turn whose thought was false; None for the others.
+def corrections(turns: Iterable[Turn], policy: Policy) -> list[Correction | None]:
+    """What should have been written, for every turn whose thought was false or not followed; None for the others.
 
-    Turns of a group share their observation: it is corrected once. A correction that the action language does not
-    know, or that is longer than the policy may write, is left out.
+    A false thought is corrected to the expert's, its tokens alone: the action is left to the reward. A true thought
+    whose action is another than its conclusion keeps its words, and the action is corrected. Turns of a group share
+    their observation: it is corrected once. A correction that the action language does not know, or that is longer than
+    the policy may write, is left out.
     """
-    seen: set[tuple[str, bytes]] = set()
-    found: list[Decision | None] = []
+    seen: set[tuple[str, ...]] = set()
+    found: list[Correction | None] = []
     for turn in turns:
-        outcome, key = turn.outcome, (turn.input.prompt, turn.input.image.tobytes())
-        right = None
-        if outcome is not None and outcome.scene and outcome.expert_thought and key not in seen and not is_grounded(
-                turn.decision.thought, outcome.scene):
-            seen.add(key)
-            written = policy.written(format_output(outcome.expert_thought, outcome.expert_action))
-            if written.legal and len(written.thought) <= policy.config.decoding.max_thought_chars:
-                right = written
+        outcome, thought, action = turn.outcome, turn.decision.thought, conclusion(turn.decision.thought)
+        right: Correction | None = None
+        if outcome is not None and outcome.scene:
+            false = not is_grounded(thought, outcome.scene)
+            if false:
+                thought, action = outcome.expert_thought, outcome.expert_action
+            key = turn.input.prompt, sha256(turn.input.image.tobytes()).hexdigest(), thought
+            if action and (false or action != turn.decision.action) and key not in seen:
+                seen.add(key)
+                right = _correction(thought, action, policy, of_thought=false)
         found.append(right)
     return found
+
+
+def _correction(thought: str, action: str, policy: Policy, *, of_thought: bool) -> Correction | None:
+    said = policy.written(format_output(thought, action))
+    if not said.legal or len(said.thought) > policy.config.decoding.max_thought_chars:
+        return None
+    return Correction(said, said.thought_mask if of_thought else ~said.thought_mask)

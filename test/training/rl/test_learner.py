@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from training.rl.algorithms import Correction
 from training.rl.learner import Learner
 from training.rl.rollout import TrainingSchedule, collect
 from training.worlds.episodes import Player
@@ -76,13 +77,13 @@ def test_an_update_without_any_telling_decision_moves_the_value_head_only(make_t
     assert not toy.policy.actions.any() and toy.policy.value_head.all()
 
 
-def test_the_guard_teaches_the_true_thought_and_leaves_the_action_to_the_reward(make_toy):
+def test_the_guard_teaches_the_tokens_that_a_correction_names_and_no_other(make_toy):
     toy = make_toy(guard_coef=1.0, learning_rate=0.1)
     samples = collect(Player(toy.policy, toy.worlds, toy.commander_of), TrainingSchedule(toy.config), toy.config, 1.0
                       ).samples
     first = next(i for i, sample in enumerate(samples) if not sample.input.image.any())
     right = replace(samples[first].decision, token_ids=np.array([1, 2]))
-    samples = [replace(sample, advantage=0.0, correction=right if i == first else None)
+    samples = [replace(sample, advantage=0.0, correction=Correction(right, right.thought_mask) if i == first else None)
                for i, sample in enumerate(samples)]
     row = Learner(toy.policy, toy.config, 0).update(samples, number=1, temperature=1.0, progress=0.0)
     assert row['guard_loss'] > 0.0
@@ -95,7 +96,8 @@ def test_an_annealed_guard_has_gone_at_the_end(make_toy):
     toy = make_toy(guard_coef=1.0, guard_anneal=True)
     samples = collect(Player(toy.policy, toy.worlds, toy.commander_of), TrainingSchedule(toy.config), toy.config, 1.0
                       ).samples
-    samples = [replace(sample, advantage=0.0, correction=sample.decision) for sample in samples]
+    samples = [replace(sample, advantage=0.0, correction=Correction(sample.decision, sample.decision.thought_mask))
+               for sample in samples]
     Learner(toy.policy, toy.config, 0).update(samples, number=1, temperature=1.0, progress=1.0)
     assert not toy.policy.thoughts.any()
 

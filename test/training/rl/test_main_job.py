@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from training.config import load_train_config
+from training.rl.algorithms import Correction
 from training.rl.learner import Learner
 from training.rl.rollout import TrainingSchedule, collect
 from training.worlds.episodes import Player
@@ -29,8 +30,9 @@ def test_two_updates_of_the_shipped_settings_give_the_recorded_parameters(make_t
         temperature = config.temperature_at(64 * number)
         samples = collect(player, schedule, config, temperature).samples
         # Every third thought is corrected to its opposite, so that the guard is part of the update.
-        samples = [replace(s, correction=replace(s.decision, token_ids=1 - s.decision.token_ids % 2 + [0, 2]))
-                   if i % 3 == 0 else s for i, s in enumerate(samples)]
+        right = [replace(s.decision, token_ids=1 - s.decision.token_ids % 2 + [0, 2]) for s in samples]
+        samples = [replace(s, correction=Correction(said, said.thought_mask)) if i % 3 == 0 else s
+                   for i, (s, said) in enumerate(zip(samples, right))]
         row = learner.update(samples, number=number, temperature=temperature, progress=0.25 * number)
         assert 0.0 < row['learned_share'] < 1.0 and row['guard_loss'] > 0.0
     for name, recorded in RECORDED.items():

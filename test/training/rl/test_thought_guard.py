@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from sim_worlds.expert import demonstrate
+from sim_worlds.statements import conclusion
 from sim_worlds.world import CellWorld
 from training.rl.thought_guard import corrections, grounding_metrics, is_grounded, thought_collapse
 from training.worlds.commands import Command
@@ -33,9 +34,10 @@ def policy():
     return load_policy('tiny_vlm')
 
 
-def turn(policy, thought, *, image=0, truth=TRUE, scene=SCENE):
+def turn(policy, thought, *, image=0, action=None, truth=TRUE, scene=SCENE):
     outcome = Outcome(0.0, False, False, False, 0, 1, 0, {}, truth, 'pick 10 20', scene)
-    decision = replace(policy.written('{"thoughts": "x", "action": "pick 00 00"}'), thought=thought)
+    decision = replace(policy.written('{"thoughts": "x", "action": "pick 00 00"}'), thought=thought,
+                       action=conclusion(thought) if action is None else action)
     return Turn(PolicyInput(np.full((128, 128, 3), image, np.uint8), 'task'), decision, Command(None), 0.0, outcome)
 
 
@@ -43,9 +45,29 @@ def test_false_thoughts_are_corrected_once_per_observation(policy):
     turns = [turn(policy, FALSE), turn(policy, FALSE), turn(policy, TRUE), turn(policy, FALSE, image=9)]
     found = corrections(turns, policy)
     assert [c is not None for c in found] == [True, False, False, True]
-    assert (found[0].thought, found[0].action, found[0].legal) == (TRUE, 'pick 10 20', True)
+    said = found[0].said
+    assert (said.thought, said.action, said.legal) == (TRUE, 'pick 10 20', True)
+    assert (found[0].learned == said.thought_mask).all()  # the action is left to the reward
     # One statement of four is false; the conclusion follows from it all the same.
-    assert grounding_metrics(turns) == {'grounded': 0.25, 'grounded_statements': (3 * 3 + 4) / 16}
+    assert grounding_metrics(turns) == {'grounded': 0.25, 'grounded_statements': (3 * 3 + 4) / 16, 'faithful': 1.0}
+
+
+def test_an_action_that_is_not_what_a_true_thought_comes_to_is_corrected_to_it(policy):
+    other = 'green cube at 20 30 , gripper open , so pick 20 30'  # true, if not what the expert would do
+    turns = [turn(policy, TRUE, action='pick 10 10'), turn(policy, other, action='pick 20 20'), turn(policy, other),
+             turn(policy, FALSE, action='pick 10 20', image=9)]
+    found = corrections(turns, policy)
+    assert [(c.said.thought, c.said.action) if c else None for c in found] == [
+        (TRUE, 'pick 10 20'), (other, 'pick 20 30'), None, (TRUE, 'pick 10 20')]
+    assert (found[0].learned == ~found[0].said.thought_mask).all()  # the thought is as it should be
+    assert (found[3].learned == found[3].said.thought_mask).all()
+    assert grounding_metrics(turns)['faithful'] == 0.25
+
+
+def test_a_thought_that_comes_to_nothing_the_language_knows_leaves_the_action_alone(policy):
+    turns = [turn(policy, 'gripper open', action='pick 10 20'),
+             turn(policy, 'red cube at 10 20 , so grab 10 20', action='pick 10 20')]
+    assert corrections(turns, policy) == [None, None]
 
 
 def test_nothing_is_corrected_where_no_simulator_knows_the_truth(policy):
@@ -73,7 +95,7 @@ def test_thoughts_collapse_where_they_are_the_same_for_another_scene(policy):
 
 
 def test_the_true_thought_can_be_written_under_the_grammar(policy):
-    said = corrections([turn(policy, FALSE)], policy)[0]
+    said = corrections([turn(policy, FALSE)], policy)[0].said
     inputs = PolicyInput(np.zeros((128, 128, 3), np.uint8), 'task')
     log_probs = policy.evaluate([inputs], [said], 1.0).logprobs
     assert bool((log_probs > -100.0).all())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...config import TrainConfig
-from .base import Algorithm, Batch, Sample
+from .base import Algorithm, Batch, Correction, Sample
 from .gigpo import GiGPO
 from .grpo import GRPO
 from .ppo import PPO
@@ -11,7 +11,7 @@ from .turn_ppo import TurnPPO
 
 _ALGORITHMS: dict[str, type[Algorithm]] = {'ppo': PPO, 'turn_ppo': TurnPPO, 'grpo': GRPO, 'gigpo': GiGPO}
 
-__all__ = ['Algorithm', 'Batch', 'Sample', 'make_algorithm']
+__all__ = ['Algorithm', 'Batch', 'Correction', 'Sample', 'make_algorithm']
 
 
 def make_algorithm(config: TrainConfig) -> Algorithm:

@@ -19,6 +19,19 @@ from ..losses import policy_loss
 
 
 @dataclass(frozen=True)
+class Correction:
+    """What should have been written, for the thought guard.
+
+    Attributes:
+        said: The whole output.
+        learned: (tokens,) bool, True for the tokens whose likelihood is to rise.
+    """
+
+    said: Decision
+    learned: np.ndarray
+
+
+@dataclass(frozen=True)
 class Sample:
     """A decision with what the update needs to know of it.
 
@@ -27,14 +40,14 @@ class Sample:
         decision: Output with its token log-probabilities and value at sampling.
         advantage: Estimate of how much better than expected the decision was.
         value_target: What the value head should have said; unused without a critic.
-        correction: What should have been written instead, for the thought guard; None where nothing has to be said.
+        correction: None where the thought guard has nothing to say.
     """
 
     input: PolicyInput
     decision: Decision
     advantage: float
     value_target: float = 0.0
-    correction: Decision | None = None
+    correction: Correction | None = None
 
 
 @dataclass(frozen=True)

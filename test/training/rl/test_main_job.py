@@ -21,7 +21,7 @@ RECORDED = {
 
 def test_two_updates_of_the_shipped_settings_give_the_recorded_parameters(make_toy):
     config = load_train_config('ppo', {
-        'transport': 'in-process', 'worlds': 8, 'decisions_per_update': 64, 'minibatch_size': 16,
+        'transport': 'in-process', 'worlds': 8, 'decisions': 6000, 'decisions_per_update': 64, 'minibatch_size': 16,
         'micro_batch_size': 8, 'learning_rate': 0.05, 'value_learning_rate': 0.05})
     toy = replace(make_toy(worlds=8), config=config)
     schedule, player = TrainingSchedule(config), Player(toy.policy, toy.worlds, toy.commander_of, unit=4)

@@ -29,10 +29,10 @@ def demonstrate(truth: SceneTruth) -> Demonstration:
     seen, action = [], 'done'
     if step is not None:
         carried = state.held == step.target and step.destination is not None
-        target, at = truth.items[step.target].name, _cell(truth, state.positions[step.target])
+        target, at = truth.items[step.target].name, cell_text(truth, state.positions[step.target])
         seen, action = [f'{target} held' if carried else f'{target} at {at}'], f'pick {at}'
         if step.destination is not None:
-            spot = _cell(truth, truth.task.spot(step, truth.items, state))
+            spot = cell_text(truth, truth.task.spot(step, truth.items, state))
             seen.append(f'{truth.items[step.destination].name} at {spot}')
             action = f'{truth.task.release} {spot}' if carried else action
     if state.held is not None and not carried:
@@ -59,7 +59,8 @@ def projected_point(truth: SceneTruth, point: np.ndarray) -> tuple[float, float]
     return u * truth.cell.grid / truth.cell.camera.width, v * truth.cell.grid / truth.cell.camera.height
 
 
-def _cell(truth: SceneTruth, point: np.ndarray) -> str:
+def cell_text(truth: SceneTruth, point: np.ndarray) -> str:
+    """The image cell at which a skill must be aimed to act at a point (3,), m, as a thought states it."""
     last = truth.cell.grid - 1
     return '{:02d} {:02d}'.format(*(int(np.clip(value, 0, last)) for value in projected_point(truth, point)))
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .expert import projected, projected_point
+from .expert import cell_text, projected_point
 from .truth import SceneTruth
 
 TOLERANCE = 2  # cells by which a stated coordinate may be off; a cell is about 1.2 cm of the table
@@ -22,7 +22,6 @@ CLEARANCE = 4  # cells from everything else at which the table counts as free to
 _SEPARATOR = re.compile(r'\s*,\s*')
 _AT = re.compile(r'(.+) at (\d\d) (\d\d)(?: within (\d+))?')
 _CELL = re.compile(r'\b(\d\d) (\d\d)\b')
-_FALLEN_M = 0.02
 
 Cell = tuple[int, int]
 
@@ -45,10 +44,10 @@ def true_statements(truth: SceneTruth) -> str:
     for i, item in enumerate(truth.items):
         if i == truth.state.held:
             said.append(f'{item.name} held')
-        elif truth.state.positions[i, 2] > truth.state.table_z - _FALLEN_M:
-            column, row = (int(np.clip(value, 0, truth.cell.grid - 1)) for value in projected(truth, i))
+        elif not truth.state.fallen(i):
+            at = cell_text(truth, truth.state.positions[i])
             reach = _reach(truth, i)
-            said.append(f'{item.name} at {column:02d} {row:02d}' + (f' within {reach}' if reach > TOLERANCE else ''))
+            said.append(f'{item.name} at {at}' + (f' within {reach}' if reach > TOLERANCE else ''))
     return ' , '.join([*said, f'gripper {truth.gripper}'])
 
 

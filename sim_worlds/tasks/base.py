@@ -52,6 +52,10 @@ class SceneState:
     held: int | None
     table_z: float
 
+    def fallen(self, index: int) -> bool:
+        """Whether an item has left the table."""
+        return bool(self.positions[index, 2] < self.table_z - _FALLEN_M)
+
 
 class Task(ABC):
     """One kind of episode. Stateless: everything that it judges is in its arguments.
@@ -155,7 +159,7 @@ class Task(ABC):
     def failed(self, goal: Goal, state: SceneState) -> bool:
         """Whether the goal can no longer be reached: an item that it needs has left the table."""
         needed = [i for a in goal.assignments for i in (a.target, a.destination) if i is not None]
-        return any(bool(state.positions[i, 2] < state.table_z - _FALLEN_M) for i in needed)
+        return any(state.fallen(i) for i in needed)
 
     def terms(self, goal: Goal, items: Sequence[Item], before: SceneState, after: SceneState, over: bool
               ) -> dict[str, float]:

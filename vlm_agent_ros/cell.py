@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .autonomy import Autonomy
 from .camera import Camera
 from .config import bounded, find_config, load_yaml, parse
 from .errors import UserError
@@ -89,6 +90,7 @@ class Cell:
     workspace: Workspace
     motion: Motion = Motion()
     safety: Safety = Safety()
+    autonomy: Autonomy = Autonomy()
     grid: int = bounded(48, low=2, high=100, help='cells per image side in the action language')
     path: str = ''
 

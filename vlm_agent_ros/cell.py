@@ -10,6 +10,7 @@ import numpy as np
 from .camera import Camera
 from .config import bounded, find_config, load_yaml, parse
 from .errors import UserError
+from .topics import Topics
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ class Cell:
     workspace: Workspace
     motion: Motion = Motion()
     safety: Safety = Safety()
+    topics: Topics = Topics()
     grid: int = bounded(48, low=2, high=100, help='cells per image side in the action language')
     path: str = ''
 
@@ -157,4 +159,9 @@ def load_cell(name: str) -> Cell:
         UserError: The file is missing or has a key that is unknown or out of range.
     """
     path = find_config('cells', name)
-    return parse(Cell, {**load_yaml(path), 'path': str(path)}, str(path))
+    try:
+        return parse(Cell, {**load_yaml(path), 'path': str(path)}, str(path))
+    except UserError as error:
+        if str(error).startswith(str(path)):
+            raise
+        raise UserError(f'{path}: {error}') from error  # a section does not know which file it is in

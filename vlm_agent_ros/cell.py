@@ -11,6 +11,7 @@ from .autonomy import Autonomy
 from .camera import Camera
 from .config import bounded, find_config, load_yaml, parse
 from .errors import UserError
+from .topics import Topics
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,7 @@ class Cell:
     motion: Motion = Motion()
     safety: Safety = Safety()
     autonomy: Autonomy = Autonomy()
+    topics: Topics = Topics()
     grid: int = bounded(48, low=2, high=100, help='cells per image side in the action language')
     path: str = ''
 
@@ -159,4 +161,9 @@ def load_cell(name: str) -> Cell:
         UserError: The file is missing or has a key that is unknown or out of range.
     """
     path = find_config('cells', name)
-    return parse(Cell, {**load_yaml(path), 'path': str(path)}, str(path))
+    try:
+        return parse(Cell, {**load_yaml(path), 'path': str(path)}, str(path))
+    except UserError as error:
+        if str(error).startswith(str(path)):
+            raise
+        raise UserError(f'{path}: {error}') from error  # a section does not know which file it is in

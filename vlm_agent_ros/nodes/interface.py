@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
+from ..topics import Topics
+
 IMAGE = 'camera/image_raw'
 COMPRESSED_IMAGE = 'camera/image_raw/compressed'
 CAMERA_INFO = 'camera/camera_info'
@@ -32,3 +34,11 @@ NEWEST_QOS = _qos(1, ReliabilityPolicy.BEST_EFFORT, DurabilityPolicy.VOLATILE)
 COMMAND_QOS = _qos(1, ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE)
 EVENT_QOS = _qos(10, ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE)
 LATCHED_QOS = _qos(1, ReliabilityPolicy.RELIABLE, DurabilityPolicy.TRANSIENT_LOCAL)
+
+
+def remappings(topics: Topics) -> list[tuple[str, str]]:
+    """What the nodes of a cell have to be remapped by, as pairs of the interface's name and the cell's."""
+    interface = {'image': (IMAGE, COMPRESSED_IMAGE), 'camera_info': (CAMERA_INFO,), 'joint_states': (JOINT_STATES,),
+                 'arm_command': (ARM_COMMAND,), 'gripper_command': (GRIPPER_COMMAND,)}
+    return [(name, other + name.removeprefix(interface[key][0])) for key, other in topics.names().items() if other
+            for name in interface[key]]

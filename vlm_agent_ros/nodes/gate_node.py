@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +155,7 @@ class GateNode(ManagedNode):
 
     def _publisher(self, topic: str) -> Publisher:
         publisher = self.create_publisher(JointTrajectory, topic, interface.COMMAND_QOS)
-        self._made.append(lambda: self.destroy_publisher(publisher))
+        self._made.append(partial(self.destroy_publisher, publisher))
         return publisher
 
     def _listen(self, cell: Cell) -> None:
@@ -176,10 +177,9 @@ class GateNode(ManagedNode):
                                   interface.DRIVER_QOS))
         for kind, topic, callback, qos in subscriptions:
             subscription = self.create_subscription(kind, topic, callback, qos)
-            self._made.append(lambda made=subscription: self.destroy_subscription(made))
+            self._made.append(partial(self.destroy_subscription, subscription))
         for period_s, callback in ((_POLL_S, self._poll), (_COLLECT_S, gc.collect)):
-            timer = self.create_timer(period_s, callback)
-            self._made.append(lambda made=timer: self.destroy_timer(made))
+            self._made.append(partial(self.destroy_timer, self.create_timer(period_s, callback)))
 
     # --- what the cell says -------------------------------------------------------------------------------------
 

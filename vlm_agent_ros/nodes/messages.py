@@ -106,14 +106,14 @@ def check_camera_info(message: CameraInfo, topic: str, camera: Camera) -> None:
                         'correct camera.width and camera.height, or scale the image')
     measured, expected = np.array(message.k).reshape(3, 3), camera.intrinsics
     if not measured[0, 0] > 0.0:
-        raise UserError(f'{topic}: the camera is not calibrated (k[0] is {measured[0, 0]:g}): calibrate it and give its '
-                        'driver the result')
+        raise UserError(f'{topic}: the camera is not calibrated (k[0] is {measured[0, 0]:g}): calibrate it and give '
+                        'its driver the result')
     off = np.abs(measured - expected).max() / expected[0, 0]
     if not off <= _CAMERA_TOLERANCE:
-        raise UserError(
-            f'{topic}: f = {measured[0, 0]:.1f}, {measured[1, 1]:.1f} and c = {measured[0, 2]:.1f}, {measured[1, 2]:.1f} '
-            f'pixels, but the cell file says {expected[0, 0]:.1f}, {expected[1, 1]:.1f} and {expected[0, 2]:.1f}, '
-            f'{expected[1, 2]:.1f}: correct camera.fov_deg, or rectify and crop the image')
+        found, wanted = (', '.join(f'{value:.1f}' for value in matrix[[0, 1, 0, 1], [0, 1, 2, 2]])
+                         for matrix in (measured, expected))
+        raise UserError(f'{topic}: fx, fy, cx, cy are {found} pixels, but the cell file says {wanted}: correct '
+                        'camera.fov_deg, or rectify and crop the image')
 
 
 def joint_state_message(names: tuple[str, ...], positions: np.ndarray, stamp_ns: int) -> JointState:

@@ -3,7 +3,8 @@
 from .autonomy import MODES, Ladder
 from .evidence import EvidenceFile
 from .gate import Gate
-from .rules import SafetyRules, Violation
+from .rules import SafetyRules
 from .stop import StopLatch
+from .verdict import Ages, Verdict, Violation
 
-__all__ = ['MODES', 'EvidenceFile', 'Gate', 'Ladder', 'SafetyRules', 'StopLatch', 'Violation']
+__all__ = ['MODES', 'Ages', 'EvidenceFile', 'Gate', 'Ladder', 'SafetyRules', 'StopLatch', 'Verdict', 'Violation']

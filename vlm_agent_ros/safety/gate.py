@@ -16,9 +16,10 @@ from ..status import ERROR, OK, WARN, Status
 from ..types import Trajectory
 from .agreement import Agreement
 from .autonomy import Ladder
-from .rules import Ages, SafetyRules, Verdict, Violation
+from .rules import SafetyRules
 from .stop import StopLatch
 from .supervisor import Supervisor
+from .verdict import Ages, Verdict, Violation
 
 _HOLD_S = 0.1  # time given to the arm to come to rest where it was measured
 _REMEMBERED_IMAGES = 512
@@ -150,8 +151,8 @@ class Gate:
             self.refuse(Violation('points', 0, self._cell.safety.max_points, 'the proposal has no points'), stamp_ns)
             return
         verdict = self._judge(trajectory, stamp_ns, age_s, None if before is None else now - before)
-        if verdict.trajectory is None:
-            self.refuse(verdict.violations[0], stamp_ns)
+        if verdict.rejection is not None:
+            self.refuse(verdict.rejection, stamp_ns)
         elif self.mode == 'auto':
             self._forward(verdict, stamp_ns, 'passed every rule')
         elif self.mode == 'approve':
@@ -178,17 +179,16 @@ class Gate:
                since_last_s: float | None) -> Verdict:
         """The rules; without a stamp the age of the image is not judged, because an operator looks at the cell."""
         inputs, now_ns = self._inputs, self._clocks.stamp_ns()
-        violation, image_s = inputs.task_violation, None
         if inputs.measured is None:
-            violation = Violation('age', 'none', self._cell.safety.max_joint_age_s, 'no usable joint state has come yet')
-        elif stamp_ns is not None:
-            image_s = (now_ns - stamp_ns) * 1e-9
-            if stamp_ns not in inputs.images:
-                violation = Violation('age', image_s, self._cell.safety.max_image_age_s,
-                                      'the camera has published no image of the stamp that the proposal rests on')
-        if inputs.measured is None or (violation is not None and not self._latch.active):
-            assert violation is not None
-            return Verdict(None, (violation,))
+            limit = self._cell.safety.max_joint_age_s
+            return Verdict(None, (Violation('age', 'none', limit, 'no usable joint state has come yet'),))
+        image_s = None if stamp_ns is None else (now_ns - stamp_ns) * 1e-9
+        if not self._latch.active:  # which the rules say first
+            if inputs.task_violation is not None:
+                return Verdict(None, (inputs.task_violation,))
+            if image_s is not None and stamp_ns not in inputs.images:
+                return Verdict(None, (Violation('age', image_s, self._cell.safety.max_image_age_s, 'the camera has '
+                                                'published no image of the stamp that the proposal rests on'),))
         task_s = None if inputs.task_since_s is None else self._clocks.steady() - inputs.task_since_s
         return self._rules.judge(trajectory, inputs.measured, ages=Ages(
             image_s=image_s, joint_s=(now_ns - inputs.measured.stamp_ns) * 1e-9, task_s=task_s, proposal_s=proposal_s,
@@ -218,10 +218,10 @@ class Gate:
         if not yes:
             self.refuse(Violation('approval', 'no', 'yes', 'the operator said no'), pending.stamp_ns)
             return True, 'the proposal is refused'
-        verdict = self._judge(pending.trajectory, None, None, None)
-        if verdict.trajectory is None:
-            self.refuse(verdict.violations[0], pending.stamp_ns)
-            return False, verdict.violations[0].message
+        verdict = self._judge(pending.trajectory, None, self._clocks.steady() - pending.since_s, None)
+        if verdict.rejection is not None:
+            self.refuse(verdict.rejection, pending.stamp_ns)
+            return False, verdict.rejection.message
         self._forward(verdict, pending.stamp_ns, 'approved by the operator')
         return True, 'the proposal is forwarded'
 

@@ -13,8 +13,8 @@ CONSEQUENCES = ('approve', 'blend', 'keep')
 class Autonomy:
     """Faults that stop the robot, evidence that ``auto`` needs, and how its speed grows.
 
-    The consequence of something that happens in auto is ``approve`` (back to the operator, and the evidence starts anew), ``blend`` (back to the lowest
-    speed) or ``keep``.
+    What happens in auto leads to ``approve`` (back to the operator, and the evidence starts anew), to ``blend`` (back
+    to the lowest speed) or to nothing (``keep``).
     """
 
     camera_timeout_s: float = bounded(

@@ -112,7 +112,7 @@ class GateNode(ManagedNode):
                           robot.gripper_joints: self._publisher(interface.GRIPPER_COMMAND)}
         self._listen(cell)
         for status in (self._gate.waiting_status(), self._gate.mode_status(), self._gate.stop_status(),
-                       self._gate.agreement_status()):
+                       self._gate.inputs_status(), self._gate.agreement_status()):
             self.board.tell(status)
 
     def check(self) -> None:

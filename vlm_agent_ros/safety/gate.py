@@ -254,7 +254,10 @@ class Gate:
 
     def poll(self) -> None:
         """Judge silence, that of the operator included; to be called some twenty times a second."""
+        before = tuple(self.supervisor.present)
         self.supervisor.poll(agent_matters=self.mode != 'shadow')
+        if tuple(self.supervisor.present) != before:
+            self._tell(self.inputs_status())
         pending, limit_s = self._pending, self.approve_timeout_s
         if pending is not None and (waited_s := self._clocks.steady() - pending.since_s) > limit_s:
             self.refuse(Violation('approval', waited_s, limit_s, f'the operator gave no answer in {limit_s:g} s'),
@@ -304,6 +307,12 @@ class Gate:
         return Status('stop', ERROR if causes else OK, message or self._latch.reason or 'no stop',
                       {'active': str(bool(causes)).lower(), 'causes': ', '.join(causes),
                        **{f'cause.{cause}': text for cause, text in causes.items()}})
+
+    def inputs_status(self) -> Status:
+        """What the gate lives on: faults are named here also while the robot rests, when they stop nothing."""
+        present = self.supervisor.present
+        return Status('inputs', ERROR if present else OK, '; '.join(present.values()) or 'all there',
+                      {'faults': ', '.join(present), **{f'fault.{cause}': text for cause, text in present.items()}})
 
     def agreement_status(self) -> Status:
         """What was done in shadow mode against what was proposed."""

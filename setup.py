@@ -55,6 +55,7 @@ setup(
             'agent_node = vlm_agent_ros.nodes.entry:agent_node',
             'gate_node = vlm_agent_ros.nodes.entry:gate_node',
             'cot_viewer = vlm_agent_ros.nodes.entry:cot_viewer',
+            'operator = vlm_agent_ros.nodes.entry:operator',
             'world_node = sim_worlds.entry:world_node',
             'trainer = training.cli:trainer',
             'vlm-agent = training.cli:main',

@@ -11,6 +11,7 @@ from .autonomy import Autonomy
 from .camera import Camera
 from .config import bounded, find_config, load_yaml, parse
 from .errors import UserError
+from .tasks import Tasks
 from .topics import Topics
 
 
@@ -92,6 +93,7 @@ class Cell:
     motion: Motion = Motion()
     safety: Safety = Safety()
     autonomy: Autonomy = Autonomy()
+    tasks: Tasks = Tasks()
     topics: Topics = Topics()
     grid: int = bounded(48, low=2, high=100, help='cells per image side in the action language')
     path: str = ''

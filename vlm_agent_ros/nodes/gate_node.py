@@ -33,6 +33,7 @@ from ..errors import UserError
 from ..safety import EvidenceFile, Gate, Ladder, Violation
 from ..safety.gate import Clocks
 from ..status import ERROR, WARN, Status
+from ..tasks import TaskPolicy
 from ..topics import ProtectiveStop
 from ..types import Trajectory
 from . import interface
@@ -98,7 +99,7 @@ class GateNode(ManagedNode):
         settings = self._settings
         cell = load_cell(settings.cell)
         ladder = Ladder(cell.autonomy, EvidenceFile(_evidence_path(settings.evidence_file, cell)), settings.mode)
-        self._cell = cell
+        self._cell, self._tasks = cell, TaskPolicy(cell.tasks)
         self._gate = Gate(
             cell, ladder, self._send, self._tell, clocks=self._clocks(), cooldown_s=settings.stop_cooldown_s,
             approve_timeout_s=self.get_parameter('approve_timeout_s').value)
@@ -208,7 +209,8 @@ class GateNode(ManagedNode):
         self._gate_or_raise().image(to_ns(message.header.stamp))
 
     def _on_task(self, message: String) -> None:
-        self._gate_or_raise().task(None)
+        refusal = self._tasks.refusal(message.data)
+        self._gate_or_raise().task(Violation('task', message.data[:80], 'tasks.allow', refusal) if refusal else None)
 
     def _on_heartbeat(self, message: Header) -> None:
         self._gate_or_raise().supervisor.heartbeat(to_ns(message.stamp))

@@ -56,6 +56,7 @@ setup(
             'gate_node = vlm_agent_ros.nodes.entry:gate_node',
             'cot_viewer = vlm_agent_ros.nodes.entry:cot_viewer',
             'world_node = sim_worlds.entry:world_node',
+            'cell_emulator = sim_worlds.entry:cell_emulator',
             'trainer = training.cli:trainer',
             'vlm-agent = training.cli:main',
         ],

@@ -15,6 +15,7 @@ PROPOSAL = 'proposal'
 ARM_COMMAND = 'joint_trajectory_controller/joint_trajectory'
 GRIPPER_COMMAND = 'gripper_controller/joint_trajectory'
 OUTCOME = 'outcome'
+HEARTBEAT = 'agent_heartbeat'
 DIAGNOSTICS = '/diagnostics'
 CHAIN_OF_THOUGHT = '~/chain_of_thought'
 CLOCK = 'clock'
@@ -33,6 +34,8 @@ NEWEST_QOS = _qos(1, ReliabilityPolicy.BEST_EFFORT, DurabilityPolicy.VOLATILE)
 # Depth 1 and volatile: a command is never replayed to a controller that comes up later.
 COMMAND_QOS = _qos(1, ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE)
 EVENT_QOS = _qos(10, ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE)
+# Best effort and volatile are what a publisher of any quality can serve: drivers differ.
+DRIVER_QOS = _qos(10, ReliabilityPolicy.BEST_EFFORT, DurabilityPolicy.VOLATILE)
 LATCHED_QOS = _qos(1, ReliabilityPolicy.RELIABLE, DurabilityPolicy.TRANSIENT_LOCAL)
 
 

@@ -90,7 +90,7 @@ class AuditNode(Node):
             (image[0], image[0], image[1], interface.HISTORY_QOS),
             (interface.CAMERA_INFO, interface.CAMERA_INFO, CameraInfo, interface.HISTORY_QOS),
             (interface.JOINT_STATES, interface.JOINT_STATES, JointState, interface.HISTORY_QOS),
-            (interface.AGENT_HEARTBEAT, interface.AGENT_HEARTBEAT, Header, interface.HISTORY_QOS),
+            (interface.HEARTBEAT, interface.HEARTBEAT, Header, interface.HISTORY_QOS),
             (interface.TASK, interface.TASK, String, interface.RECORD_LATCHED_QOS),
             (interface.CHAIN_OF_THOUGHT, interface.CHAIN_OF_THOUGHT.replace('~', agent), String,
              interface.RECORD_LATCHED_QOS),

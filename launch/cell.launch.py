@@ -1,7 +1,7 @@
 """The robot side of a cell: gate, agent and audit log. Camera and robot drivers are those of the cell.
 
-``ros2 launch vlm_agent_ros cell.launch.py cell:=my_cell.yaml checkpoint:=runs/<name>/checkpoints/latest``; docs/bring_up.md says
-how to go from shadow to auto. ``emulator:=panda_table`` starts an emulated cell beside it, to try all this without a robot.
+``ros2 launch vlm_agent_ros cell.launch.py cell:=my_cell.yaml checkpoint:=runs/<name>/checkpoints/latest``; the way from
+shadow to auto is in docs/bring_up.md. ``emulator:=panda_table`` starts an emulated cell too, to try it without a robot.
 
 The gate is not started again when it ends: why it did must be known before anything moves. Agent and audit log are
 started again after 2 s; while the agent is away in approve or auto, the gate has stopped the robot, and stays stopped

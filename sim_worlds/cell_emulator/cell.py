@@ -65,7 +65,7 @@ class EmulatedCell:
             Refused: It is ignored.
         """
         self.robot.receive(group, trajectory, late_s)
-        if group == ARM:
+        if group == ARM and trajectory is not None:
             self._line.commanded(trajectory)
 
     def advance(self, seconds: float) -> list[Outcome | str]:

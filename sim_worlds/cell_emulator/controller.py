@@ -26,7 +26,7 @@ class TrajectoryController:
         position: (joints,) float64 that is held at first.
 
     Attributes:
-        accepted: Trajectories that were taken, requests to hold included.
+        accepted: Trajectories that were taken.
         refused: Trajectories that were not.
         reason: Why the last of them was refused; empty before the first.
     """
@@ -53,7 +53,7 @@ class TrajectoryController:
         """Take a trajectory in place of the one before.
 
         Args:
-            trajectory: In any order of the joints; None, a trajectory without points, to hold where the arm is.
+            trajectory: In any order of the joints; None for one without points.
             late_s: Time (s) since the stamp of its header, at which it has to start; 0 where it has none.
             measured: (joints,) float64, rad or m.
 
@@ -61,15 +61,11 @@ class TrajectoryController:
             Refused: It is none that a robot can follow; the one before goes on.
         """
         try:
-            wanted = None if trajectory is None else self._checked(trajectory, late_s, measured)
+            self._trajectory, self._time_s = self._checked(trajectory, late_s, measured), late_s
         except Refused as error:
             self.refuse(str(error))
             raise
         self.accepted += 1
-        if wanted is None:
-            self.hold(measured)
-        else:
-            self._trajectory, self._time_s = wanted, late_s
 
     def refuse(self, reason: str) -> None:
         """Count a trajectory that never got as far as ``receive``."""
@@ -86,8 +82,10 @@ class TrajectoryController:
         times_s = np.array([self._time_s])
         return positions_at(self._trajectory, times_s)[0], velocities_at(self._trajectory, times_s)[0]
 
-    def _checked(self, trajectory: Trajectory, late_s: float, measured: np.ndarray) -> Trajectory:
+    def _checked(self, trajectory: Trajectory | None, late_s: float, measured: np.ndarray) -> Trajectory:
         """The trajectory in the controller's order of joints, from where the arm is."""
+        if trajectory is None:  # in ROS 1 it was a request to stop; ros2_control rejects it and goes on
+            raise Refused('it has no points')
         names = trajectory.joint_names
         for name in names:
             if name not in self.joints:

@@ -34,7 +34,9 @@ from ..errors import UserError
 from ..message_content import pixels
 from . import interface
 from .parameters import declare_parameters
+from .peers import Peers
 from .ros_env import run_node
+from .status_board import StatusBoard
 
 _REPORT_S = 0.5
 _LATE_S = 2.0
@@ -74,6 +76,8 @@ class AuditNode(Node):
         for topic in topics:
             self._subscribe(*topic)
         self._diagnostics = self.create_publisher(DiagnosticArray, interface.DIAGNOSTICS, interface.EVENT_QOS)
+        self._board = StatusBoard(self)
+        Peers(self, self._board, [interface.GATE_HEARTBEAT], own=interface.AUDIT_HEARTBEAT)
         self.create_timer(_REPORT_S, self._report)
 
     def close(self) -> None:
@@ -144,6 +148,7 @@ class AuditNode(Node):
     # --- how the log is doing -----------------------------------------------------------------------------------
 
     def _report(self) -> None:
+        self._board.repeat()
         state = self._writer.state()
         level, message = self._judge(state)
         values = {

@@ -41,7 +41,7 @@ setup(
     # What the robot needs. Neither a simulator nor the training stack is among it.
     install_requires=[
         'numpy', 'pyyaml', 'pillow', 'torch>=2.4', 'transformers>=5', 'peft>=0.18', 'safetensors',
-        'llguidance>=1', 'pin>=3', 'ruckig',
+        'llguidance>=1', 'pin>=3', 'ruckig', 'mcap>=1.6', 'mcap-ros2-support>=0.6', 'zstandard',
     ],
     extras_require={
         'sim': ['pybullet>=3.2.7', 'gymnasium>=1'],
@@ -54,9 +54,11 @@ setup(
         'console_scripts': [
             'agent_node = vlm_agent_ros.nodes.entry:agent_node',
             'gate_node = vlm_agent_ros.nodes.entry:gate_node',
+            'audit_node = vlm_agent_ros.nodes.entry:audit_node',
             'cot_viewer = vlm_agent_ros.nodes.entry:cot_viewer',
             'operator = vlm_agent_ros.nodes.entry:operator',
             'world_node = sim_worlds.entry:world_node',
+            'cell_emulator = sim_worlds.entry:cell_emulator',
             'trainer = training.cli:trainer',
             'vlm-agent = training.cli:main',
         ],

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ('vlm_agent_ros', 'sim_worlds', 'training')
 # Name of a distribution where it differs from what is imported.
 DISTRIBUTIONS = {'PIL': 'pillow', 'yaml': 'pyyaml', 'pinocchio': 'pin', 'pybullet_data': 'pybullet',
-                 'pybullet_utils': 'pybullet'}
+                 'pybullet_utils': 'pybullet', 'mcap_ros2': 'mcap-ros2-support'}
 ROS_PACKAGES = {'builtin_interfaces', 'diagnostic_msgs', 'launch', 'launch_ros', 'lifecycle_msgs', 'rcl_interfaces',
                 'rclpy', 'rosgraph_msgs', 'sensor_msgs', 'std_msgs', 'std_srvs', 'trajectory_msgs'}
 
@@ -136,8 +136,8 @@ for module in {modules!r}:
 
 def test_every_executable_resolves() -> None:
     entries = importlib.metadata.distribution('vlm_agent_ros').entry_points.select(group='console_scripts')
-    assert {entry.name for entry in entries} == {'agent_node', 'gate_node', 'cot_viewer', 'world_node', 'trainer',
-                                                 'vlm-agent'}
+    assert {entry.name for entry in entries} == {'agent_node', 'audit_node', 'gate_node', 'cot_viewer', 'world_node',
+                                                 'trainer', 'vlm-agent'}
     for entry in entries:
         assert callable(entry.load())
 
@@ -187,7 +187,7 @@ def test_an_ament_installation_has_executables_and_shared_files_where_ros2_looks
     """As colcon calls it; ``ros2 run`` looks in lib/<package>, ``ros2 launch`` in share/<package>."""
     run_setup(checkout, 'install', '--prefix', str(tmp_path), '--single-version-externally-managed', '--record',
               str(tmp_path / 'installed.txt'))
-    for name in ('agent_node', 'gate_node', 'world_node', 'cot_viewer', 'trainer'):
+    for name in ('agent_node', 'audit_node', 'gate_node', 'world_node', 'cot_viewer', 'trainer'):
         assert os.access(tmp_path / 'lib' / 'vlm_agent_ros' / name, os.X_OK)
     share = tmp_path / 'share' / 'vlm_agent_ros'
     assert all((share / name).is_file() for name in shared_files() | {'package.xml'})

@@ -18,6 +18,11 @@ def cot_viewer() -> int:
     return run_module('vlm_agent_ros.nodes.cot_viewer')
 
 
+def audit_node() -> int:
+    """``ros2 run vlm_agent_ros audit_node``."""
+    return run_module('vlm_agent_ros.nodes.audit_node')
+
+
 def operator() -> int:
     """``ros2 run vlm_agent_ros operator``."""
     return run_module('vlm_agent_ros.nodes.operator')

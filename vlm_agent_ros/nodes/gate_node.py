@@ -47,6 +47,7 @@ from .messages import (
     trajectory_message,
 )
 from .parameters import declare_parameters
+from .peers import Peers
 from .publishers import SoleSource
 from .ros_env import run_node
 
@@ -79,6 +80,7 @@ class GateNode(ManagedNode):
         self._settings = declare_parameters(self, Parameters, ('approve_timeout_s',))
         self._gate: Gate | None = None
         self._made: list[Callable[[], Any]] = []
+        Peers(self, self.board, [interface.AUDIT_HEARTBEAT], own=interface.GATE_HEARTBEAT)
         self.board.tell(Status('verdict', WARN, 'no proposal yet', {'verdict': 'waiting'}))
         services = {'approve': (SetBool, self._on_approve), 'stop': (Trigger, self._on_stop),
                     'reset': (Trigger, self._on_reset), 'episode': (SetBool, self._on_episode)}

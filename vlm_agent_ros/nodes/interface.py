@@ -4,23 +4,33 @@ from __future__ import annotations
 
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
+from ..topic_names import (
+    ARM_COMMAND,
+    AUDIT_HEARTBEAT,
+    CAMERA_INFO,
+    CHAIN_OF_THOUGHT,
+    CLOCK,
+    COMPRESSED_IMAGE,
+    CORRECTION,
+    DIAGNOSTICS,
+    GATE_HEARTBEAT,
+    GRIPPER_COMMAND,
+    HEARTBEAT,
+    IMAGE,
+    JOINT_STATES,
+    OUTCOME,
+    PROPOSAL,
+    RESET,
+    TASK,
+)
 from ..topics import Topics
 
-IMAGE = 'camera/image_raw'
-COMPRESSED_IMAGE = 'camera/image_raw/compressed'
-CAMERA_INFO = 'camera/camera_info'
-JOINT_STATES = 'joint_states'
-TASK = 'task'
-PROPOSAL = 'proposal'
-ARM_COMMAND = 'joint_trajectory_controller/joint_trajectory'
-GRIPPER_COMMAND = 'gripper_controller/joint_trajectory'
-OUTCOME = 'outcome'
-HEARTBEAT = 'agent_heartbeat'
-DIAGNOSTICS = '/diagnostics'
-CORRECTION = 'gate_node/correction'
-CHAIN_OF_THOUGHT = '~/chain_of_thought'
-CLOCK = 'clock'
-RESET = 'world/reset'
+__all__ = [
+    'ARM_COMMAND', 'AUDIT_HEARTBEAT', 'CAMERA_INFO', 'CHAIN_OF_THOUGHT', 'CLOCK', 'COMMAND_QOS', 'COMPRESSED_IMAGE',
+    'CORRECTION', 'DIAGNOSTICS', 'DRIVER_QOS', 'EVENT_QOS', 'GATE_HEARTBEAT', 'GRIPPER_COMMAND', 'HEARTBEAT',
+    'HISTORY_QOS', 'IMAGE', 'JOINT_STATES', 'LATCHED_QOS', 'NEWEST_QOS', 'OUTCOME', 'PROPOSAL', 'RECORD_LATCHED_QOS',
+    'RECORD_QOS', 'RESET', 'SENSOR_QOS', 'TASK', 'remappings',
+]
 
 
 def _qos(depth: int, reliability: ReliabilityPolicy, durability: DurabilityPolicy) -> QoSProfile:
@@ -35,6 +45,9 @@ NEWEST_QOS = _qos(1, ReliabilityPolicy.BEST_EFFORT, DurabilityPolicy.VOLATILE)
 # Depth 1 and volatile: a command is never replayed to a controller that comes up later.
 COMMAND_QOS = _qos(1, ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE)
 EVENT_QOS = _qos(10, ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE)
+# For who writes everything down: what was latched before it came, and all that comes while it is busy.
+RECORD_QOS = _qos(1000, ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE)
+RECORD_LATCHED_QOS = _qos(100, ReliabilityPolicy.RELIABLE, DurabilityPolicy.TRANSIENT_LOCAL)
 # Best effort and volatile are what a publisher of any quality can serve: drivers differ.
 DRIVER_QOS = _qos(10, ReliabilityPolicy.BEST_EFFORT, DurabilityPolicy.VOLATILE)
 LATCHED_QOS = _qos(1, ReliabilityPolicy.RELIABLE, DurabilityPolicy.TRANSIENT_LOCAL)

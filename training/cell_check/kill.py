@@ -137,7 +137,7 @@ class Bench:
             self._processes.spin(1.0)
             late = [at for at, _ in witness.commands if at > back]
             return 'a command to a robot that was stopped' if late else ''
-        if not self._processes.wait(lambda: witness.at_rest(_REST_S), _SETTLED_S):
+        if not self._processes.wait(lambda: witness.over and witness.at_rest(_REST_S), _SETTLED_S):
             return f'the arm still moves {_SETTLED_S:g} s later'
         if victim == 'gate':
             if any(at > killed + _IN_FLIGHT_S for at, _ in witness.commands):
@@ -163,7 +163,7 @@ class Bench:
     def _at_work(self) -> None:
         """Lift the stop, and wait until every process is there and a new motion has been forwarded."""
         started = time.monotonic()
-        fresh = {'gate_node: mode', 'gate_node: stop', 'gate_node: peers', 'audit_node: audit'}
+        fresh = {'gate_node: mode', 'gate_node: stop', 'gate_node: inputs', 'audit_node: audit'}
         self._processes.require(
             lambda: all(self._witness.statuses(name, started) for name in fresh) and self._sound(started),
             'that gate and audit log are there')
@@ -176,6 +176,6 @@ class Bench:
 
     def _sound(self, since: float) -> bool:
         """Nobody is missed any more."""
-        peers = self._witness.statuses('gate_node: peers', since)[-1].values['lost']
-        inputs = self._witness.statuses('gate_node: inputs', since)
-        return not peers and bool(inputs) and not inputs[-1].values['faults']
+        newest = {said.name: said.values for said in self._witness.said if said.at >= since}
+        missed = any(values['lost'] for name, values in newest.items() if name.endswith(': peers'))
+        return not missed and not newest['gate_node: inputs']['faults']

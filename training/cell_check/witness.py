@@ -71,6 +71,11 @@ class Witness:
                 largest = max(largest, near)
         return largest
 
+    @property
+    def over(self) -> bool:
+        """The time of the last command has passed; an arm may rest in the middle of one, while the gripper closes."""
+        return not self.commands or time.monotonic() > self.commands[-1][0] + self.commands[-1][1].duration_s
+
     def at_rest(self, for_s: float, within: float = 0.004) -> bool:
         """Whether the arm has moved by less than so much (rad) for some time (s), and states have come all along."""
         now = time.monotonic()

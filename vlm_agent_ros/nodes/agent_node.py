@@ -33,6 +33,7 @@ from .decider import Decided, Decider, DeciderSettings
 from .lifecycle import ManagedNode
 from .messages import image_array, joint_positions, to_ns, trajectory_from, trajectory_message
 from .parameters import declare_parameters
+from .peers import Peers
 from .publishers import SoleSource
 from .ros_env import run_node
 
@@ -66,6 +67,7 @@ class AgentNode(ManagedNode):
         self._forget()
         self._inputs: list[Subscription] = []
         self._active_entities: tuple[list[Publisher], CotPublisher, list[Timer]] | None = None
+        Peers(self, self.board, [interface.GATE_HEARTBEAT, interface.AUDIT_HEARTBEAT])
         if self._settings.autostart:
             self.autostart()
 

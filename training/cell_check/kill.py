@@ -46,7 +46,7 @@ class Trial:
     """One kill.
 
     Attributes:
-        named_s: Time until the cause was on ``/diagnostics``; None where it was not in time.
+        named_s: Time until the cause was on ``/diagnostics``; None where it was not, within twice the time allowed.
         held: The arm did nothing but finish a motion that had been forwarded, or stop.
         log_missing_s: What the audit log lacks at its end; None where the audit went on.
         wrong: What was not as promised; empty where all was.
@@ -109,7 +109,7 @@ class Bench:
         named_s = self._named(victim, killed)
         held = self._held(victim, killed)
         missing_s = self._log_missing_s(killed_ns) if victim == 'audit' else None
-        wrong = [] if named_s is not None else [f'not named within {NAMED_WITHIN_S:g} s']
+        wrong = [] if named_s and named_s <= NAMED_WITHIN_S else [f'not named within {NAMED_WITHIN_S:g} s']
         wrong += [held] if held else []
         wrong += [] if missing_s is None or missing_s <= 1.0 else [f'the log lacks its last {missing_s:.2f} s']
         if self._processes.exit_reason(victim):
@@ -118,12 +118,11 @@ class Bench:
         return Trial(victim, named_s, not held, missing_s, '; '.join(wrong))
 
     def _named(self, victim: str, killed: float) -> float | None:
-        """Time (s) until the cause was on ``/diagnostics``; looked for a little longer, to tell late from never."""
+        """Time (s) until the cause was on ``/diagnostics``; waited for a little longer, to tell late from never."""
         def found() -> float | None:
             return next((said.at - killed for name, key, word in _NAMED[victim]
                          for said in self._witness.statuses(name, killed) if word in said.values.get(key, '')), None)
-        named_s = self._processes.wait(found, NAMED_WITHIN_S + 1.0)
-        return named_s if named_s is not None and named_s <= NAMED_WITHIN_S else None
+        return self._processes.wait(found, 2 * NAMED_WITHIN_S)
 
     def _held(self, victim: str, killed: float) -> str:
         """What the arm did that it should not have; empty where there is nothing."""

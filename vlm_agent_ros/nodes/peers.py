@@ -15,8 +15,8 @@ from .interface import SENSOR_QOS
 from .status_board import StatusBoard
 
 _BEAT_S = 0.1
-_SILENT_S = 0.5
-_IN_A_ROW = 3  # a process that was busy itself finds its messages and its timer late together
+_SILENT_S = 0.4
+_IN_A_ROW = 2  # a process that was busy itself finds its messages and its timer late together
 
 
 class Peers:

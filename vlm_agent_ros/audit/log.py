@@ -5,19 +5,24 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+import yaml
 from mcap.records import Channel
 from mcap_ros2.decoder import DecoderFactory
 
 from .. import topic_names
+from ..cell import Cell
+from ..config import parse
 from ..errors import UserError
 from .join import join
-from .mcap_file import read_messages
+from .mcap_file import read_messages, read_metadata
 from .types import Correction, Logged, LoggedDecision
 
-__all__ = ['NAME_KEY', 'AuditLog', 'Correction', 'Logged', 'LoggedDecision']
+__all__ = ['CELL_KEY', 'NAME_KEY', 'AuditLog', 'Correction', 'Logged', 'LoggedDecision']
 
 NAME_KEY = 'interface'
 """Key of a channel's metadata: the topic's name in the cell's interface."""
+CELL_KEY = 'cell'
+"""Name and key of a file's metadata: the text of the cell file."""
 
 
 class AuditLog:
@@ -55,6 +60,18 @@ class AuditLog:
                     decode = decoders.decoder_for(channel.message_encoding, schema)
                     if decode is not None:
                         yield Logged(channel.topic, record.log_time, decode(record.data), record.publish_time, name)
+
+    def cell(self) -> Cell:
+        """The cell as it was when the last file was begun.
+
+        Raises:
+            UserError: A file cannot be read, or does not say.
+        """
+        file = self.files[-1]
+        text = read_metadata(file, CELL_KEY).get(CELL_KEY, '')
+        if not text:
+            raise UserError(f'{file} does not say of which cell it is: give a log of audit_node')
+        return parse(Cell, {**yaml.safe_load(text), 'path': str(file)}, f'the cell file in {file}')
 
     def decisions(self) -> Iterator[LoggedDecision]:
         """Every decision in order, joined by the stamp of its image.

@@ -69,7 +69,7 @@ small{color:var(--dim)}.before{color:var(--before)}.after{color:var(--after)}
 .scroll{overflow-x:auto}table{border-collapse:collapse;background:var(--card);border-radius:10px;
 overflow:hidden;min-width:60%}
 th,td{padding:.45rem .9rem;text-align:right;border-bottom:1px solid var(--line);font-variant-numeric:tabular-nums}
-td{white-space:nowrap}
+td{white-space:nowrap}.events td{white-space:normal;text-align:left}
 th:first-child{text-align:left;font-weight:500;color:var(--dim)}
 .charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(320px,1fr));gap:1rem}
 figure{margin:0;padding:.75rem;background:var(--card);border:1px solid var(--line);border-radius:10px}

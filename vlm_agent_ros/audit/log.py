@@ -43,11 +43,13 @@ class AuditLog:
         if not self.files:
             raise UserError(f'{path} holds no *.mcap file: give the folder of an audit log')
 
-    def messages(self, topics: Collection[str] | None = None) -> Iterator[Logged]:
-        """Messages in the order of reception.
+    def messages(self, topics: Collection[str] | None = None, span_ns: tuple[int, int] | None = None
+                 ) -> Iterator[Logged]:
+        """Messages in the order of reception, but images after what came while they waited to be compressed.
 
         Args:
             topics: Names of the interface (``topic_names.py``) or resolved ones; None for all.
+            span_ns: Received from the first to the last of these times; None for all.
 
         Raises:
             UserError: A file cannot be read.
@@ -56,10 +58,12 @@ class AuditLog:
             decoders = DecoderFactory()
             for schema, channel, record in read_messages(file):
                 name = _interface_name(channel)
-                if topics is None or name in topics or channel.topic in topics:
-                    decode = decoders.decoder_for(channel.message_encoding, schema)
-                    if decode is not None:
-                        yield Logged(channel.topic, record.log_time, decode(record.data), record.publish_time, name)
+                wanted = topics is None or name in topics or channel.topic in topics
+                if not wanted or (span_ns is not None and not span_ns[0] <= record.log_time <= span_ns[1]):
+                    continue
+                decode = decoders.decoder_for(channel.message_encoding, schema)
+                if decode is not None:
+                    yield Logged(channel.topic, record.log_time, decode(record.data), record.publish_time, name)
 
     def cell(self) -> Cell:
         """The cell as it was when the last file was begun.
@@ -80,6 +84,17 @@ class AuditLog:
             UserError: A file cannot be read.
         """
         return join(self.messages)
+
+    def span_ns(self) -> tuple[int, int]:
+        """Reception of the first and the last message.
+
+        Raises:
+            UserError: A file cannot be read, or there is no message.
+        """
+        times = [record.log_time for file in self.files for _, _, record in read_messages(file)]
+        if not times:
+            raise UserError(f'{self.path} holds no message: give another log')
+        return min(times), max(times)
 
 
 def _interface_name(channel: Channel) -> str:

@@ -151,9 +151,14 @@ def _status_events(message: Logged, told: dict[str, Any]) -> Iterator[Event]:
         shown = status.level, status.message, telling
         if told.get(status.name) != shown:
             told[status.name] = shown
-            facts = ', '.join(f'{key} {value}' for key, value in telling.items() if key != 'image_stamp_ns')
-            text = f'decided {unescape(status.message)}' if 'logprob' in values else unescape(status.message)
-            yield Event(message.time_ns, status.name, f'{text} ({facts})' if facts else text, int(status.level))
+            yield Event(message.time_ns, status.name, _told_by(unescape(status.message), values), int(status.level))
+
+
+def _told_by(message: str, values: dict[str, str]) -> str:
+    if 'logprob' in values:
+        return f'decided {message} in {values["latency_ms"]} ms on an image {values["image_age_ms"]} ms old'
+    facts = ', '.join(f'{key} {values[key]}' for key in _TELLING if values.get(key) and key != 'image_stamp_ns')
+    return f'{message} ({facts})' if facts else message
 
 
 def _motion(message: Logged) -> str:

@@ -17,7 +17,7 @@ from ..reports.page import details, figures, render_page
 from .incident import Event, Incident
 
 _NS = 1_000_000_000
-_LEVELS = ('', 'WARN', 'ERROR', 'STALE')
+_BADGES = ('', '<span class="verdict warning">WARN</span> ', '<span class="verdict failure">ERROR</span> ')
 _MOST_POINTS = 400  # of a curve; more than the picture can show only makes the page large
 
 
@@ -46,8 +46,7 @@ def _timeline(incident: Incident) -> str:
 
 
 def _row(event: Event, at_ns: int) -> str:
-    level = _LEVELS[min(event.level, len(_LEVELS) - 1)]
-    badge = f'<span class="verdict failure">{level}</span> ' if level else ''
+    badge = _BADGES[min(event.level, len(_BADGES) - 1)]
     return (f'<tr><th>{_seconds(event.time_ns, at_ns)}</th><td>{html.escape(event.what)}</td>'
             f'<td>{badge}{html.escape(event.text)}</td></tr>')
 

@@ -16,8 +16,8 @@ from vlm_agent_ros.cell import load_cell
 from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.nodes import interface
 
+from .cell_files import CellFiles, write_light_cell, write_random_model
 from .check_setup import CheckSetup, Figures
-from .light_cell import LightCell, make_light_cell
 from .processes import START_S, CellProcesses
 from .witness import Witness
 
@@ -67,12 +67,12 @@ def run(setup: CheckSetup) -> Figures:
     """
     rng = random.Random(setup.seed)
     folder = setup.folder / 'kill'
-    cell = make_light_cell(folder, setup.world, audit={'folder': str(folder / 'audit')})
+    files, model = write_light_cell(folder, setup.world, folder / 'audit'), write_random_model(folder)
     rounds = [rng.sample(VICTIMS, len(VICTIMS)) for _ in range(1 if setup.quick else TRIALS // len(VICTIMS))]
     trials = []
     with CellProcesses(folder) as processes, (folder / 'trials.jsonl').open('w', encoding='utf-8') as report:
-        bench = Bench(processes, cell, folder, rng)
-        bench.start()
+        bench = Bench(processes, files, folder, rng)
+        bench.start(model)
         for victim in (victim for victims in rounds for victim in victims):
             trials.append(bench.trial(victim))
             report.write(json.dumps(trials[-1].__dict__) + '\n')
@@ -85,18 +85,18 @@ def run(setup: CheckSetup) -> Figures:
 class Bench:
     """A cell at work in auto, of which one process after the other is killed and started again."""
 
-    def __init__(self, processes: CellProcesses, cell: LightCell, folder: Path, rng: random.Random) -> None:
-        self._processes, self._files, self._folder, self._rng = processes, cell, folder, rng
-        self._witness = Witness(processes.node, load_cell(cell.cell))
+    def __init__(self, processes: CellProcesses, files: CellFiles, folder: Path, rng: random.Random) -> None:
+        self._processes, self._files, self._folder, self._rng = processes, files, folder, rng
+        self._witness = Witness(processes.node, load_cell(files.cell))
 
-    def start(self) -> None:
+    def start(self, model: str) -> None:
         """Bring everything up and wait until the arm moves."""
         files, start = self._files, self._processes.start
         start('emulator', world=files.world, task='pick', joint_rate_hz=60.0, camera_rate_hz=10.0)
         start('gate', cell=files.cell, mode='auto', evidence_file=str(self._folder / 'evidence.json'),
               stop_cooldown_s=0.1)
         start('audit', cell=files.cell)
-        start('agent', cell=files.cell, model=files.model, temperature=1.0, max_rate_hz=10.0, threads=1, autostart=True)
+        start('agent', cell=files.cell, model=model, temperature=1.0, max_rate_hz=10.0, threads=1, autostart=True)
         self._at_work()
 
     def trial(self, victim: str) -> Trial:

@@ -159,6 +159,8 @@ class AgentNode(ManagedNode):
 
     def _on_task(self, message: String) -> None:
         self._task, self._task_refusal = message.data, self._tasks.refusal(message.data)
+        # An image from before may still be on its way, of parts that this instruction is not about.
+        self._not_before_ns = max(self._not_before_ns, self._now_ns())
 
     def _on_command(self, message: JointTrajectory) -> None:
         try:

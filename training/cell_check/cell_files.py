@@ -11,7 +11,7 @@ import yaml
 from vlm_agent_ros.cell import load_cell
 from vlm_agent_ros.config import find_config, load_yaml
 
-_LIGHT = {
+_LIGHT: dict[str, dict[str, Any]] = {
     'camera': {'width': 64, 'height': 64},
     # A stop must not lead back to an operator who is not there.
     'autonomy': {'approved_episodes': 0, 'blend_episodes': 0, 'on_stop': 'keep', 'on_gate_hit': 'keep'},

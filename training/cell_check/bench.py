@@ -62,8 +62,8 @@ class Bench:
         self.commands: list[tuple[float, bytes]] = []
         self._robot = self.cell.robot
         self._positions = np.array([*self._robot.home, *[self._robot.gripper_open] * len(self._robot.gripper_joints)])
+        self._newest: tuple[float, bytes] | None = None
         self._motion: tuple[Trajectory, float] | None = None
-        self._read = 0
         self._stamps: deque[int] = deque(maxlen=_KNOWN_AFTER)
         node = self.processes.node
         self._camera = node.create_publisher(CameraInfo, interface.CAMERA_INFO, interface.SENSOR_QOS)
@@ -119,7 +119,8 @@ class Bench:
 
     def _on_command(self, message: bytes, info: dict[str, Any]) -> None:
         # When the middleware received it: this process may be busy with something else just then.
-        self.commands.append((time.monotonic() - (time.time_ns() - info['received_timestamp']) * 1e-9, message))
+        self._newest = time.monotonic() - (time.time_ns() - info['received_timestamp']) * 1e-9, message
+        self.commands.append(self._newest)
 
     def points(self, message: bytes) -> int:
         """How many points a command has: one where the gate holds the arm."""
@@ -127,9 +128,9 @@ class Bench:
 
     def _sense(self) -> None:
         """What a camera and a joint state broadcaster would publish now."""
-        if self._read < len(self.commands):
-            self._read = len(self.commands)
-            then, message = self.commands[-1]
+        if self._newest is not None:
+            then, message = self._newest
+            self._newest = None
             motion = trajectory_from(deserialize_message(message, JointTrajectory), interface.ARM_COMMAND)
             self._motion = None if motion is None else (motion.select(self._robot.arm_joints), then)
         if self._motion is not None:

@@ -187,7 +187,7 @@ class SafetyRules:
     def _from_measured(self, trajectory: Trajectory, start: np.ndarray) -> Segments:
         """The whole motion, from rest at the measured position (joints,).
 
-        To a first point at time 0 the set-point jumps. The arm takes a moment to follow; a gripper may, because a
+        To a first point at time 0 the set-point jumps. The arm takes a moment to follow. That of a gripper may jump: a
         set-point inside of what it holds is how it holds it.
         """
         times_s, positions, velocities = trajectory.times_ns * 1e-9, trajectory.positions, trajectory.velocities
@@ -201,7 +201,9 @@ class SafetyRules:
                                 np.vstack([np.zeros_like(start), velocities]))
 
     def _check_start(self, names: tuple[str, ...], first: np.ndarray, start: np.ndarray) -> Violation | None:
-        error, limit = np.abs(first - start), self._limits.max_start_error
+        # A gripper may: see _from_measured.
+        arm = [name in self._robot.arm_joints for name in names]
+        error, limit = np.where(arm, np.abs(first - start), 0.0), self._limits.max_start_error
         joint = int(np.argmax(error))
         if error[joint] <= limit:
             return None

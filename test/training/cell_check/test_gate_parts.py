@@ -1,4 +1,4 @@
-"""The parts of the cell check that time the gate: on a real process, with too few trials for the figures to mean much."""
+"""The parts of the cell check that time the gate: on a real process, with too few trials to mean much."""
 
 from training.cell_check import latency, stop
 from training.cell_check.check_setup import CheckSetup

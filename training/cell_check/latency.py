@@ -23,6 +23,7 @@ _PAUSE_S = 0.1  # more proposals than any agent makes
 _WARM_UP = 10
 _IMAGE_SIDE = 224
 _COMMAND_S = 5.0
+_MOTION_S = 4.0  # a planned motion is over
 
 
 def run(setup: CheckSetup) -> Figures:
@@ -36,6 +37,7 @@ def run(setup: CheckSetup) -> Figures:
     with Bench(setup, 'latency') as bench:
         bench.start_gate()
         motion = bench.plan()
+        bench.watch_closely()
         for _ in range(_WARM_UP + count):
             bench.processes.spin(_PAUSE_S)
             bench.commands.clear()
@@ -86,7 +88,7 @@ def _image_to_command(setup: CheckSetup) -> float:
             thinking_s = _thinking_s(thoughts)
             if thinking_s:
                 milliseconds.append((bench.commands[0][0] - started - thinking_s + planning_s) * 1e3)
-            bench.processes.spin(bench.plan().duration_s)
+            bench.processes.spin(_MOTION_S)
     median = float(np.median(milliseconds)) if milliseconds else float('nan')
     print(f'from a {_IMAGE_SIDE}x{_IMAGE_SIDE} image to the command, thinking excluded: p50 {median:.1f} ms of '
           f'{len(milliseconds)}', file=sys.stderr)

@@ -32,6 +32,7 @@ def run(setup: CheckSetup) -> Figures:
         for client in clients.values():
             bench.processes.require(client.service_is_ready, 'a service of the gate')
         stream = _Stream(bench)
+        bench.watch_closely()
         for _ in range(trials):
             bench.commands.clear()
             stream.run(0.3 + float(rng.uniform(0.0, _PERIOD_S)))

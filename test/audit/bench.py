@@ -86,8 +86,13 @@ def thought_entries(image_stamp_ns: int, time_ns: int, age_s: float = 0.0, task:
     """What an agent tells of a decision: the verbatim text, and the status."""
     text = json.dumps({'thoughts': thought, 'action': 'pick 01 02'})
     origin = Origin(image_stamp_ns, 'open', 1.0, (3 << 32) + 7, 2, 'f' * 64, 'e' * 64)
-    report = CotReport(task, thought, 'pick 01 02', text, -1.25, 0.5, 12.0, 'tiny', 30.0, origin=origin)
-    return [text_entry(text, time_ns, CHAIN_OF_THOUGHT),
+    return report_entries(CotReport(task, thought, 'pick 01 02', text, -1.25, 0.5, 12.0, 'tiny', 30.0, origin=origin),
+                          time_ns, age_s)
+
+
+def report_entries(report: CotReport, time_ns: int, age_s: float = 0.0) -> list[Entry]:
+    """The same of any decision."""
+    return [text_entry(report.text, time_ns, CHAIN_OF_THOUGHT),
             status_entry('agent_node: chain of thought', report.message(),
                          {**report.values(), 'cot_age_s': f'{age_s:.3f}'}, time_ns)]
 

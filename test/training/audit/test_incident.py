@@ -72,7 +72,8 @@ def test_a_time_may_be_seconds_iso_or_nanoseconds(log):
 
 @pytest.mark.parametrize(('arguments', 'told'), [
     (['--at', '500'], 'outside the log'), (['--at', '-1'], 'outside the log'),
-    (['--at', 'noon'], 'but must be seconds'), (['--at', 'nan'], 'but must be seconds'), (['--at', '5', '--window', '0'], '--window is 0'),
+    (['--at', 'noon'], 'but must be seconds'), (['--at', 'nan'], 'but must be seconds'),
+    (['--at', '5', '--window', '0'], '--window is 0'),
 ])
 def test_a_time_that_is_not_in_the_log_is_one_sentence(log, tmp_path, capsys, arguments, told):
     assert incident(log, tmp_path, *arguments) == 2

@@ -12,6 +12,7 @@ from .autonomy import Autonomy
 from .camera import Camera
 from .config import bounded, find_config, load_yaml, parse
 from .errors import UserError
+from .tasks import Tasks
 from .topics import Topics
 
 
@@ -94,6 +95,7 @@ class Cell:
     safety: Safety = Safety()
     audit: Audit = Audit()
     autonomy: Autonomy = Autonomy()
+    tasks: Tasks = Tasks()
     topics: Topics = Topics()
     grid: int = bounded(48, low=2, high=100, help='cells per image side in the action language')
     path: str = ''

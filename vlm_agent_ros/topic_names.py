@@ -15,6 +15,8 @@ DIAGNOSTICS = '/diagnostics'
 CHAIN_OF_THOUGHT = '~/chain_of_thought'
 CORRECTION = '~/correction'
 HEARTBEAT = 'agent_heartbeat'
+GATE_HEARTBEAT = 'gate_heartbeat'
+AUDIT_HEARTBEAT = 'audit_heartbeat'
 CLOCK = 'clock'
 RESET = 'world/reset'
 

@@ -9,7 +9,7 @@ from vlm_agent_ros.types import Trajectory
 
 # A driver takes no command that would make the arm jump (rad or m); the gate's own limit is tighter.
 _START_TOLERANCE = 0.15
-_ROUNDING = 1e-6  # joint limits pass through text and float arithmetic; so much beyond them is no violation, rad or m
+_LIMIT_MARGIN = 0.002  # an encoder may measure so much beyond the limits, where an arm must be able to stay, rad or m
 
 
 class Refused(ValueError):
@@ -26,7 +26,7 @@ class TrajectoryController:
         position: (joints,) float64 that is held at first.
 
     Attributes:
-        accepted: Trajectories that were taken, requests to hold included.
+        accepted: Trajectories that were taken.
         refused: Trajectories that were not.
         reason: Why the last of them was refused; empty before the first.
     """
@@ -53,7 +53,7 @@ class TrajectoryController:
         """Take a trajectory in place of the one before.
 
         Args:
-            trajectory: In any order of the joints; None, a trajectory without points, to hold where the arm is.
+            trajectory: In any order of the joints; None for one without points.
             late_s: Time (s) since the stamp of its header, at which it has to start; 0 where it has none.
             measured: (joints,) float64, rad or m.
 
@@ -61,15 +61,11 @@ class TrajectoryController:
             Refused: It is none that a robot can follow; the one before goes on.
         """
         try:
-            wanted = None if trajectory is None else self._checked(trajectory, late_s, measured)
+            self._trajectory, self._time_s = self._checked(trajectory, late_s, measured), late_s
         except Refused as error:
             self.refuse(str(error))
             raise
         self.accepted += 1
-        if wanted is None:
-            self.hold(measured)
-        else:
-            self._trajectory, self._time_s = wanted, late_s
 
     def refuse(self, reason: str) -> None:
         """Count a trajectory that never got as far as ``receive``."""
@@ -86,8 +82,10 @@ class TrajectoryController:
         times_s = np.array([self._time_s])
         return positions_at(self._trajectory, times_s)[0], velocities_at(self._trajectory, times_s)[0]
 
-    def _checked(self, trajectory: Trajectory, late_s: float, measured: np.ndarray) -> Trajectory:
+    def _checked(self, trajectory: Trajectory | None, late_s: float, measured: np.ndarray) -> Trajectory:
         """The trajectory in the controller's order of joints, from where the arm is."""
+        if trajectory is None:  # in ROS 1 it was a request to stop; ros2_control rejects it and goes on
+            raise Refused('it has no points')
         names = trajectory.joint_names
         for name in names:
             if name not in self.joints:
@@ -103,7 +101,7 @@ class TrajectoryController:
         if late_s > 0.0 and late_s > wanted.duration_s:
             raise Refused(f'it ended {late_s - wanted.duration_s:.2f} s ago')
         excess = np.maximum(wanted.positions - self._upper, self._lower - wanted.positions).max(axis=0)
-        if excess.max() > _ROUNDING:
+        if excess.max() > _LIMIT_MARGIN:
             raise Refused(f'joint {self.joints[int(excess.argmax())]!r} would go {excess.max():.3f} beyond its limit')
         if wanted.times_ns[0] * 1e-9 > late_s:
             return self._led_in(wanted, late_s, measured)

@@ -43,10 +43,8 @@ class Line:
         self._next_ns: int | None = None
         self._lay_out()
 
-    def commanded(self, trajectory: Trajectory | None) -> None:
+    def commanded(self, trajectory: Trajectory) -> None:
         """The arm was given a trajectory."""
-        if trajectory is None:
-            return
         self._monitor.command(trajectory, self._world.time_ns)
         works = np.ptp(trajectory.positions, axis=0).max() > _IS_MOTION
         if works and self._settings.inspection and self._next_ns is None and not self._turn_open:

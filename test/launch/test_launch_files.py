@@ -30,8 +30,8 @@ def keywords(call):
     return {k.arg: k.value.value if isinstance(k.value, ast.Constant) else ast.unparse(k.value) for k in call.keywords}
 
 
-def test_both_launch_files_are_there():
-    assert [path.name for path in FILES] == ['sim_agent.launch.py', 'sim_train.launch.py']
+def test_the_launch_files_are_there():
+    assert [path.name for path in FILES] == ['cell.launch.py', 'sim_agent.launch.py', 'sim_train.launch.py']
 
 
 @pytest.mark.parametrize('path', FILES, ids=lambda path: path.name)
@@ -54,7 +54,7 @@ def test_discovery_stays_on_the_machine_unless_the_user_decided_otherwise(path):
 @pytest.mark.parametrize('path', FILES, ids=lambda path: path.name)
 def test_every_node_that_is_started_is_installed(path):
     installed = set(re.findall(r"'([a-z_]+) = ", (ROOT / 'setup.py').read_text()))
-    started = set(re.findall(r"(?:executable=|(?=.\w+_node.:))'(\w+)'", path.read_text()))
+    started = set(re.findall(r"(?:executable=|\bnode\(|(?=.\w+_node.:))'(\w+)'", path.read_text()))
     assert len(started) >= 3
     assert started <= installed
 
@@ -73,6 +73,12 @@ def test_launch_file_loads_and_documents_its_arguments(path):
                            timeout=60)
     for call in calls(path, 'DeclareLaunchArgument'):
         assert f"'{call.args[0].value}':" in shown.stdout
+
+
+def test_a_gate_that_has_ended_is_not_started_again_at_a_cell():
+    started = {call.args[0].value: keywords(call).get('respawn', False)
+               for call in calls(ROOT / 'launch' / 'cell.launch.py', 'node')}
+    assert started == {'gate_node': False, 'agent_node': True, 'audit_node': True, 'cell_emulator': False}
 
 
 @needs_launch

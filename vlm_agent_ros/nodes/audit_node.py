@@ -37,6 +37,7 @@ from ..topics import Topics
 from . import interface
 from .lifecycle import ManagedNode
 from .parameters import declare_parameters
+from .peers import Peers
 from .ros_env import run_node
 
 _REPORT_S = 0.5
@@ -79,6 +80,7 @@ class AuditNode(ManagedNode):
         self._made: list[Callable[[], Any]] = []
         latched = (f'{self._settings.agent}: chain of thought', f'{self._settings.gate}: mode')
         self._latched_statuses = [f'{name}\0'.encode() for name in latched]
+        Peers(self, self.board, [interface.GATE_HEARTBEAT], own=interface.AUDIT_HEARTBEAT)
         if self._settings.autostart:
             self.autostart()
 

@@ -21,3 +21,8 @@ def cot_viewer() -> int:
 def audit_node() -> int:
     """``ros2 run vlm_agent_ros audit_node``."""
     return run_module('vlm_agent_ros.nodes.audit_node')
+
+
+def operator() -> int:
+    """``ros2 run vlm_agent_ros operator``."""
+    return run_module('vlm_agent_ros.nodes.operator')

@@ -33,6 +33,7 @@ from ..errors import UserError
 from ..safety import EvidenceFile, Gate, Ladder, Violation
 from ..safety.gate import Clocks
 from ..status import ERROR, WARN, Status
+from ..tasks import TaskPolicy
 from ..topics import ProtectiveStop
 from ..types import Trajectory
 from . import interface
@@ -46,6 +47,8 @@ from .messages import (
     trajectory_message,
 )
 from .parameters import declare_parameters
+from .peers import Peers
+from .priority import run_before_others
 from .publishers import SoleSource
 from .ros_env import run_node
 
@@ -67,6 +70,8 @@ class Parameters:
                                      help='time after a stop during which ~/reset is refused, s')
     evidence_file: str = bounded('', help='JSON file of what checkpoints have shown at this cell; empty for '
                                  'vlm_agent_ros/<cell>.json in $XDG_STATE_HOME or ~/.local/state')
+    realtime_priority: int = bounded(20, low=0, high=98, help='priority before ordinary processes (SCHED_RR) where the '
+                                     'system allows it; 0 for none')
     autostart: bool = bounded(True, help='configure and activate at start instead of waiting for transitions')
 
 
@@ -78,6 +83,7 @@ class GateNode(ManagedNode):
         self._settings = declare_parameters(self, Parameters, ('approve_timeout_s',))
         self._gate: Gate | None = None
         self._made: list[Callable[[], Any]] = []
+        Peers(self, self.board, [interface.AUDIT_HEARTBEAT], own=interface.GATE_HEARTBEAT)
         self.board.tell(Status('verdict', WARN, 'no proposal yet', {'verdict': 'waiting'}))
         services = {'approve': (SetBool, self._on_approve), 'stop': (Trigger, self._on_stop),
                     'reset': (Trigger, self._on_reset), 'episode': (SetBool, self._on_episode)}
@@ -98,7 +104,7 @@ class GateNode(ManagedNode):
         settings = self._settings
         cell = load_cell(settings.cell)
         ladder = Ladder(cell.autonomy, EvidenceFile(_evidence_path(settings.evidence_file, cell)), settings.mode)
-        self._cell = cell
+        self._cell, self._tasks = cell, TaskPolicy(cell.tasks)
         self._gate = Gate(
             cell, ladder, self._send, self._tell, clocks=self._clocks(), cooldown_s=settings.stop_cooldown_s,
             approve_timeout_s=self.get_parameter('approve_timeout_s').value)
@@ -130,7 +136,9 @@ class GateNode(ManagedNode):
 
     def start(self) -> None:
         """From now on commands may go out. What is there by now stays: the collector need not look at it again."""
-        self._gate_or_raise()
+        if not run_before_others(self._settings.realtime_priority):
+            self.get_logger().warning('the system allows no real-time priority (limits.conf: rtprio): commands and '
+                                      'stops may come late while other processes are busy')
         gc.collect()
         gc.freeze()
         gc.disable()
@@ -208,7 +216,8 @@ class GateNode(ManagedNode):
         self._gate_or_raise().image(to_ns(message.header.stamp))
 
     def _on_task(self, message: String) -> None:
-        self._gate_or_raise().task(None)
+        refusal = self._tasks.refusal(message.data)
+        self._gate_or_raise().task(Violation('task', message.data[:80], 'tasks.allow', refusal) if refusal else None)
 
     def _on_heartbeat(self, message: Header) -> None:
         self._gate_or_raise().supervisor.heartbeat(to_ns(message.stamp))
@@ -262,8 +271,13 @@ class GateNode(ManagedNode):
         gate.propose(trajectory, stamp_ns, (time.time_ns() - info['source_timestamp']) * 1e-9)
 
     def _send(self, trajectory: Trajectory | None) -> int:
-        """One stamp on both halves: the controllers start them together, now."""
-        stamp_ns = self.get_clock().now().nanoseconds
+        """One stamp on both halves: the controllers start them together, now.
+
+        A controller rejects what should have ended by the time it comes. A single point, with which a robot is
+        stopped, gets no stamp, so that it starts whenever it arrives.
+        """
+        works = trajectory is not None and len(trajectory.times_ns) > 1
+        stamp_ns = self.get_clock().now().nanoseconds if works else 0
         for joints, publisher in self._commands.items():
             if trajectory is None:
                 publisher.publish(trajectory_message(None, stamp_ns))

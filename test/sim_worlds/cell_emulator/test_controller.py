@@ -61,14 +61,6 @@ def test_a_new_trajectory_replaces_the_running_one_without_a_jump(controller):
     assert controller.accepted == 2
 
 
-def test_an_empty_trajectory_holds_the_measured_position(controller):
-    controller.receive(straight(), 0.0, HERE)
-    run(controller, 0.5)
-    controller.receive(None, 0.0, np.array([0.3, 0.0]))
-    assert not controller.moving
-    assert (run(controller, 0.3)[0] == [0.3, 0.0]).all()
-
-
 def test_joints_may_come_in_another_order(controller):
     controller.receive(trajectory((0.0, HERE[::-1], (0, 0)), (1.0, (0.2, 0.5), (0, 0)), names=('b', 'a')), 0.0, HERE)
     assert run(controller, 1.2)[0][-1] == pytest.approx([0.5, 0.2])
@@ -88,6 +80,7 @@ def test_a_trajectory_of_the_future_waits(controller):
 
 
 @pytest.mark.parametrize(('bad', 'why'), [
+    (None, 'no points'),
     (straight(names=('a', 'c')), "'c' is not one"),
     (trajectory((0.0, (0.1,), (0,)), names=('a',)), "'b' must be in the trajectory once"),
     (trajectory((0.0, (0.1, 0.1, 0.1), (0, 0, 0)), names=('a', 'b', 'a')), "'a' must be in the trajectory once"),

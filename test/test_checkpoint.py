@@ -15,7 +15,7 @@ import torch
 from vlm_agent_ros import bundle
 from vlm_agent_ros.actions import SkillLanguage
 from vlm_agent_ros.camera import Camera
-from vlm_agent_ros.checkpoint import load_policy, open_checkpoint, restore_policy, save_checkpoint
+from vlm_agent_ros.checkpoint import load_policy, open_checkpoint, restore_policy, save_checkpoint, weights_digest
 from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.policy.config import Decoding, LoraSettings, ModelConfig
 from vlm_agent_ros.policy.policy import Policy, PolicyInput
@@ -183,3 +183,15 @@ def test_a_checkpoint_of_a_later_schema_is_refused(checkpoint):
     (checkpoint / 'manifest.json').write_text(json.dumps({**manifest, 'schema': 99}))
     with pytest.raises(UserError, match='schema 99'):
         load_policy(str(checkpoint))
+
+
+def test_the_digest_of_the_weights_is_that_of_what_decides_and_of_nothing_else(tmp_path, vlm_folder):
+    policy = trained(vlm_folder)
+    for step in (1, 2):
+        save_checkpoint(tmp_path / str(step), policy, step=step, tensors={'optimizer': {'a': torch.full((2,), step)}})
+    with torch.no_grad():
+        policy.value_parameters()[0].add_(1.0)
+    save_checkpoint(tmp_path / '3', policy, step=2)
+    first, second, third = (weights_digest(str(tmp_path / name)) for name in ('1', '2', '3'))
+    assert first == second
+    assert len({first, third, weights_digest(str(vlm_folder))}) == 3

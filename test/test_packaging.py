@@ -136,8 +136,8 @@ for module in {modules!r}:
 
 def test_every_executable_resolves() -> None:
     entries = importlib.metadata.distribution('vlm_agent_ros').entry_points.select(group='console_scripts')
-    assert {entry.name for entry in entries} == {'agent_node', 'audit_node', 'gate_node', 'cot_viewer', 'operator',
-                                                 'world_node', 'trainer', 'vlm-agent'}
+    assert {entry.name for entry in entries} == {'agent_node', 'audit_node', 'cell_emulator', 'cot_viewer', 'gate_node',
+                                                 'operator', 'trainer', 'vlm-agent', 'world_node'}
     for entry in entries:
         assert callable(entry.load())
 

@@ -87,12 +87,12 @@ class Repeater:
             raise UserError(f'{self._log.path} was decided by {name}, which is not found by this name: give its path '
                             'with --checkpoint') from error
         if not self._checkpoint:
-            here = {'weights': (weights_digest(name), decision.checkpoint_sha256),
-                    'prompt': (policy.prompt.digest(), decision.prompt_sha256)}
+            here = {'other weights': (weights_digest(name), decision.checkpoint_sha256),
+                    'another prompt': (policy.prompt.digest(), decision.prompt_sha256)}
             for what, (now, then) in here.items():
                 if now != then:
                     raise UserError(
-                        f'{self._log.path} was decided by {name} with another {what} (SHA-256 {then[:12]}…, here '
+                        f'{self._log.path} was decided by {name} with {what} (SHA-256 {then[:12]}…, here '
                         f'{now[:12]}…): restore it, or compare on purpose with --checkpoint {name}')
         return policy
 

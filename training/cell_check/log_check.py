@@ -30,8 +30,7 @@ def check_log_after_kill(folder: Path, killed_at_ns: int) -> str | None:
                 break
     except UserError as error:
         return str(error)
+    if not newest:
+        return f'{folder} holds nothing from before the kill'
     missing_ns = killed_at_ns - newest
-    if missing_ns > _MAY_MISS_NS:
-        return f'{folder} misses the last {missing_ns * 1e-9:.2f} s before the kill' if newest else \
-            f'{folder} holds nothing from before the kill'
-    return None
+    return f'{folder} misses the last {missing_ns * 1e-9:.2f} s before the kill' if missing_ns > _MAY_MISS_NS else None

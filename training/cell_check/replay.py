@@ -11,8 +11,8 @@ from ..audit.replay import repeat_all, summary
 from .check_setup import CheckSetup, Figures
 from .processes import CellProcesses
 
-_DECISIONS, _QUICK_DECISIONS = 40, 3
-_EACH_S = 8.0
+_DECISIONS, _QUICK_DECISIONS = 30, 3
+_EACH_S = 6.0
 _TOLERANCE = 1e-3  # nats; a log holds four decimals
 
 

@@ -128,7 +128,8 @@ class AuditNode(ManagedNode):
             image,
             _Subscribed(interface.CAMERA_INFO, CameraInfo, interface.HISTORY_QOS),
             _Subscribed(interface.JOINT_STATES, JointState, interface.HISTORY_QOS),
-            _Subscribed(interface.HEARTBEAT, Header, interface.HISTORY_QOS),
+            *(_Subscribed(name, Header, interface.HISTORY_QOS) for name in (
+                interface.HEARTBEAT, interface.GATE_HEARTBEAT, interface.AUDIT_HEARTBEAT)),
             _Subscribed(interface.TASK, String, interface.RECORD_LATCHED_QOS),
             _Subscribed(interface.CHAIN_OF_THOUGHT, String, interface.RECORD_LATCHED_QOS, agent),
             _Subscribed(interface.CORRECTION, String, interface.RECORD_QOS, gate),

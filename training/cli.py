@@ -1,4 +1,5 @@
-"""``vlm-agent``: train, evaluate, compare, ablate, sft, record and cell-check. Also ``python -m training``."""
+"""``vlm-agent``: train, evaluate, compare, ablate, sft, record, replay, incident and
+cell-check. Also ``python -m training``."""
 
 from __future__ import annotations
 
@@ -28,6 +29,8 @@ _COMMANDS = {
     'ablate': ('training.evaluation.ablate', 'train and evaluate a declared grid of settings, each with several seeds'),
     'sft': ('training.sft.sft_command', 'make a model from demonstrations'),
     'record': ('training.demonstrations.record', 'record demonstrations of the scripted expert'),
+    'replay': ('training.audit.replay_command', 'repeat the decisions of an audit log and tell which differ'),
+    'incident': ('training.audit.incident_command', 'one page of what an audit log says around a time'),
     'cell-check': ('training.cell_check.command', 'check the robot side, process by process, against an emulated cell'),
 }
 
@@ -43,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        The exit status: 0, 2 for bad input (told in one sentence on stderr), 130 after an interrupt.
+        The exit status: that of the command, 0 for most; 2 for bad input (told in one sentence on stderr), 130 after
+        an interrupt.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     # A terminal, launch and a service manager end a process by different signals, and a shell starts background jobs
@@ -52,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     previous = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         args = parse_arguments(arguments)
-        importlib.import_module(_COMMANDS[args.command][0]).run(args)
+        status = importlib.import_module(_COMMANDS[args.command][0]).run(args)
     except KeyboardInterrupt as error:
         print(f'vlm-agent: {str(error) or "stopped by a signal"}', file=sys.stderr)
         return 130
@@ -71,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-    return 0
+    return int(status or 0)
 
 
 def trainer() -> int:

@@ -33,6 +33,7 @@ from .decider import Decided, Decider, DeciderSettings
 from .lifecycle import ManagedNode
 from .messages import image_array, joint_positions, to_ns, trajectory_from, trajectory_message
 from .parameters import declare_parameters
+from .peers import Peers
 from .publishers import SoleSource
 from .ros_env import run_node
 
@@ -68,6 +69,7 @@ class AgentNode(ManagedNode):
         # Wakes the executor at once when the worker has decided.
         self._decided = self.create_guard_condition(self._finish_if_decided)
         self._active_entities: tuple[list[Publisher], CotPublisher, list[Timer]] | None = None
+        Peers(self, self.board, [interface.GATE_HEARTBEAT, interface.AUDIT_HEARTBEAT])
         if self._settings.autostart:
             self.autostart()
 
@@ -161,6 +163,8 @@ class AgentNode(ManagedNode):
 
     def _on_task(self, message: String) -> None:
         self._task, self._task_refusal = message.data, self._tasks.refusal(message.data)
+        # An image from before may still be on its way, of parts that this instruction is not about.
+        self._not_before_ns = max(self._not_before_ns, self._now_ns())
 
     def _on_command(self, message: JointTrajectory) -> None:
         try:

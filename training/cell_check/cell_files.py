@@ -51,7 +51,7 @@ def write_cell(folder: Path, world: str, sections: dict[str, dict[str, Any]]) ->
 
 def write_light_cell(folder: Path, world: str, audit: Path) -> CellFiles:
     """Files of a cell that costs little and needs no evidence for auto; its log goes to the folder ``audit``."""
-    return write_cell(folder, world, {**_LIGHT, 'audit': {'folder': str(audit)}})
+    return write_cell(folder, world, {**_LIGHT, 'audit': {'folder': str(audit), 'max_file_mb': 4.0}})
 
 
 def write_random_model(folder: Path) -> str:

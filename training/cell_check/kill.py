@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 from std_srvs.srv import Trigger
 
-from vlm_agent_ros.audit.log import AuditLog
 from vlm_agent_ros.cell import load_cell
 from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.nodes import interface
 
 from .cell_files import CellFiles, write_light_cell, write_random_model
 from .check_setup import CheckSetup, Figures
+from .log_check import check_log_after_kill
 from .processes import START_S, CellProcesses
 from .witness import Witness
 
@@ -48,14 +48,12 @@ class Trial:
     Attributes:
         named_s: Time until the cause was on ``/diagnostics``; None where it was not, within twice the time allowed.
         held: The arm did nothing but finish a motion that had been forwarded, or stop.
-        log_missing_s: What the audit log lacks at its end; None where the audit went on.
         wrong: What was not as promised; empty where all was.
     """
 
     victim: str
     named_s: float | None
     held: bool
-    log_missing_s: float | None
     wrong: str
 
 
@@ -109,14 +107,13 @@ class Bench:
         self._processes.kill(victim)
         named_s = self._named(victim, killed)
         held = self._held(victim, killed)
-        missing_s = self._log_missing_s(killed_ns) if victim == 'audit' else None
+        log = check_log_after_kill(self._folder / 'audit', killed_ns)
         wrong = [] if named_s and named_s <= NAMED_WITHIN_S else [f'not named within {NAMED_WITHIN_S:g} s']
-        wrong += [held] if held else []
-        wrong += [] if missing_s is None or missing_s <= 1.0 else [f'the log lacks its last {missing_s:.2f} s']
+        wrong += [reason for reason in (held, log) if reason]
         if self._processes.exit_reason(victim):
             self._processes.restart(victim)
         self._at_work()
-        return Trial(victim, named_s, not held, missing_s, '; '.join(wrong))
+        return Trial(victim, named_s, not held, '; '.join(wrong))
 
     def _named(self, victim: str, killed: float) -> float | None:
         """Time (s) until the cause was on ``/diagnostics``; waited for a little longer, to tell late from never."""
@@ -153,12 +150,6 @@ class Bench:
     def _strayed(self, killed: float) -> str:
         distance = self._witness.stray(killed)
         return '' if distance <= _STRAY_RAD else f'the arm was {distance:.2f} rad off the path'
-
-    def _log_missing_s(self, killed_ns: int) -> float:
-        """From the last message that can be read back to the kill."""
-        newest = AuditLog(AuditLog(self._folder / 'audit').files[-1])
-        last_ns = max((logged.time_ns for logged in newest.messages([interface.JOINT_STATES])), default=0)
-        return (killed_ns - last_ns) * 1e-9
 
     def _at_work(self) -> None:
         """Lift the stop, and wait until every process is there and a new motion has been forwarded."""

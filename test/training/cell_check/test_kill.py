@@ -13,5 +13,4 @@ def test_a_killed_gate_and_a_killed_audit_log_are_named_and_nothing_moves_that_s
     assert [trial['victim'] for trial in trials] == ['gate', 'audit']
     assert figures['kill_trials'] == 2
     for trial in trials:  # a busy machine may be late, but nobody may be silent
-        assert trial['named_s'] is not None and trial['held'], trial
-    assert trials[1]['log_missing_s'] <= 1.0
+        assert trial['named_s'] is not None and trial['held'] and 'before the kill' not in trial['wrong'], trial

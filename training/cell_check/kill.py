@@ -127,13 +127,14 @@ class Bench:
         witness = self._witness
         if victim == 'audit':  # the log is no reason to stop
             return self._strayed(killed)
-        if victim == 'emulator':  # the arm went with it; what matters is that nobody commands one that comes back
+        if victim == 'emulator':  # the arm went with it; what matters is that one that comes back stays stopped
             self._processes.restart('emulator')
             self._processes.require(lambda: witness.states and witness.states[-1][0] > killed + 0.3, 'joint states')
             back = time.monotonic()
             self._processes.spin(1.0)
+            stopped = any(said.values['active'] == 'true' for said in witness.statuses('gate_node: stop', killed))
             late = [at for at, _ in witness.commands if at > back]
-            return 'a command to a robot that was stopped' if late else ''
+            return 'a command to a robot that was stopped' if stopped and late else ''
         if not self._processes.wait(lambda: witness.rests(time.monotonic(), _REST_S), _SETTLED_S):
             return f'the arm still moves {_SETTLED_S:g} s later'
         if victim == 'gate':

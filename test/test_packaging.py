@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ('vlm_agent_ros', 'sim_worlds', 'training')
 # Name of a distribution where it differs from what is imported.
 DISTRIBUTIONS = {'PIL': 'pillow', 'yaml': 'pyyaml', 'pinocchio': 'pin', 'pybullet_data': 'pybullet',
-                 'pybullet_utils': 'pybullet'}
+                 'pybullet_utils': 'pybullet', 'mcap_ros2': 'mcap-ros2-support'}
 ROS_PACKAGES = {'builtin_interfaces', 'diagnostic_msgs', 'launch', 'launch_ros', 'lifecycle_msgs', 'rcl_interfaces',
                 'rclpy', 'rosgraph_msgs', 'sensor_msgs', 'std_msgs', 'std_srvs', 'trajectory_msgs'}
 

@@ -86,6 +86,23 @@ def find_policy(name: str) -> Bundle | ModelConfig:
     return load_model_config(name)
 
 
+def weights_digest(name: str) -> str:
+    """SHA-256 (hex) over the weights that ``load_policy`` would load, and the type in which they are held.
+
+    Raises:
+        UserError: It does not exist or is corrupt.
+    """
+    found = find_policy(name)
+    if isinstance(found, Bundle):
+        config = parse(ModelConfig, found.document('model'), f'{found.path / "model.json"}')
+        added = [f'{file} {found.files[file]}' for file in sorted(found.files) if file.endswith('.safetensors')
+                 and file.removesuffix('.safetensors') in (_adapter_name(config), 'value_head')]
+    else:
+        config, added = found, []
+    parts = [str(_digest(config.base_path, _WEIGHTS)), config.dtype, config.quantization, *added]
+    return hashlib.sha256('\n'.join(parts).encode()).hexdigest()
+
+
 def is_checkpoint(path: Path) -> bool:
     """Whether a directory claims to be a checkpoint, whole or not."""
     return is_bundle(path, _KIND) or (path / MANIFEST).exists()

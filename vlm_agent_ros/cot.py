@@ -2,12 +2,40 @@
 
 from __future__ import annotations
 
+import hashlib
 import html
 import textwrap
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 LINE_LENGTH = 120
 MAX_LINES = 24
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a decision can be repeated from, to the bit on the same machine.
+
+    Attributes:
+        image_stamp_ns: Stamp of the image that it rests on.
+        state: State text of the prompt, such as ``open``.
+        temperature: Of the sampling; 0 is the likeliest output.
+        seed: Of the sampling of this very decision.
+        threads: Threads of PyTorch, which rounding depends on.
+        prompt_sha256: Digest of the prompt's template.
+        checkpoint_sha256: Digest of the weights that decided.
+    """
+
+    image_stamp_ns: int
+    state: str
+    temperature: float
+    seed: int
+    threads: int
+    prompt_sha256: str
+    checkpoint_sha256: str
+
+    def values(self) -> dict[str, str]:
+        """Key-values of the diagnostic status."""
+        return {field.name: escape(str(getattr(self, field.name))) for field in fields(self)}
 
 
 @dataclass(frozen=True)
@@ -25,6 +53,7 @@ class CotReport:
         checkpoint: Name of the checkpoint that decided.
         image_age_ms: Age of the image when the decision was published, ms.
         refusal: Why the action is not carried out, in one sentence; empty if it is.
+        origin: What it can be repeated from; None in a training run, which can itself be repeated.
     """
 
     task: str
@@ -37,24 +66,27 @@ class CotReport:
     checkpoint: str
     image_age_ms: float
     refusal: str = ''
+    origin: Origin | None = None
 
     def message(self) -> str:
         """The action in one escaped line."""
-        return escape(_one_line(self.action)) or 'no legal action'
+        return escape(one_line(self.action)) or 'no legal action'
 
     def values(self) -> dict[str, str]:
         """Key-values of the diagnostic status, in display order; escaped, because rqt renders them as HTML."""
         lines = _wrap(self.thought)
         return {
-            'task': escape(_one_line(self.task)),
+            'task': escape(one_line(self.task)),
             **{f'thought.{i:02d}': escape(line) for i, line in enumerate(lines, start=1)},
             'action': self.message(),
             'logprob': f'{self.logprob:.4f}',
             'value': f'{self.value:.4f}',
             'latency_ms': f'{self.latency_ms:.1f}',
-            'checkpoint': escape(_one_line(self.checkpoint)),
+            'checkpoint': escape(one_line(self.checkpoint)),
             'image_age_ms': f'{self.image_age_ms:.1f}',
-            **({'refusal': escape(_one_line(self.refusal))} if self.refusal else {}),
+            **({'refusal': escape(one_line(self.refusal))} if self.refusal else {}),
+            # The digest tells which text of ``~/chain_of_thought`` belongs to this status.
+            **({**self.origin.values(), 'text_sha256': text_digest(self.text)} if self.origin else {}),
         }
 
 
@@ -68,7 +100,12 @@ def unescape(text: str) -> str:
     return html.unescape(text)
 
 
-def _one_line(text: str) -> str:
+def text_digest(text: str) -> str:
+    """SHA-256 (hex) of an output."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def one_line(text: str) -> str:
     """Printable characters only, on one line of at most LINE_LENGTH characters."""
     line = ' '.join(''.join(c if c.isprintable() else ' ' for c in text).split())
     return line if len(line) <= LINE_LENGTH else line[:LINE_LENGTH - 1] + '…'

@@ -10,7 +10,8 @@ class UserError(Exception):
 
 
 _OWN = ('vlm_agent_ros', 'sim_worlds', 'training')
-_DISTRIBUTIONS = {'pinocchio': 'pin', 'yaml': 'pyyaml', 'PIL': 'pillow', 'pybullet_data': 'pybullet'}
+_DISTRIBUTIONS = {'pinocchio': 'pin', 'yaml': 'pyyaml', 'PIL': 'pillow', 'pybullet_data': 'pybullet',
+                  'mcap_ros2': 'mcap-ros2-support'}
 
 
 def import_failure(error: ImportError) -> UserError | None:

@@ -11,11 +11,11 @@ import torch
 from ..actions import ActionError, SkillLanguage
 from ..agent import Agent
 from ..cell import load_cell
-from ..checkpoint import load_policy
+from ..checkpoint import load_policy, weights_digest
 from ..config import bounded
-from ..cot import CotReport
+from ..cot import CotReport, Origin
 from ..motion import MotionError
-from ..policy.policy import Decision
+from ..policy.policy import Decision, Policy, PolicyInput
 from ..types import Observation, Trajectory
 
 
@@ -45,6 +45,7 @@ class Decided:
     refusal: str
     latency_ms: float
     checkpoint: str
+    origin: Origin
 
     def report(self, image_age_ms: float) -> CotReport:
         """What the operator is shown."""
@@ -52,7 +53,7 @@ class Decided:
         return CotReport(
             task=self.task, thought=decision.thought, action=decision.action, text=decision.text,
             logprob=float(decision.token_logprobs.sum()), value=decision.value, latency_ms=self.latency_ms,
-            checkpoint=self.checkpoint, image_age_ms=image_age_ms, refusal=self.refusal)
+            checkpoint=self.checkpoint, image_age_ms=image_age_ms, refusal=self.refusal, origin=self.origin)
 
 
 class Decider:
@@ -70,6 +71,8 @@ class Decider:
         language = SkillLanguage(self.cell.grid)
         self._policy = load_policy(settings.model, language=language, camera=self.cell.camera)
         self._agent = Agent(self.cell, self._policy.prompt, language)
+        self._prompt_sha256 = self._policy.prompt.digest()
+        self._weights_sha256 = weights_digest(settings.model)
         self._decisions = 0
 
     def decide(self, observation: Observation) -> Decided:
@@ -80,11 +83,12 @@ class Decider:
         """
         started = time.monotonic()
         inputs = self._agent.policy_input(observation)
-        greedy = self._settings.temperature == 0.0
         self._decisions += 1
-        decision = self._policy.decide(
-            [inputs], temperature=1.0 if greedy else self._settings.temperature, greedy=greedy,
-            seeds=[(self._settings.seed << 32) + self._decisions])[0]
+        origin = Origin(
+            observation.stamp_ns, self.cell.gripper_state(observation.joint_names, observation.joint_positions),
+            self._settings.temperature, (self._settings.seed << 32) + self._decisions, self._settings.threads,
+            self._prompt_sha256, self._weights_sha256)
+        decision = decide_alone(self._policy, inputs, origin.temperature, origin.seed)
         trajectory, refusal = None, ''
         if not decision.legal:
             refusal = 'the output holds no legal action'
@@ -94,4 +98,17 @@ class Decider:
             except (ActionError, MotionError) as error:
                 refusal = str(error)
         return Decided(observation.task, decision, trajectory, refusal, (time.monotonic() - started) * 1e3,
-                       self.checkpoint)
+                       self.checkpoint, origin)
+
+
+def decide_alone(policy: Policy, inputs: PolicyInput, temperature: float, seed: int) -> Decision:
+    """A decision in a batch of its own, as the agent makes it and a replay repeats it.
+
+    Args:
+        policy: What decides.
+        inputs: Image and prompt.
+        temperature: 0 takes the likeliest output; log-probabilities are then those at temperature 1.
+        seed: Of the sampling.
+    """
+    greedy = temperature == 0.0
+    return policy.decide([inputs], temperature=1.0 if greedy else temperature, greedy=greedy, seeds=[seed])[0]

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
+from ..topic_names import (
+    AGENT_HEARTBEAT,
+    ARM_COMMAND,
+    CAMERA_INFO,
+    CHAIN_OF_THOUGHT,
+    CLOCK,
+    COMPRESSED_IMAGE,
+    CORRECTION,
+    DIAGNOSTICS,
+    GRIPPER_COMMAND,
+    IMAGE,
+    JOINT_STATES,
+    OUTCOME,
+    PROPOSAL,
+    RESET,
+    TASK,
+)
 from ..topics import Topics
 
-IMAGE = 'camera/image_raw'
-COMPRESSED_IMAGE = 'camera/image_raw/compressed'
-CAMERA_INFO = 'camera/camera_info'
-JOINT_STATES = 'joint_states'
-TASK = 'task'
-PROPOSAL = 'proposal'
-ARM_COMMAND = 'joint_trajectory_controller/joint_trajectory'
-GRIPPER_COMMAND = 'gripper_controller/joint_trajectory'
-OUTCOME = 'outcome'
-DIAGNOSTICS = '/diagnostics'
-CHAIN_OF_THOUGHT = '~/chain_of_thought'
-CLOCK = 'clock'
-RESET = 'world/reset'
+__all__ = [
+    'AGENT_HEARTBEAT', 'ARM_COMMAND', 'CAMERA_INFO', 'CHAIN_OF_THOUGHT', 'CLOCK', 'COMMAND_QOS', 'COMPRESSED_IMAGE',
+    'CORRECTION', 'DIAGNOSTICS', 'EVENT_QOS', 'GRIPPER_COMMAND', 'HISTORY_QOS', 'IMAGE', 'JOINT_STATES', 'LATCHED_QOS',
+    'NEWEST_QOS', 'OUTCOME', 'PROPOSAL', 'RESET', 'SENSOR_QOS', 'TASK',
+]
 
 
 def _qos(depth: int, reliability: ReliabilityPolicy, durability: DurabilityPolicy) -> QoSProfile:

@@ -2,38 +2,28 @@
 
 from __future__ import annotations
 
-import ast
-import io
-from collections.abc import Callable
-from dataclasses import MISSING, fields
-from typing import Any
+from dataclasses import fields
 
 import numpy as np
 from builtin_interfaces.msg import Duration, Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-from PIL import Image as PillowImage
-from PIL import UnidentifiedImageError
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
+from sensor_msgs.msg import CameraInfo, Image, JointState
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from ..camera import Camera
 from ..errors import UserError
+from ..message_content import OUTCOME_STATUS, image_array, outcome_from, to_ns, trajectory_from
 from ..types import Outcome, Trajectory
 
-OUTCOME_STATUS = 'world: outcome'
+__all__ = ['camera_info_message', 'image_array', 'image_message', 'joint_positions', 'joint_state_message', 'merge',
+           'outcome_from', 'outcome_message', 'to_ns', 'to_time', 'trajectory_from', 'trajectory_message']
+
 _NS = 1_000_000_000
-_READ: dict[str, Callable[[str], Any]] = {
-    'float': float, 'int': int, 'bool': {'True': True, 'False': False}.__getitem__, 'str': ast.literal_eval}
 
 
 def to_time(stamp_ns: int) -> Time:
     """Nanoseconds as a message stamp."""
     return Time(sec=stamp_ns // _NS, nanosec=stamp_ns % _NS)
-
-
-def to_ns(stamp: Time | Duration) -> int:
-    """A message's stamp or duration in nanoseconds."""
-    return stamp.sec * _NS + stamp.nanosec
 
 
 def image_message(image: np.ndarray, stamp_ns: int, frame: str) -> Image:
@@ -42,44 +32,6 @@ def image_message(image: np.ndarray, stamp_ns: int, frame: str) -> Image:
     message.header.stamp, message.header.frame_id = to_time(stamp_ns), frame
     message.data = np.ascontiguousarray(image).tobytes()
     return message
-
-
-def image_array(message: Image | CompressedImage, topic: str, camera: Camera) -> np.ndarray:
-    """The pixels of a raw or compressed image.
-
-    Args:
-        message: Of encoding rgb8 or bgr8, or JPEG/PNG data.
-        topic: Resolved name of the topic, for the error message.
-        camera: The cell's camera, whose size the image must have.
-
-    Returns:
-        (height, width, 3) uint8, rgb8.
-
-    Raises:
-        UserError: Encoding or size are not as the cell file says.
-    """
-    if isinstance(message, CompressedImage):
-        try:
-            image = np.asarray(PillowImage.open(io.BytesIO(bytes(message.data))).convert('RGB'))
-        except (UnidentifiedImageError, OSError) as error:
-            raise UserError(f'{topic}: {len(message.data)} bytes that are neither JPEG nor PNG: check its publisher') \
-                from error
-        height, width = image.shape[:2]
-    else:
-        height, width = message.height, message.width
-        if message.encoding not in ('rgb8', 'bgr8'):
-            raise UserError(f'{topic}: encoding {message.encoding!r}, but the agent needs rgb8 or bgr8: set the '
-                            "camera driver's encoding")
-        if message.step < 3 * width or len(message.data) != message.step * height:
-            raise UserError(f'{topic}: {len(message.data)} bytes do not make {width}x{height} pixels of '
-                            f'{message.encoding} with step {message.step}: check its publisher')
-        rows = np.frombuffer(message.data, dtype=np.uint8).reshape(height, message.step)
-        image = rows[:, :3 * width].reshape(height, width, 3)
-        image = image[:, :, ::-1].copy() if message.encoding == 'bgr8' else image.copy()
-    if (width, height) != (camera.width, camera.height):
-        raise UserError(f'{topic}: {width}x{height} pixels, but the cell file says {camera.width}x{camera.height}: '
-                        'correct camera.width and camera.height, or scale the image')
-    return image
 
 
 def camera_info_message(camera: Camera, stamp_ns: int) -> CameraInfo:
@@ -136,31 +88,6 @@ def trajectory_message(trajectory: Trajectory | None, stamp_ns: int) -> JointTra
     return message
 
 
-def trajectory_from(message: JointTrajectory, topic: str) -> Trajectory | None:
-    """The trajectory of a message, or None where it has no points.
-
-    Velocities that are left out are zero. Nothing else is judged here: that is the safety rules' task.
-
-    Raises:
-        UserError: A point does not have one position (and velocity, if any) per joint.
-    """
-    if not message.points:
-        return None
-    names = tuple(message.joint_names)
-    for i, point in enumerate(message.points):
-        if len(point.positions) != len(names) or len(point.velocities) not in (0, len(names)):
-            raise UserError(f'{topic}: point {i} has {len(point.positions)} positions and {len(point.velocities)} '
-                            f'velocities for {len(names)} joints: correct its publisher')
-    zeros = [0.0] * len(names)
-    return Trajectory(
-        names,
-        np.array([to_ns(point.time_from_start) for point in message.points], dtype=np.int64),
-        np.array([point.positions for point in message.points], dtype=np.float64),
-        np.array([point.velocities if len(point.velocities) else zeros for point in message.points],
-                 dtype=np.float64),
-    )
-
-
 def merge(arm: Trajectory, gripper: Trajectory) -> Trajectory:
     """One trajectory of two that were split from one: arm joints, then gripper joints.
 
@@ -191,19 +118,3 @@ def outcome_message(outcome: Outcome, stamp_ns: int) -> DiagnosticArray:
     message = DiagnosticArray(status=[status])
     message.header.stamp = to_time(stamp_ns)
     return message
-
-
-def outcome_from(message: DiagnosticArray, topic: str) -> Outcome:
-    """The outcome that ``outcome_message`` wrote.
-
-    Raises:
-        UserError: A value is missing or is not of its type.
-    """
-    values = {v.key: v.value for status in message.status if status.name == OUTCOME_STATUS for v in status.values}
-    try:
-        parsed = {f.name: _READ[str(f.type)](values[f.name]) for f in fields(Outcome)
-                  if f.name != 'kpi' and (f.default is MISSING or f.name in values)}
-        kpi = {key[4:]: float(value) for key, value in values.items() if key.startswith('kpi.')}
-    except (KeyError, ValueError, SyntaxError) as error:
-        raise UserError(f'{topic}: no outcome of vlm_agent_ros ({error}): check which node publishes it') from error
-    return Outcome(**parsed, kpi=kpi)

@@ -1,0 +1,94 @@
+"""The messages of one MCAP file, also of one whose writer was killed: up to the last record that is whole."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Callable, Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import IO, Any
+
+import zstandard
+from mcap.data_stream import ReadDataStream
+from mcap.exceptions import McapError
+from mcap.opcode import Opcode
+from mcap.records import Channel, Chunk, Message, Schema
+from mcap.stream_reader import breakup_chunk
+from mcap.writer import MCAP0_MAGIC
+
+from ..errors import UserError
+
+_HEAD = struct.Struct('<BQ')
+_DAMAGED = (McapError, ValueError, struct.error, RuntimeError, zstandard.ZstdError)
+"""What the MCAP library and its decompressors raise at bytes that are not what they should be."""
+
+
+def read_messages(path: Path) -> Iterator[tuple[Schema, Channel, Message]]:
+    """Messages in the order in which they were written.
+
+    A file that was cut anywhere gives what its whole chunks hold; a chunk whose checksum does not fit is left out.
+
+    Raises:
+        UserError: It cannot be read, or is no MCAP file.
+    """
+    schemas: dict[int, Schema] = {}
+    channels: dict[int, Channel] = {}
+    for record in _records(path):
+        if isinstance(record, Schema):
+            schemas[record.id] = record
+        elif isinstance(record, Channel):
+            channels[record.id] = record
+        else:
+            channel = channels.get(record.channel_id)
+            if channel is not None and channel.schema_id in schemas:  # else they were in a chunk that is damaged
+                yield schemas[channel.schema_id], channel, record
+
+
+def _records(path: Path) -> Iterator[Schema | Channel | Message]:
+    for opcode, content in _whole_records(path):
+        reader = _READERS.get(opcode)
+        if reader is None:
+            continue
+        try:
+            records = reader(content)
+        except _DAMAGED:
+            continue
+        yield from records
+
+
+def _whole_records(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Opcode and content of every top-level record that lies wholly within the file, before its summary."""
+    try:
+        with path.open('rb') as stream:
+            size = os.fstat(stream.fileno()).st_size
+            magic = stream.read(len(MCAP0_MAGIC))
+            if magic != MCAP0_MAGIC[:len(magic)]:
+                raise UserError(f'{path} is no MCAP file: give an audit log, or the folder of one')
+            while (record := _next(stream, size)) is not None:
+                yield record
+    except OSError as error:
+        raise UserError(f'{path} cannot be read ({error.strerror}): check the path and its permissions') from error
+
+
+def _next(stream: IO[bytes], size: int) -> tuple[int, bytes] | None:
+    head = stream.read(_HEAD.size)
+    if len(head) < _HEAD.size:
+        return None
+    opcode, length = _HEAD.unpack(head)
+    # Opcode 0 does not exist: blocks that were allocated but not written before a power cut read as zeros.
+    if opcode in (0, Opcode.DATA_END) or stream.tell() + length > size:
+        return None
+    return opcode, stream.read(length)
+
+
+def _chunk(content: bytes) -> list[Any]:
+    return breakup_chunk(Chunk.read(ReadDataStream(BytesIO(content))), validate_crc=True)
+
+
+_READERS: dict[int, Callable[[bytes], list[Any]]] = {
+    Opcode.CHUNK: _chunk,
+    Opcode.SCHEMA: lambda content: [Schema.read(ReadDataStream(BytesIO(content)))],
+    Opcode.CHANNEL: lambda content: [Channel.read(ReadDataStream(BytesIO(content)))],
+    Opcode.MESSAGE: lambda content: [Message.read(ReadDataStream(BytesIO(content)), len(content))],
+}

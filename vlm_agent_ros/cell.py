@@ -11,6 +11,8 @@ from .autonomy import Autonomy
 from .camera import Camera
 from .config import bounded, find_config, load_yaml, parse
 from .errors import UserError
+from .release.band import Rollback
+from .release.trust import Trust
 from .topics import Topics
 
 
@@ -93,6 +95,8 @@ class Cell:
     safety: Safety = Safety()
     autonomy: Autonomy = Autonomy()
     topics: Topics = Topics()
+    trust: Trust = Trust()
+    rollback: Rollback = Rollback()
     grid: int = bounded(48, low=2, high=100, help='cells per image side in the action language')
     path: str = ''
 

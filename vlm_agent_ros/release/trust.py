@@ -68,8 +68,8 @@ class TrustedKeys:
         signature = read_signature(file)
         key = self._keys.get(signature.key)
         if key is None:
-            raise UserError(f'{bundle.path} is signed with the key {signature.key[:16]}…, which is not among trust.keys '
-                            f'of {self._cell_path}: {_REMEDY}')
+            raise UserError(f'{bundle.path} is signed with the key {signature.key[:16]}…, which is not among '
+                            f'trust.keys of {self._cell_path}: {_REMEDY}')
         if not signature.is_of(bundle.manifest, key):
             raise UserError(f'{file} is not the signature of this manifest: use another copy of the bundle')
         return signature.key

@@ -13,8 +13,8 @@ CONSEQUENCES = ('approve', 'blend', 'keep')
 class Autonomy:
     """Faults that stop the robot, evidence that ``auto`` needs, and how its speed grows.
 
-    A consequence is ``approve`` (back to the operator, and the evidence starts anew), ``blend`` (back to the lowest
-    speed) or ``keep``.
+    What happens in auto leads to ``approve`` (back to the operator, and the evidence starts anew), to ``blend`` (back
+    to the lowest speed) or to nothing (``keep``).
     """
 
     camera_timeout_s: float = bounded(
@@ -37,9 +37,9 @@ class Autonomy:
     blend_start: float = bounded(0.1, low=0.01, high=1.0, help='share of the planned speed at which auto begins')
     blend_episodes: int = bounded(
         20, low=0, high=100_000, help='successful episodes in auto over which the speed grows to the planned one')
-    on_gate_hit: str = bounded('blend', choices=CONSEQUENCES, help='what a refused or clamped proposal in auto leads to')
-    on_stop: str = bounded('approve', choices=CONSEQUENCES, help='what a stop in auto leads to')
-    on_failure: str = bounded('blend', choices=CONSEQUENCES, help='what a failed episode in auto leads to')
+    on_gate_hit: str = bounded('blend', choices=CONSEQUENCES, help='what a refused or clamped proposal leads to')
+    on_stop: str = bounded('approve', choices=CONSEQUENCES, help='what a stop leads to')
+    on_failure: str = bounded('blend', choices=CONSEQUENCES, help='what a failed episode leads to')
     agreement_distance_m: float = bounded(
         0.03, low=0.001, high=1.0,
         help='in shadow, tool positions of proposal and of what was done that are no farther apart agree, m')

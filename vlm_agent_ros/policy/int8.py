@@ -84,7 +84,7 @@ def _linears(model: Any) -> list[tuple[str, nn.Linear]]:
 
 
 @register_quantization_config(METHOD)
-class Int8Config(QuantizationConfigMixin):  # type: ignore[misc]
+class Int8Config(QuantizationConfigMixin):
     """What config.json says of such a model."""
 
     def __init__(self, **_: Any) -> None:
@@ -92,7 +92,7 @@ class Int8Config(QuantizationConfigMixin):  # type: ignore[misc]
 
 
 @register_quantizer(METHOD)
-class Int8Quantizer(HfQuantizer):  # type: ignore[misc]
+class Int8Quantizer(HfQuantizer):
     """What ``from_pretrained`` does for such a model."""
 
     def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> None:

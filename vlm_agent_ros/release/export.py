@@ -1,4 +1,4 @@
-"""A checkpoint as it goes to a cell: whole or as an adapter, in the type that the computer there can hold, and signed."""
+"""A checkpoint as it goes to a cell: whole or as an adapter, in the type that the computer there holds, and signed."""
 
 from __future__ import annotations
 

@@ -46,7 +46,8 @@ class EvidenceFile:
         try:
             self._record = parse(_Record, json.loads(path.read_text(encoding='utf-8')), str(path))
         except (OSError, ValueError) as error:
-            raise UserError(f'{path} cannot be read ({error}): delete it to start the evidence for auto anew') from error
+            raise UserError(f'{path} cannot be read ({error}): delete it, and the evidence for auto starts anew') \
+                from error
 
     @property
     def checkpoint(self) -> str:

@@ -12,34 +12,18 @@ import numpy as np
 from ..cell import Cell
 from ..motion.cubic import slowed
 from ..motion.kinematics import Kinematics
+from ..status import ERROR, OK, WARN, Status
 from ..types import Trajectory
 from .agreement import Agreement
 from .autonomy import Ladder
-from .rules import Ages, SafetyRules, Verdict, Violation
+from .rules import SafetyRules
 from .stop import StopLatch
 from .supervisor import Supervisor
+from .verdict import Ages, Verdict, Violation
 
-OK, WARN, ERROR = 0, 1, 2
 _HOLD_S = 0.1  # time given to the arm to come to rest where it was measured
 _REMEMBERED_IMAGES = 512
 _COUNTED = ('forwarded', 'refused', 'stopped')
-
-
-@dataclass(frozen=True)
-class Report:
-    """A status for ``/diagnostics``.
-
-    Attributes:
-        about: ``verdict``, ``mode``, ``stop`` or ``agreement``.
-        level: OK, WARN or ERROR.
-        message: One sentence.
-        values: What it is about, in figures.
-    """
-
-    about: str
-    level: int
-    message: str
-    values: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -91,14 +75,14 @@ class Gate:
         cell: Rules, monitors and ladder read their limits there.
         ladder: Modes and evidence.
         send: Gives the controllers a trajectory, or an empty one for None; answers with its stamp in ns.
-        tell: Shows a report.
+        tell: Shows a status.
         approve_timeout_s: No answer of the operator for so long is a no.
         cooldown_s: Time after a stop during which a reset is refused.
         clocks: Replaced in tests and simulations.
     """
 
     def __init__(self, cell: Cell, ladder: Ladder, send: Callable[[Trajectory | None], int],
-                 tell: Callable[[Report], None], *, approve_timeout_s: float = 30.0, cooldown_s: float = 1.0,
+                 tell: Callable[[Status], None], *, approve_timeout_s: float = 30.0, cooldown_s: float = 1.0,
                  clocks: Clocks | None = None) -> None:
         self._cell, self._ladder, self._send, self._tell = cell, ladder, send, tell
         self._clocks = clocks or Clocks()
@@ -129,7 +113,7 @@ class Gate:
         self._inputs.measured = Measured(self._cell.robot.joints, positions, stamp_ns)
         self.supervisor.joint_state(stamp_ns, positions[:len(self._cell.robot.arm_joints)])
         if self.mode == 'shadow' and self._agreement.measured(positions, self._clocks.motion()):
-            self._tell(self.agreement_report())
+            self._tell(self.agreement_status())
 
     def other_command(self, trajectory: Trajectory) -> None:
         """Somebody else has commanded a controller."""
@@ -143,12 +127,12 @@ class Gate:
     def decided_by(self, checkpoint: str) -> None:
         """The agent tells which checkpoint (digest) decides."""
         if checkpoint and self._ladder.decided_by(checkpoint):
-            self._tell(self.mode_report('another checkpoint decides'))
+            self._tell(self.mode_status('another checkpoint decides'))
 
     def episode_ended(self, success: bool) -> str:
         """The line or the operator has judged an episode; a sentence that says what it counts for."""
         message = self._ladder.episode_ended(success)
-        self._tell(self.mode_report(message))
+        self._tell(self.mode_status(message))
         return message
 
     # --- proposals ----------------------------------------------------------------------------------------------
@@ -167,8 +151,8 @@ class Gate:
             self.refuse(Violation('points', 0, self._cell.safety.max_points, 'the proposal has no points'), stamp_ns)
             return
         verdict = self._judge(trajectory, stamp_ns, age_s, None if before is None else now - before)
-        if verdict.trajectory is None:
-            self.refuse(verdict.violations[0], stamp_ns)
+        if verdict.rejection is not None:
+            self.refuse(verdict.rejection, stamp_ns)
         elif self.mode == 'auto':
             self._forward(verdict, stamp_ns, 'passed every rule')
         elif self.mode == 'approve':
@@ -189,23 +173,22 @@ class Gate:
         if violation.rule == 'approval':
             self._ladder.rejected()
         elif self._ladder.gate_hit(violation.rule):
-            self._tell(self.mode_report(violation.message))
+            self._tell(self.mode_status(violation.message))
 
     def _judge(self, trajectory: Trajectory, stamp_ns: int | None, proposal_s: float | None,
                since_last_s: float | None) -> Verdict:
         """The rules; without a stamp the age of the image is not judged, because an operator looks at the cell."""
         inputs, now_ns = self._inputs, self._clocks.stamp_ns()
-        violation, image_s = inputs.task_violation, None
         if inputs.measured is None:
-            violation = Violation('age', 'none', self._cell.safety.max_joint_age_s, 'no usable joint state has come yet')
-        elif stamp_ns is not None:
-            image_s = (now_ns - stamp_ns) * 1e-9
-            if stamp_ns not in inputs.images:
-                violation = Violation('age', image_s, self._cell.safety.max_image_age_s,
-                                      'the camera has published no image of the stamp that the proposal rests on')
-        if inputs.measured is None or (violation is not None and not self._latch.active):
-            assert violation is not None
-            return Verdict(None, (violation,))
+            limit = self._cell.safety.max_joint_age_s
+            return Verdict(None, (Violation('age', 'none', limit, 'no usable joint state has come yet'),))
+        image_s = None if stamp_ns is None else (now_ns - stamp_ns) * 1e-9
+        if not self._latch.active:  # which the rules say first
+            if inputs.task_violation is not None:
+                return Verdict(None, (inputs.task_violation,))
+            if image_s is not None and stamp_ns not in inputs.images:
+                return Verdict(None, (Violation('age', image_s, self._cell.safety.max_image_age_s, 'the camera has '
+                                                'published no image of the stamp that the proposal rests on'),))
         task_s = None if inputs.task_since_s is None else self._clocks.steady() - inputs.task_since_s
         return self._rules.judge(trajectory, inputs.measured, ages=Ages(
             image_s=image_s, joint_s=(now_ns - inputs.measured.stamp_ns) * 1e-9, task_s=task_s, proposal_s=proposal_s,
@@ -223,7 +206,7 @@ class Gate:
         self._verdict('forwarded', reason, stamp_ns, verdict.violations,
                       {'command_stamp_ns': str(command_ns), 'speed': f'{speed:.3f}'})
         if verdict.violations and self._ladder.gate_hit(verdict.violations[0].rule):
-            self._tell(self.mode_report(verdict.violations[0].message))
+            self._tell(self.mode_status(verdict.violations[0].message))
 
     # --- operator -----------------------------------------------------------------------------------------------
 
@@ -235,10 +218,10 @@ class Gate:
         if not yes:
             self.refuse(Violation('approval', 'no', 'yes', 'the operator said no'), pending.stamp_ns)
             return True, 'the proposal is refused'
-        verdict = self._judge(pending.trajectory, None, None, None)
-        if verdict.trajectory is None:
-            self.refuse(verdict.violations[0], pending.stamp_ns)
-            return False, verdict.violations[0].message
+        verdict = self._judge(pending.trajectory, None, self._clocks.steady() - pending.since_s, None)
+        if verdict.rejection is not None:
+            self.refuse(verdict.rejection, pending.stamp_ns)
+            return False, verdict.rejection.message
         self._forward(verdict, pending.stamp_ns, 'approved by the operator')
         return True, 'the proposal is forwarded'
 
@@ -247,16 +230,16 @@ class Gate:
         self._latch.trigger(cause, persists, message)
         self._hold()
         pending, self._pending = self._pending, None
-        self._tell(self.stop_report())
+        self._tell(self.stop_status())
         self._verdict('stopped', f'stopped: {self._latch.reason}', pending.stamp_ns if pending else None,
                       (Violation('stop', cause, 'no stop', message),))
         if self._ladder.stopped(cause):
-            self._tell(self.mode_report(f'stopped: {message}'))
+            self._tell(self.mode_status(f'stopped: {message}'))
 
     def reset(self) -> tuple[bool, str]:
         """Lift the stop, unless a cause persists or the cooldown has not passed."""
         lifted, message = self._latch.reset()
-        self._tell(self.stop_report(message))
+        self._tell(self.stop_status(message))
         return lifted, message
 
     def set_mode(self, mode: str, reason: str) -> tuple[bool, str]:
@@ -266,12 +249,15 @@ class Gate:
         changed, message = self._ladder.set_mode(mode, reason)
         if changed:
             self._pending = None
-        self._tell(self.mode_report(message, WARN if not changed else OK))
+        self._tell(self.mode_status(message, WARN if not changed else OK))
         return changed, message
 
     def poll(self) -> None:
         """Judge silence, that of the operator included; to be called some twenty times a second."""
+        before = tuple(self.supervisor.present)
         self.supervisor.poll(agent_matters=self.mode != 'shadow')
+        if tuple(self.supervisor.present) != before:
+            self._tell(self.inputs_status())
         pending, limit_s = self._pending, self.approve_timeout_s
         if pending is not None and (waited_s := self._clocks.steady() - pending.since_s) > limit_s:
             self.refuse(Violation('approval', waited_s, limit_s, f'the operator gave no answer in {limit_s:g} s'),
@@ -309,27 +295,33 @@ class Gate:
 
     # --- what is told -------------------------------------------------------------------------------------------
 
-    def mode_report(self, message: str = '', level: int = OK) -> Report:
+    def mode_status(self, message: str = '', level: int = OK) -> Status:
         """Mode, its reason, and the evidence so far."""
         values = self._ladder.values()
-        return Report('mode', WARN if 'failure' in values else level, message or f'{self.mode}: {values["reason"]}',
+        return Status('mode', WARN if 'failure' in values else level, message or f'{self.mode}: {values["reason"]}',
                       values)
 
-    def stop_report(self, message: str = '') -> Report:
+    def stop_status(self, message: str = '') -> Status:
         """Whether the robot is stopped, and by what."""
         causes = self._latch.causes
-        return Report('stop', ERROR if causes else OK, message or self._latch.reason or 'no stop',
+        return Status('stop', ERROR if causes else OK, message or self._latch.reason or 'no stop',
                       {'active': str(bool(causes)).lower(), 'causes': ', '.join(causes),
                        **{f'cause.{cause}': text for cause, text in causes.items()}})
 
-    def agreement_report(self) -> Report:
+    def inputs_status(self) -> Status:
+        """What the gate lives on: faults are named here also while the robot rests, when they stop nothing."""
+        present = self.supervisor.present
+        return Status('inputs', ERROR if present else OK, '; '.join(present.values()) or 'all there',
+                      {'faults': ', '.join(present), **{f'fault.{cause}': text for cause, text in present.items()}})
+
+    def agreement_status(self) -> Status:
         """What was done in shadow mode against what was proposed."""
         values = self._agreement.values()
-        return Report('agreement', OK, f'{values["agreed"]} of {values["scored"]} agree', values)
+        return Status('agreement', OK, f'{values["agreed"]} of {values["scored"]} agree', values)
 
-    def waiting_report(self) -> Report:
+    def waiting_status(self) -> Status:
         """The verdict before the first one."""
-        return self._verdict_report('waiting', 'no proposal yet', {})
+        return self._verdict_status('waiting', 'no proposal yet', {})
 
     def _verdict(self, verdict: str, message: str, stamp_ns: int | None, violations: tuple[Violation, ...] = (),
                  more: dict[str, str] | None = None) -> None:
@@ -340,9 +332,9 @@ class Gate:
         values['clamped'] = ', '.join(v.rule for v in violations if v.handled == 'clamp')
         if stamp_ns is not None:
             values['image_stamp_ns'] = str(stamp_ns)
-        self._tell(self._verdict_report(verdict, message, {**values, **(more or {})}))
+        self._tell(self._verdict_status(verdict, message, {**values, **(more or {})}))
 
-    def _verdict_report(self, verdict: str, message: str, values: dict[str, str]) -> Report:
+    def _verdict_status(self, verdict: str, message: str, values: dict[str, str]) -> Status:
         level = ERROR if self._latch.active else WARN if verdict == 'refused' else OK
-        return Report('verdict', level, message, {'verdict': verdict, 'mode': self.mode, **values,
+        return Status('verdict', level, message, {'verdict': verdict, 'mode': self.mode, **values,
                                                   **{name: str(self._counts[name]) for name in _COUNTED}})

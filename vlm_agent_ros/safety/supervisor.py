@@ -30,6 +30,9 @@ class Supervisor:
         trigger: Called at once for every fault that is present; the stop is latched there.
         clock: Monotonic time in seconds, by which silence is judged.
         motion_clock: Monotonic time in seconds by which the robot moves: that of a simulation where there is one.
+
+    Attributes:
+        present: Every fault that is there now, whether or not it stops the robot at this moment, with its sentence.
     """
 
     def __init__(self, cell: Cell, trigger: Trigger, clock: Callable[[], float] = time.monotonic,
@@ -43,6 +46,7 @@ class Supervisor:
         # The driver has judged already: its first word counts.
         self._faults['protective'] = Fault(1, self._limits.release_s)
         self._protective = ''
+        self.present: dict[str, str] = {}
 
     @property
     def joints_are_fresh(self) -> bool:
@@ -83,9 +87,9 @@ class Supervisor:
         """
         now, limits, moving = self._clock(), self._limits, self.tracking.moving
         self._observe('camera', self._camera.age_s(now) > limits.camera_timeout_s, now,
-                      f'no new image for more than {limits.camera_timeout_s:g} s while the robot moves', moving)
+                      f'no new image for more than {limits.camera_timeout_s:g} s', moving)
         self._observe('joints', not self.joints_are_fresh, now,
-                      f'no new joint state for more than {limits.joint_timeout_s:g} s while the robot moves', moving)
+                      f'no new joint state for more than {limits.joint_timeout_s:g} s', moving)
         silent = self._heartbeat.seen and self._heartbeat.age_s(now) > limits.heartbeat_timeout_s
         self._observe('heartbeat', silent, now,
                       f'no heartbeat of the agent for more than {limits.heartbeat_timeout_s:g} s', agent_matters)
@@ -93,5 +97,9 @@ class Supervisor:
 
     def _observe(self, cause: str, bad: bool, now_s: float, message: str, matters: bool = True) -> None:
         fault = self._faults[cause]
-        if fault.observe(bad, now_s) and bad and matters:
-            self._trigger(cause, lambda: fault.present, message)
+        if not fault.observe(bad, now_s):
+            self.present.pop(cause, None)
+        elif bad:
+            self.present[cause] = message
+            if matters:
+                self._trigger(cause, lambda: fault.present, message)

@@ -16,7 +16,8 @@ from ..message_content import OUTCOME_STATUS, image_array, outcome_from, to_ns, 
 from ..types import Outcome, Trajectory
 
 __all__ = ['camera_info_message', 'check_camera_info', 'image_array', 'image_message', 'joint_positions',
-           'joint_state_message', 'merge', 'outcome_from', 'outcome_message', 'to_ns', 'to_time', 'trajectory_from', 'trajectory_message']
+           'joint_state_message', 'merge', 'outcome_from', 'outcome_message', 'to_ns', 'to_time', 'trajectory_from',
+           'trajectory_message']
 
 _NS = 1_000_000_000
 _CAMERA_TOLERANCE = 0.03  # of the focal length; what a calibration and a round field of view differ by

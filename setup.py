@@ -54,8 +54,11 @@ setup(
         'console_scripts': [
             'agent_node = vlm_agent_ros.nodes.entry:agent_node',
             'gate_node = vlm_agent_ros.nodes.entry:gate_node',
+            'audit_node = vlm_agent_ros.nodes.entry:audit_node',
             'cot_viewer = vlm_agent_ros.nodes.entry:cot_viewer',
+            'operator = vlm_agent_ros.nodes.entry:operator',
             'world_node = sim_worlds.entry:world_node',
+            'cell_emulator = sim_worlds.entry:cell_emulator',
             'trainer = training.cli:trainer',
             'vlm-agent = training.cli:main',
         ],

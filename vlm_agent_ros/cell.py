@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
+from .audit.settings import Audit
 from .autonomy import Autonomy
 from .camera import Camera
 from .config import bounded, find_config, load_yaml, parse
 from .errors import UserError
 from .release.band import Rollback
 from .release.trust import Trust
+from .tasks import Tasks
 from .topics import Topics
 
 
@@ -93,7 +95,9 @@ class Cell:
     workspace: Workspace
     motion: Motion = Motion()
     safety: Safety = Safety()
+    audit: Audit = Audit()
     autonomy: Autonomy = Autonomy()
+    tasks: Tasks = Tasks()
     topics: Topics = Topics()
     trust: Trust = Trust()
     rollback: Rollback = Rollback()
@@ -114,6 +118,7 @@ class Cell:
             raise UserError(f'{self.path or self.name}: robot.holding_range must begin with its lower end')
         if any(low >= high for low, high in zip(self.workspace.low, self.workspace.high)):
             raise UserError(f'{self.path or self.name}: workspace.low must be less than workspace.high in x, y and z')
+        self.audit.check(self.path or self.name)
 
     @property
     def urdf_path(self) -> Path:

@@ -11,7 +11,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from sensor_msgs.msg import Image, JointState
-from std_msgs.msg import String
+from std_msgs.msg import Header, String
 from trajectory_msgs.msg import JointTrajectory
 
 from training.sft.tiny_vlm import TinyVlmConfig, build_tiny_vlm
@@ -92,14 +92,18 @@ def test_agent_is_silent_unless_active_and_stops_at_once(graph, cell, at_home, m
     publish_bench(graph, cell, at_home)
     heard = [graph.collect(JointTrajectory, interface.PROPOSAL, interface.COMMAND_QOS),
              graph.collect(DiagnosticArray, interface.DIAGNOSTICS, interface.EVENT_QOS),
-             graph.collect(String, 'agent_node/chain_of_thought', interface.LATCHED_QOS)]
+             graph.collect(String, 'agent_node/chain_of_thought', interface.LATCHED_QOS),
+             graph.collect(Header, interface.HEARTBEAT, interface.SENSOR_QOS)]
     graph.start(AGENT, model=model, temperature=1.0, max_rate_hz=20.0, proposal_timeout_s=0.1, threads=1)
     assert change_state(graph, Transition.TRANSITION_CONFIGURE)
     graph.spin(0.5)
     assert not any(heard)
     assert change_state(graph, Transition.TRANSITION_ACTIVATE)
-    graph.wait(lambda: heard[1] and heard[2])
+    graph.wait(lambda: status_of(heard[1], 'agent_node: chain of thought') and heard[2])
     assert status_of(heard[1], 'agent_node: chain of thought')[0]['task'] == 'pick the &lt;b&gt;cube&lt;/b&gt; &amp; go'
+    heard[3].clear()
+    graph.spin(2.0)
+    assert len(heard[3]) > 10  # of 20 heartbeats: thinking does not hold them up, a busy machine may
     assert change_state(graph, Transition.TRANSITION_DEACTIVATE)
     graph.spin(0.3)  # what was on its way
     count = [len(messages) for messages in heard]
@@ -126,21 +130,53 @@ def test_unusable_observation_is_told_and_nothing_is_decided(graph, cell, at_hom
     publish_bench(graph, cell, at_home, positions=np.full(len(cell.robot.joints), np.nan))
     diagnostics = graph.collect(DiagnosticArray, interface.DIAGNOSTICS, interface.EVENT_QOS)
     process = graph.start(AGENT, model=model, autostart=True, threads=1)
-    graph.wait(lambda: '/joint_states: the position of joint' in graph.log(AGENT).read_text())
+    told = '/joint_states: the position of joint'
+    graph.wait(lambda: any(told in state['message'] for state in status_of(diagnostics, 'agent_node: state')))
+    assert told in graph.log(AGENT).read_text()
     assert process.poll() is None
-    assert not diagnostics
+    assert not status_of(diagnostics, 'agent_node: chain of thought')
 
 
 @pytest.mark.parametrize(('parameters', 'told'), [
     ({'cell': 'nowhere'}, 'nowhere'), ({'model': '/nowhere/checkpoint'}, '/nowhere/checkpoint'),
-    ({'max_rate_hz': '0.0'}, 'max_rate_hz'),
 ])
-def test_what_cannot_be_loaded_is_one_sentence(graph, model, parameters, told):
+def test_what_cannot_be_loaded_leaves_the_node_inactive_and_saying_so(graph, model, parameters, told):
+    diagnostics = graph.collect(DiagnosticArray, interface.DIAGNOSTICS, interface.EVENT_QOS)
     process = graph.start(AGENT, **{'model': model, 'autostart': True, **parameters})
+    shown = graph.wait(lambda: status_of(diagnostics, 'agent_node: state')[1:])  # and again, for who comes later
+    assert shown[0]['state'] == 'inactive'
+    assert told in shown[0]['message']
+    assert process.poll() is None
+    assert 'Traceback' not in graph.log(AGENT).read_text()
+
+
+def test_a_bad_parameter_is_one_sentence(graph, model):
+    process = graph.start(AGENT, model=model, max_rate_hz='0.0')
     assert process.wait(60.0) == 2
     output = graph.log(AGENT).read_text()
-    assert told in output.strip().splitlines()[-1]
+    assert 'max_rate_hz' in output.strip().splitlines()[-1]
     assert 'Traceback' not in output
+
+
+def test_a_second_camera_keeps_the_agent_inactive_and_a_task_that_is_not_allowed_keeps_it_from_deciding(
+        graph, cell, at_home, model, tmp_path):
+    path = tmp_path / 'cell.yaml'
+    path.write_text(Path(cell.path).read_text() + 'tasks: {allow: ["pick the green cube"]}\n')
+    publish_bench(graph, cell, at_home)
+    second = graph.node.create_publisher(Image, interface.IMAGE, interface.SENSOR_QOS)
+    diagnostics = graph.collect(DiagnosticArray, interface.DIAGNOSTICS, interface.EVENT_QOS)
+    graph.start(AGENT, model=model, cell=path, threads=1)
+    assert change_state(graph, Transition.TRANSITION_CONFIGURE)
+    graph.spin(1.0)  # for the discovery of both
+    assert not change_state(graph, Transition.TRANSITION_ACTIVATE)
+    message = graph.wait(lambda: status_of(diagnostics, 'agent_node: state'))[0]['message']
+    assert 'inactive: /camera/image_raw has 2 publishers' in message
+    graph.node.destroy_publisher(second)
+    graph.spin(0.5)
+    assert change_state(graph, Transition.TRANSITION_ACTIVATE)
+    graph.wait(lambda: any('tasks.allow' in s['message'] for s in status_of(diagnostics, 'agent_node: state')))
+    graph.spin(0.5)
+    assert not status_of(diagnostics, 'agent_node: chain of thought')
 
 
 def test_failed_configure_leaves_the_node_unconfigured_with_a_reason_in_the_log(graph):

@@ -11,6 +11,7 @@ from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from vlm_agent_ros.actions import Pick
+from vlm_agent_ros.motion.cubic import positions_at
 from vlm_agent_ros.nodes import interface
 from vlm_agent_ros.nodes.messages import (
     camera_info_message,
@@ -24,7 +25,7 @@ from vlm_agent_ros.types import Trajectory
 
 @pytest.fixture
 def gate(graph, cell, planner, at_home):
-    """A cell at rest, played by the test, and the gate of a given mode in front of it."""
+    """A cell that follows its commands, played by the test, and the gate of a given mode in front of it."""
     node = graph.node
     bench = SimpleNamespace(
         camera=node.create_publisher(CameraInfo, interface.CAMERA_INFO, interface.SENSOR_QOS),
@@ -33,19 +34,25 @@ def gate(graph, cell, planner, at_home):
         arm=graph.collect(JointTrajectory, interface.ARM_COMMAND, interface.COMMAND_QOS),
         gripper=graph.collect(JointTrajectory, interface.GRIPPER_COMMAND, interface.COMMAND_QOS),
         diagnostics=graph.collect(DiagnosticArray, interface.DIAGNOSTICS, interface.EVENT_QOS),
-        positions=at_home.joint_positions, stamp_ns=0,
+        positions=at_home.joint_positions, stamp_ns=0, motion=None, follows=True,
         plan=planner.plan(Pick(24, 24), at_home.joint_names, at_home.joint_positions))
 
+    def carry_out(message):
+        bench.motion = trajectory_from(message, ''), time.monotonic()
+
     def sense():
+        if bench.motion and bench.follows:
+            trajectory, started = bench.motion
+            bench.positions = bench.positions.copy()
+            bench.positions[:7] = positions_at(trajectory, np.array([time.monotonic() - started]))[0]
         bench.stamp_ns = time.time_ns()
         bench.camera.publish(camera_info_message(cell.camera, bench.stamp_ns))
         bench.joints.publish(joint_state_message(cell.robot.joints, bench.positions, bench.stamp_ns))
 
     def start(**parameters):
         bench.process = graph.start('vlm_agent_ros.nodes.gate_node', **parameters)
-        graph.wait(lambda: bench.diagnostics and bench.camera.get_subscription_count()
-                   and bench.joints.get_subscription_count() and bench.proposals.get_subscription_count())
         node.create_timer(0.05, sense)
+        graph.wait(lambda: bench.shown('state') == 'active' and bench.proposals.get_subscription_count())
         graph.spin(0.3)
 
     def propose(trajectory, stamp_ns=None):
@@ -53,26 +60,21 @@ def gate(graph, cell, planner, at_home):
         rests_on = bench.stamp_ns if stamp_ns is None else stamp_ns
         graph.spin(0.3)  # a decision takes time: the gate knows the image before it gets the proposal
         seen = len(bench.diagnostics)
-        before = counts(bench.diagnostics[-1])
         bench.proposals.publish(trajectory_message(trajectory, rests_on))
+        return graph.wait(lambda: next((v for v in statuses(bench.diagnostics[seen:], 'verdict') if 'age_s' not in v),
+                                       None))
 
-        def verdict():
-            fresh = [values(a) for a in bench.diagnostics[seen:]]
-            return next((v for v in fresh if v['verdict'] in ('shadow', 'pending') or counts(v) != before), None)
-        return graph.wait(verdict)
-
+    node.create_subscription(JointTrajectory, interface.ARM_COMMAND, carry_out, interface.COMMAND_QOS)
     bench.start, bench.propose = start, propose
+    bench.newest = lambda about: (statuses(bench.diagnostics, about) or [{}])[-1]
+    bench.shown = lambda about: bench.newest(about).get(about)
     return bench
 
 
-def values(array):
-    status = array.status[0]
-    return {'level': status.level, 'message': status.message, **{v.key: v.value for v in status.values}}
-
-
-def counts(array):
-    shown = array if isinstance(array, dict) else values(array)
-    return [shown[name] for name in ('forwarded', 'refused', 'stopped')]
+def statuses(arrays, about):
+    """Every status of the gate about a thing, repeats included."""
+    return [{'level': s.level, 'message': s.message, **{v.key: v.value for v in s.values}}
+            for a in arrays for s in a.status if s.name == f'gate_node: {about}']
 
 
 def changed(trajectory, **arrays):
@@ -128,8 +130,9 @@ def test_approve_waits_for_the_operator_and_takes_silence_for_a_no(gate, graph):
     assert not gate.arm
     assert graph.call(SetBool, 'gate_node/approve', SetBool.Request(data=True)).success
     graph.wait(lambda: gate.arm and gate.gripper)
+    graph.spin(gate.plan.duration_s)
     assert gate.propose(gate.plan)['verdict'] == 'pending'
-    graph.wait(lambda: values(gate.diagnostics[-1]).get('rule') == 'approval')
+    graph.wait(lambda: gate.newest('verdict').get('rule') == 'approval')
     assert not graph.call(SetBool, 'gate_node/approve', SetBool.Request(data=True)).success
     assert len(gate.arm) == 1
 
@@ -164,7 +167,7 @@ def test_gate_ends_soon_after_sigint(gate, graph):
 
 
 @pytest.mark.parametrize(('parameters', 'told'), [
-    ({'mode': 'yolo'}, 'parameter: mode'), ({'cell': 'nowhere'}, 'nowhere'),
+    ({'mode': 'yolo'}, 'parameter: mode'),
     ({'approve_timeout_s': '-1.0'}, 'parameter approve_timeout_s must be between'),
 ])
 def test_bad_parameter_is_one_sentence(graph, parameters, told):

@@ -34,3 +34,24 @@ def slowed(trajectory: Trajectory, share: float) -> Trajectory:
         return trajectory
     times_ns = np.ceil(trajectory.times_ns / share).astype(np.int64)
     return Trajectory(trajectory.joint_names, times_ns, trajectory.positions, trajectory.velocities * share)
+
+
+def velocities_at(trajectory: Trajectory, times_s: np.ndarray) -> np.ndarray:
+    """How fast a controller wants the joints to be; zero before the first and after the last point.
+
+    Args:
+        trajectory: At least one point, times rising.
+        times_s: (times,) float64, from the start of the motion.
+
+    Returns:
+        (times, joints) float64, rad/s or m/s.
+    """
+    knots, positions, velocities = trajectory.times_ns * 1e-9, trajectory.positions, trajectory.velocities
+    if len(knots) == 1:
+        return np.zeros((len(times_s), positions.shape[1]))
+    segment = np.clip(np.searchsorted(knots, times_s, side='right') - 1, 0, len(knots) - 2)
+    width = (knots[segment + 1] - knots[segment])[:, None]
+    s = (times_s[:, None] - knots[segment, None]) / width
+    inner = (6 * s * (1 - s) * (positions[segment + 1] - positions[segment]) / width
+             + (1 - s) * (1 - 3 * s) * velocities[segment] + s * (3 * s - 2) * velocities[segment + 1])
+    return np.where(((times_s >= knots[0]) & (times_s <= knots[-1]))[:, None], inner, 0.0)

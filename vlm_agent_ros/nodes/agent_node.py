@@ -1,7 +1,8 @@
 """The agent: a vision-language model that looks, thinks, and proposes one motion at a time to the gate.
 
 A lifecycle node. ``configure`` loads the model, ``activate`` starts deciding, ``deactivate`` stops at once; while it
-is not active it publishes nothing. Inference runs in one worker thread, never in a callback.
+is not active it publishes nothing, unless it refuses to be: then it says why. Inference runs in one worker thread,
+never in a callback.
 """
 
 from __future__ import annotations
@@ -11,26 +12,32 @@ import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
-from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.publisher import Publisher
+from rclpy.subscription import Subscription
 from rclpy.timer import Timer
 from sensor_msgs.msg import CompressedImage, Image, JointState
-from std_msgs.msg import String
+from std_msgs.msg import Header, String
 from trajectory_msgs.msg import JointTrajectory
 
 from ..config import bounded
 from ..errors import UserError
 from ..motion.monitor import MotionMonitor
+from ..status import OK, WARN, Status
+from ..tasks import TaskPolicy
 from ..types import Observation
 from . import interface
 from .cot import REPEAT_S, CotPublisher
 from .decider import Decided, Decider, DeciderSettings
+from .lifecycle import ManagedNode
 from .messages import image_array, joint_positions, to_ns, trajectory_from, trajectory_message
 from .parameters import declare_parameters
+from .publishers import SoleSource
 from .ros_env import run_node
 
 _POLL_S = 0.05
+HEARTBEAT_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,7 @@ class Parameters(DeciderSettings):
     autostart: bool = bounded(False, help='configure and activate at start instead of waiting for transitions')
 
 
-class AgentNode(LifecycleNode):
+class AgentNode(ManagedNode):
     """Adapter of the agent; at most one decision and one motion are under way at a time."""
 
     def __init__(self) -> None:
@@ -53,13 +60,14 @@ class AgentNode(LifecycleNode):
         self._settings = declare_parameters(self, Parameters)
         self._decider: Decider | None = None
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix='inference')
-        self._failure = ''
-        self._task = ''
+        self._task = self._task_refusal = ''
+        self._complaint = ''
         self._thinking: tuple[Future[Decided], Observation] | None = None
         self._forget()
-        self._active_entities: tuple[Publisher, CotPublisher, list[Timer]] | None = None
+        self._inputs: list[Subscription] = []
+        self._active_entities: tuple[list[Publisher], CotPublisher, list[Timer]] | None = None
         if self._settings.autostart:
-            self._starter = self.create_timer(0.0, self._autostart)
+            self.autostart()
 
     def close(self) -> None:
         """Stop deciding; a decision that is being computed is not waited for."""
@@ -68,69 +76,55 @@ class AgentNode(LifecycleNode):
 
     # --- lifecycle ----------------------------------------------------------------------------------------------
 
-    def on_configure(self, _: LifecycleState) -> TransitionCallbackReturn:
-        """Load cell, planner and checkpoint; a failure is one sentence in the log."""
+    def setup(self) -> None:
+        """Load cell, planner and checkpoint."""
         started = time.monotonic()
-        try:
-            self._decider = Decider(self._settings)
-        except UserError as error:
-            self._failure = str(error)
-            self.get_logger().error(self._failure)
-            return TransitionCallbackReturn.FAILURE
-        except Exception as error:  # rclpy would swallow it
-            self._failure = f'{self._settings.model} cannot be loaded ({type(error).__name__}: {error})'
-            self.get_logger().error(self._failure)
-            return TransitionCallbackReturn.FAILURE
+        self._decider = Decider(self._settings)
         self._monitor = MotionMonitor(self._decider.cell)
+        self._tasks = TaskPolicy(self._decider.cell.tasks)
         self._subscribe()
         self.get_logger().info(f'{self._decider.checkpoint} loaded in {time.monotonic() - started:.1f} s')
-        return TransitionCallbackReturn.SUCCESS
 
-    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Start deciding, from images exposed from now on."""
+    def check(self) -> None:
+        """There is one camera."""
+        self._camera.check(working=self.active)
+
+    def start(self) -> None:
+        """Start deciding, from images exposed from now on, and show that the agent lives."""
         self._forget()
         self._not_before_ns = self._now_ns()
-        timers = [self.create_timer(_POLL_S, self._step)]
         cot = CotPublisher(self)
-        timers.append(self.create_timer(REPEAT_S, cot.repeat))
+        heartbeat = self.create_publisher(Header, interface.HEARTBEAT, interface.SENSOR_QOS)
         proposals = self.create_publisher(JointTrajectory, interface.PROPOSAL, interface.COMMAND_QOS)
-        self._active_entities = proposals, cot, timers
-        return super().on_activate(state)
 
-    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        def beat() -> None:
+            heartbeat.publish(Header(stamp=self.get_clock().now().to_msg(), frame_id=self.get_name()))
+        timers = [self.create_timer(_POLL_S, self._step), self.create_timer(REPEAT_S, cot.repeat),
+                  self.create_timer(HEARTBEAT_S, beat)]
+        self._active_entities = [proposals, heartbeat], cot, timers
+
+    def stop(self) -> None:
         """Stop deciding at once; a motion that the gate has forwarded is the gate's to stop."""
         self._silence()
-        return super().on_deactivate(state)
 
-    def on_cleanup(self, _: LifecycleState) -> TransitionCallbackReturn:
+    def teardown(self) -> None:
         """Let the model go."""
-        self._silence()
         for subscription in self._inputs:
             self.destroy_subscription(subscription)
+        self._inputs.clear()
         self._decider = None
-        return TransitionCallbackReturn.SUCCESS
-
-    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """As on_deactivate."""
-        self._silence()
-        return super().on_shutdown(state)
-
-    def _autostart(self) -> None:
-        self.destroy_timer(self._starter)
-        if self.trigger_configure() != TransitionCallbackReturn.SUCCESS:
-            raise UserError(self._failure)
-        self.trigger_activate()
 
     def _silence(self) -> None:
         """Take everything down that could publish; the result of a running inference is dropped."""
         self._thinking = None
         if self._active_entities is not None:
-            proposals, cot, timers = self._active_entities
+            publishers, cot, timers = self._active_entities
             self._active_entities = None
             for timer in timers:
                 self.destroy_timer(timer)
             cot.close()
-            self.destroy_publisher(proposals)
+            for publisher in publishers:
+                self.destroy_publisher(publisher)
 
     # --- what the cell says -------------------------------------------------------------------------------------
 
@@ -138,6 +132,7 @@ class AgentNode(LifecycleNode):
         compressed = self._settings.image_transport == 'compressed'
         self._image_name = interface.COMPRESSED_IMAGE if compressed else interface.IMAGE
         image_type = CompressedImage if compressed else Image
+        self._camera = SoleSource(self, self._image_name)
         commands = ((topic, self._on_command) for topic in (interface.ARM_COMMAND, interface.GRIPPER_COMMAND))
         self._inputs = [
             self.create_subscription(image_type, self._image_name, self._on_image, interface.NEWEST_QOS),
@@ -156,11 +151,12 @@ class AgentNode(LifecycleNode):
         self._awaited_until_ns = 0
         self._next_decision = 0.0
 
-    def _on_image(self, message: Image | CompressedImage) -> None:
+    def _on_image(self, message: Image | CompressedImage, info: dict[str, Any]) -> None:
+        self._camera.received(info)
         self._image = message
 
     def _on_task(self, message: String) -> None:
-        self._task = message.data
+        self._task, self._task_refusal = message.data, self._tasks.refusal(message.data)
 
     def _on_command(self, message: JointTrajectory) -> None:
         try:
@@ -206,17 +202,22 @@ class AgentNode(LifecycleNode):
         image, joints, decider = self._image, self._joints, self._decider
         if image is None or joints is None or decider is None or not self._task:
             return None
+        if self._task_refusal:
+            self._complain(UserError(self._task_refusal))
+            return None
         stamp_ns = to_ns(image.header.stamp)
         if stamp_ns <= self._not_before_ns:
             return None
         names = decider.cell.robot.joints
         image_topic, joint_topic = map(self.resolve_topic_name, (self._image_name, interface.JOINT_STATES))
         try:
-            return Observation(image_array(image, image_topic, decider.cell.camera), names,
-                               joint_positions(joints, joint_topic, names), self._task, stamp_ns)
+            observation = Observation(image_array(image, image_topic, decider.cell.camera), names,
+                                      joint_positions(joints, joint_topic, names), self._task, stamp_ns)
         except UserError as error:
             self._complain(error)
             return None
+        self._settle_complaint()
+        return observation
 
     def _finish(self, future: Future[Decided], observation: Observation) -> None:
         self._thinking = None
@@ -227,7 +228,7 @@ class AgentNode(LifecycleNode):
             return
         if self._active_entities is None or self._task != observation.task:
             return  # deactivated, or decided on an instruction that no longer holds
-        proposals, cot, _ = self._active_entities
+        (proposals, _), cot, _ = self._active_entities
         self._not_before_ns = observation.stamp_ns
         now_ns = self._now_ns()
         cot.publish(decided.report((now_ns - observation.stamp_ns) * 1e-6))
@@ -236,7 +237,16 @@ class AgentNode(LifecycleNode):
             proposals.publish(trajectory_message(decided.trajectory, observation.stamp_ns))
 
     def _complain(self, error: UserError) -> None:
+        """Say why nothing is decided, in the log now and then, and on ``/diagnostics`` until something is."""
         self.get_logger().error(str(error), throttle_duration_sec=5.0)
+        if self.active and str(error) != self._complaint:
+            self._complaint = str(error)
+            self.board.tell(Status('state', WARN, self._complaint, {'state': 'active', 'reason': self._complaint}))
+
+    def _settle_complaint(self) -> None:
+        if self._complaint:
+            self._complaint = ''
+            self.board.tell(Status('state', OK, 'active', {'state': 'active'}))
 
     def _now_ns(self) -> int:
         return int(self.get_clock().now().nanoseconds)

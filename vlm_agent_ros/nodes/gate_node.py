@@ -33,6 +33,7 @@ from ..errors import UserError
 from ..safety import EvidenceFile, Gate, Ladder, Violation
 from ..safety.gate import Clocks
 from ..status import ERROR, WARN, Status
+from ..tasks import TaskPolicy
 from ..topics import ProtectiveStop
 from ..types import Trajectory
 from . import interface
@@ -46,6 +47,7 @@ from .messages import (
     trajectory_message,
 )
 from .parameters import declare_parameters
+from .peers import Peers
 from .publishers import SoleSource
 from .ros_env import run_node
 
@@ -78,6 +80,7 @@ class GateNode(ManagedNode):
         self._settings = declare_parameters(self, Parameters, ('approve_timeout_s',))
         self._gate: Gate | None = None
         self._made: list[Callable[[], Any]] = []
+        Peers(self, self.board, [interface.AUDIT_HEARTBEAT], own=interface.GATE_HEARTBEAT)
         self.board.tell(Status('verdict', WARN, 'no proposal yet', {'verdict': 'waiting'}))
         services = {'approve': (SetBool, self._on_approve), 'stop': (Trigger, self._on_stop),
                     'reset': (Trigger, self._on_reset), 'episode': (SetBool, self._on_episode)}
@@ -98,7 +101,7 @@ class GateNode(ManagedNode):
         settings = self._settings
         cell = load_cell(settings.cell)
         ladder = Ladder(cell.autonomy, EvidenceFile(_evidence_path(settings.evidence_file, cell)), settings.mode)
-        self._cell = cell
+        self._cell, self._tasks = cell, TaskPolicy(cell.tasks)
         self._gate = Gate(
             cell, ladder, self._send, self._tell, clocks=self._clocks(), cooldown_s=settings.stop_cooldown_s,
             approve_timeout_s=self.get_parameter('approve_timeout_s').value)
@@ -165,7 +168,7 @@ class GateNode(ManagedNode):
             # Stamped like the image and a thousand times smaller: the gate needs no pixels.
             (CameraInfo, interface.CAMERA_INFO, self._on_camera_info, interface.HISTORY_QOS),
             (String, interface.TASK, self._on_task, interface.LATCHED_QOS),
-            (Header, interface.AGENT_HEARTBEAT, self._on_heartbeat, interface.SENSOR_QOS),
+            (Header, interface.HEARTBEAT, self._on_heartbeat, interface.SENSOR_QOS),
             (DiagnosticArray, interface.OUTCOME, self._on_outcome, interface.EVENT_QOS),
             (DiagnosticArray, interface.DIAGNOSTICS, self._on_diagnostics, interface.EVENT_QOS),
             (JointTrajectory, interface.ARM_COMMAND, self._on_other_command, interface.COMMAND_QOS),
@@ -208,7 +211,8 @@ class GateNode(ManagedNode):
         self._gate_or_raise().image(to_ns(message.header.stamp))
 
     def _on_task(self, message: String) -> None:
-        self._gate_or_raise().task(None)
+        refusal = self._tasks.refusal(message.data)
+        self._gate_or_raise().task(Violation('task', message.data[:80], 'tasks.allow', refusal) if refusal else None)
 
     def _on_heartbeat(self, message: Header) -> None:
         self._gate_or_raise().supervisor.heartbeat(to_ns(message.stamp))

@@ -5,15 +5,17 @@ from __future__ import annotations
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
 from ..topic_names import (
-    AGENT_HEARTBEAT,
     ARM_COMMAND,
+    AUDIT_HEARTBEAT,
     CAMERA_INFO,
     CHAIN_OF_THOUGHT,
     CLOCK,
     COMPRESSED_IMAGE,
     CORRECTION,
     DIAGNOSTICS,
+    GATE_HEARTBEAT,
     GRIPPER_COMMAND,
+    HEARTBEAT,
     IMAGE,
     JOINT_STATES,
     OUTCOME,
@@ -24,9 +26,10 @@ from ..topic_names import (
 from ..topics import Topics
 
 __all__ = [
-    'AGENT_HEARTBEAT', 'ARM_COMMAND', 'CAMERA_INFO', 'CHAIN_OF_THOUGHT', 'CLOCK', 'COMMAND_QOS', 'COMPRESSED_IMAGE',
-    'CORRECTION', 'DIAGNOSTICS', 'EVENT_QOS', 'GRIPPER_COMMAND', 'HISTORY_QOS', 'IMAGE', 'JOINT_STATES', 'LATCHED_QOS',
-    'NEWEST_QOS', 'OUTCOME', 'PROPOSAL', 'RESET', 'SENSOR_QOS', 'TASK',
+    'ARM_COMMAND', 'AUDIT_HEARTBEAT', 'CAMERA_INFO', 'CHAIN_OF_THOUGHT', 'CLOCK', 'COMMAND_QOS', 'COMPRESSED_IMAGE',
+    'CORRECTION', 'DIAGNOSTICS', 'DRIVER_QOS', 'EVENT_QOS', 'GATE_HEARTBEAT', 'GRIPPER_COMMAND', 'HEARTBEAT',
+    'HISTORY_QOS', 'IMAGE', 'JOINT_STATES', 'LATCHED_QOS', 'NEWEST_QOS', 'OUTCOME', 'PROPOSAL', 'RECORD_LATCHED_QOS',
+    'RECORD_QOS', 'RESET', 'SENSOR_QOS', 'TASK', 'remappings',
 ]
 
 
@@ -42,6 +45,9 @@ NEWEST_QOS = _qos(1, ReliabilityPolicy.BEST_EFFORT, DurabilityPolicy.VOLATILE)
 # Depth 1 and volatile: a command is never replayed to a controller that comes up later.
 COMMAND_QOS = _qos(1, ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE)
 EVENT_QOS = _qos(10, ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE)
+# For who writes everything down: what was latched before it came, and all that comes while it is busy.
+RECORD_QOS = _qos(1000, ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE)
+RECORD_LATCHED_QOS = _qos(100, ReliabilityPolicy.RELIABLE, DurabilityPolicy.TRANSIENT_LOCAL)
 # Best effort and volatile are what a publisher of any quality can serve: drivers differ.
 DRIVER_QOS = _qos(10, ReliabilityPolicy.BEST_EFFORT, DurabilityPolicy.VOLATILE)
 LATCHED_QOS = _qos(1, ReliabilityPolicy.RELIABLE, DurabilityPolicy.TRANSIENT_LOCAL)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from std_srvs.srv import Trigger
 
 from ..cell import Cell, load_cell
@@ -56,11 +58,14 @@ class Releases:
         cell = load_cell(settings.cell)
         self._ledger = Ledger(_ledger_path(settings.release_file, cell))
         decider, news = self._first(settings.model)
-        self._logged = ''
+        self._logged, self._shown = '', False
         self._keeper = Keeper(decider, cell.rollback, self._ledger, news)
+        _spare_the_collector()
         self._loader = ThreadPoolExecutor(max_workers=1, thread_name_prefix='loader')
         self._loading: Future[Decider] | None = None
-        self._service = node.create_service(Trigger, '~/swap', self._on_swap)
+        # In the group of all others the service, which answers once the checkpoint is loaded, would keep them waiting.
+        self._service = node.create_service(Trigger, '~/swap', self._on_swap,
+                                            callback_group=MutuallyExclusiveCallbackGroup())
         self._inputs = [
             node.create_subscription(DiagnosticArray, interface.DIAGNOSTICS, self._on_diagnostics, interface.EVENT_QOS),
             node.create_subscription(DiagnosticArray, interface.OUTCOME, self._on_outcome, interface.EVENT_QOS)]
@@ -84,12 +89,10 @@ class Releases:
         """Whether it may go on."""
         return self._keeper.may_decide
 
-    def take(self) -> Decider | None:
-        """The checkpoint that takes over now, if one does; to be asked while nothing is decided and the arm rests."""
-        decider = self._keeper.take()
-        if decider is not None:
-            self.show()
-        return decider
+    def take(self) -> None:
+        """Let the checkpoint that waits take over, if it may; to be called while nothing is decided or moves."""
+        if self._keeper.take() is not None:
+            self._tell()
 
     def begin(self) -> None:
         """A decision is under way."""
@@ -107,12 +110,21 @@ class Releases:
         self._follow()
 
     def show(self) -> None:
-        """Say on ``/diagnostics`` which checkpoint decides, if the node is active."""
+        """Say on ``/diagnostics`` which checkpoint decides, from now on."""
+        self._shown = True
+        self._tell()
+
+    def hide(self) -> None:
+        """Say nothing more there."""
+        self._shown = False
+        self._node.board.forget(self._keeper.status().about)
+
+    def _tell(self) -> None:
         status = self._keeper.status()
         if status.level != OK and status.message != self._logged:
             self._node.get_logger().error(status.message)
         self._logged = status.message
-        if self._node.active:
+        if self._shown:
             self._node.board.tell(status)
 
     # --- what gate and line say ---------------------------------------------------------------------------------
@@ -155,7 +167,7 @@ class Releases:
         if back is not None and self._loading is None:
             loading = self._load_beside(self._load_back, back)
             self._node.executor.create_task(self._go_back, loading)
-        self.show()
+        self._tell()
 
     async def _go_back(self, loading: Future[Decider]) -> None:
         while not loading.done():
@@ -163,7 +175,7 @@ class Releases:
         done, message = self._finish(loading)
         if not done:
             self._keeper.stays(message)
-            self.show()
+            self._tell()
 
     def _load_beside(self, load: Callable[..., Decider], *arguments: object) -> Future[Decider]:
         """Load in the other thread, while the checkpoint that decides goes on."""
@@ -181,9 +193,10 @@ class Releases:
             return False, str(error)
         except Exception as error:  # a library underneath raises what it likes, and the agent goes on as before
             return False, f'the checkpoint cannot be loaded ({type(error).__name__}: {error}): choose another'
+        _spare_the_collector()
         self._loaded()
         message = self._keeper.status().message
-        self.show()
+        self._tell()
         return True, message
 
     def _first(self, model: str) -> tuple[Decider, str]:
@@ -213,6 +226,11 @@ class _NextTurn:
 
     def __await__(self) -> Generator[None, None, None]:
         yield
+
+
+def _spare_the_collector() -> None:
+    """What was loaded is freed by its last user. Looking through all of it takes seconds, without a heartbeat."""
+    gc.freeze()
 
 
 def _ledger_path(given: str, cell: Cell) -> Path:

@@ -31,10 +31,10 @@ from .policy.config import ModelConfig, load_model_config, model_config_of_direc
 from .policy.loading import select_device
 from .policy.policy import Policy
 from .policy.prompt import PromptTemplate
+from .release import INT8
 from .release.trust import TrustedKeys
 
 KIND = 'checkpoint'
-INT8 = 'int8'
 _WEIGHTS = ('config.json', '*.safetensors')
 _PROCESSOR = ('tokenizer*', 'vocab*', 'merges.txt', 'special_tokens_map.json', 'added_tokens.json',
               '*processor_config.json', 'chat_template*')

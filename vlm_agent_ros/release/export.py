@@ -12,12 +12,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from ..actions import SkillLanguage
 from ..bundle import Bundle, write_bundle
 from ..cell import Cell
-from ..checkpoint import INT8, KIND, find_policy, identity, load_policy, save_checkpoint, versions, weights_digest
+from ..checkpoint import KIND, find_policy, identity, load_policy, save_checkpoint, versions, weights_digest
 from ..errors import UserError
 from ..policy.policy import Policy
+from . import INT8
 from .keys import sign
-
-DTYPES = ('float32', 'bfloat16', INT8)
 
 
 def export_checkpoint(path: Path, name: str, cell: Cell, key: Ed25519PrivateKey, *, merge: bool = True,
@@ -31,7 +30,7 @@ def export_checkpoint(path: Path, name: str, cell: Cell, key: Ed25519PrivateKey,
         key: Who vouches for it.
         merge: Fold the adapters into the base model, which becomes part of the bundle; otherwise the cell needs the
             base model.
-        dtype: One of ``DTYPES``, for a merged one; empty for the type that it has.
+        dtype: One of ``release.DTYPES``, for a merged one; empty for the type that it has.
         measured: JSON for the manifest: what this form of it costs.
 
     Raises:

@@ -30,6 +30,8 @@ _COMMANDS = {
     'record': ('training.demonstrations.record', 'record demonstrations of the scripted expert'),
     'keygen': ('training.release.keygen_command', 'make the pair of keys by which a cell knows whom to trust'),
     'export': ('training.release.export_command', 'make a signed bundle of a checkpoint, for a cell'),
+    'replay': ('training.audit.replay_command', 'repeat the decisions of an audit log and tell which differ'),
+    'incident': ('training.audit.incident_command', 'one page of what an audit log says around a time'),
     'cell-check': ('training.cell_check.command', 'check the robot side, process by process, against an emulated cell'),
 }
 
@@ -45,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        The exit status: 0, 2 for bad input (told in one sentence on stderr), 130 after an interrupt.
+        The exit status: that of the command, 0 for most; 2 for bad input (told in one sentence on stderr), 130 after
+        an interrupt.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     # A terminal, launch and a service manager end a process by different signals, and a shell starts background jobs
@@ -54,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     previous = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         args = parse_arguments(arguments)
-        importlib.import_module(_COMMANDS[args.command][0]).run(args)
+        status = importlib.import_module(_COMMANDS[args.command][0]).run(args)
     except KeyboardInterrupt as error:
         print(f'vlm-agent: {str(error) or "stopped by a signal"}', file=sys.stderr)
         return 130
@@ -73,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-    return 0
+    return int(status or 0)
 
 
 def trainer() -> int:

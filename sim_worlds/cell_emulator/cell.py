@@ -68,14 +68,13 @@ class EmulatedCell:
         if group == ARM and trajectory is not None:
             self._line.commanded(trajectory)
 
-    def advance(self, seconds: float) -> list[Outcome | str]:
-        """Let time pass.
+    def advance(self, seconds: float) -> Outcome | str | None:
+        """Let time pass, as much as is due or until something has come of it.
 
         Returns:
-            Outcomes of turns that have ended, and tasks of parts that were laid out, in order.
+            The outcome of a turn that has ended, the task of parts that were laid out, or nothing.
         """
         self._owed_s = min(self._owed_s + seconds, _LONGEST_S)
-        events = []
         while self._owed_s >= PERIOD_S:
             self._owed_s -= PERIOD_S
             self.robot.step()
@@ -83,8 +82,8 @@ class EmulatedCell:
             if isinstance(event, str):
                 self.robot.hold()  # parts were laid out, and the gripper was opened for that
             if event is not None:
-                events.append(event)
-        return events
+                return event
+        return None
 
     def joint_positions(self) -> np.ndarray | None:
         """(joints,) float64 as the driver reports them, rad or m; None if it reports nothing."""

@@ -9,7 +9,7 @@ from vlm_agent_ros.types import Trajectory
 
 # A driver takes no command that would make the arm jump (rad or m); the gate's own limit is tighter.
 _START_TOLERANCE = 0.15
-_ROUNDING = 1e-6  # joint limits pass through text and float arithmetic; so much beyond them is no violation, rad or m
+_LIMIT_MARGIN = 0.002  # an encoder may measure so much beyond the limits, where an arm must be able to stay, rad or m
 
 
 class Refused(ValueError):
@@ -101,7 +101,7 @@ class TrajectoryController:
         if late_s > 0.0 and late_s > wanted.duration_s:
             raise Refused(f'it ended {late_s - wanted.duration_s:.2f} s ago')
         excess = np.maximum(wanted.positions - self._upper, self._lower - wanted.positions).max(axis=0)
-        if excess.max() > _ROUNDING:
+        if excess.max() > _LIMIT_MARGIN:
             raise Refused(f'joint {self.joints[int(excess.argmax())]!r} would go {excess.max():.3f} beyond its limit')
         if wanted.times_ns[0] * 1e-9 > late_s:
             return self._led_in(wanted, late_s, measured)

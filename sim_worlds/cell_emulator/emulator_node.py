@@ -174,17 +174,16 @@ class EmulatorNode(Node):
         now_s = time.monotonic()
         for command in self._commands.due(now_s):
             self._carry_out(command)
-        events = self._cell.advance(now_s - self._then_s)
+        event = self._cell.advance(now_s - self._then_s)
         self._then_s = now_s
         positions = self._cell.joint_positions()
         if positions is not None:
             self._joint_states.publish(
                 joint_state_message(self._cell.cell.robot.joints, positions, self._now_ns()))
-        for event in events:
-            if isinstance(event, Outcome):
-                self._frames.push(Frame(self._cell.image(), self._now_ns(), event), now_s)
-            else:
-                self._tasks.publish(String(data=event))
+        if isinstance(event, Outcome):
+            self._frames.push(Frame(self._cell.image(), self._now_ns(), event), now_s)
+        elif event is not None:
+            self._tasks.publish(String(data=event))
         if now_s >= self._next_frame_s:
             self._next_frame_s = max(self._next_frame_s + 1.0 / self._settings.camera_rate_hz, now_s)
             self._expose(now_s)

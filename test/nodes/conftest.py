@@ -41,7 +41,8 @@ class Graph:
         command = [sys.executable, '-m', module, '--ros-args', *arguments]
         for name, value in parameters.items():
             command += ['-p', f'{name.replace("__", ".")}:={value}']
-        environment = {**os.environ, 'ROS_DOMAIN_ID': str(self.domain_id), 'PYTHONPATH': str(ROOT)}
+        environment = {**os.environ, 'ROS_DOMAIN_ID': str(self.domain_id), 'PYTHONPATH': str(ROOT),
+                       'XDG_STATE_HOME': str(self._logs)}
         with self.log(module).open('ab') as stream:
             process = subprocess.Popen(command, env=environment, stdout=stream, stderr=stream, cwd=self._logs)
         self._processes.append(process)

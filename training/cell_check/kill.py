@@ -16,8 +16,8 @@ from vlm_agent_ros.cell import load_cell
 from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.nodes import interface
 
+from .cell_files import CellFiles, write_light_cell, write_random_model
 from .check_setup import CheckSetup, Figures
-from .light_cell import LightCell, make_light_cell
 from .processes import START_S, CellProcesses
 from .witness import Witness
 
@@ -46,7 +46,7 @@ class Trial:
     """One kill.
 
     Attributes:
-        named_s: Time until the cause was on ``/diagnostics``; None where it was not in time.
+        named_s: Time until the cause was on ``/diagnostics``; None where it was not, within twice the time allowed.
         held: The arm did nothing but finish a motion that had been forwarded, or stop.
         log_missing_s: What the audit log lacks at its end; None where the audit went on.
         wrong: What was not as promised; empty where all was.
@@ -67,12 +67,13 @@ def run(setup: CheckSetup) -> Figures:
     """
     rng = random.Random(setup.seed)
     folder = setup.folder / 'kill'
-    cell = make_light_cell(folder, setup.world, audit={'folder': str(folder / 'audit')})
-    rounds = [rng.sample(VICTIMS, len(VICTIMS)) for _ in range(1 if setup.quick else TRIALS // len(VICTIMS))]
+    files, model = write_light_cell(folder, setup.world, folder / 'audit'), write_random_model(folder)
+    rounds = [rng.sample(VICTIMS, 2)] if setup.quick else [
+        rng.sample(VICTIMS, len(VICTIMS)) for _ in range(TRIALS // len(VICTIMS))]
     trials = []
     with CellProcesses(folder) as processes, (folder / 'trials.jsonl').open('w', encoding='utf-8') as report:
-        bench = Bench(processes, cell, folder, rng)
-        bench.start()
+        bench = Bench(processes, files, folder, rng)
+        bench.start(model)
         for victim in (victim for victims in rounds for victim in victims):
             trials.append(bench.trial(victim))
             report.write(json.dumps(trials[-1].__dict__) + '\n')
@@ -85,18 +86,18 @@ def run(setup: CheckSetup) -> Figures:
 class Bench:
     """A cell at work in auto, of which one process after the other is killed and started again."""
 
-    def __init__(self, processes: CellProcesses, cell: LightCell, folder: Path, rng: random.Random) -> None:
-        self._processes, self._files, self._folder, self._rng = processes, cell, folder, rng
-        self._witness = Witness(processes.node, load_cell(cell.cell))
+    def __init__(self, processes: CellProcesses, files: CellFiles, folder: Path, rng: random.Random) -> None:
+        self._processes, self._files, self._folder, self._rng = processes, files, folder, rng
+        self._witness = Witness(processes.node, load_cell(files.cell))
 
-    def start(self) -> None:
+    def start(self, model: str) -> None:
         """Bring everything up and wait until the arm moves."""
         files, start = self._files, self._processes.start
         start('emulator', world=files.world, task='pick', joint_rate_hz=60.0, camera_rate_hz=10.0)
         start('gate', cell=files.cell, mode='auto', evidence_file=str(self._folder / 'evidence.json'),
               stop_cooldown_s=0.1)
         start('audit', cell=files.cell)
-        start('agent', cell=files.cell, model=files.model, temperature=1.0, max_rate_hz=10.0, threads=1, autostart=True)
+        start('agent', cell=files.cell, model=model, temperature=1.0, max_rate_hz=10.0, threads=1, autostart=True)
         self._at_work()
 
     def trial(self, victim: str) -> Trial:
@@ -109,7 +110,7 @@ class Bench:
         named_s = self._named(victim, killed)
         held = self._held(victim, killed)
         missing_s = self._log_missing_s(killed_ns) if victim == 'audit' else None
-        wrong = [] if named_s is not None else [f'not named within {NAMED_WITHIN_S:g} s']
+        wrong = [] if named_s and named_s <= NAMED_WITHIN_S else [f'not named within {NAMED_WITHIN_S:g} s']
         wrong += [held] if held else []
         wrong += [] if missing_s is None or missing_s <= 1.0 else [f'the log lacks its last {missing_s:.2f} s']
         if self._processes.exit_reason(victim):
@@ -118,12 +119,11 @@ class Bench:
         return Trial(victim, named_s, not held, missing_s, '; '.join(wrong))
 
     def _named(self, victim: str, killed: float) -> float | None:
-        """Time (s) until the cause was on ``/diagnostics``; looked for a little longer, to tell late from never."""
+        """Time (s) until the cause was on ``/diagnostics``; waited for a little longer, to tell late from never."""
         def found() -> float | None:
             return next((said.at - killed for name, key, word in _NAMED[victim]
                          for said in self._witness.statuses(name, killed) if word in said.values.get(key, '')), None)
-        named_s = self._processes.wait(found, NAMED_WITHIN_S + 1.0)
-        return named_s if named_s is not None and named_s <= NAMED_WITHIN_S else None
+        return self._processes.wait(found, 2 * NAMED_WITHIN_S)
 
     def _held(self, victim: str, killed: float) -> str:
         """What the arm did that it should not have; empty where there is nothing."""
@@ -137,7 +137,7 @@ class Bench:
             self._processes.spin(1.0)
             late = [at for at, _ in witness.commands if at > back]
             return 'a command to a robot that was stopped' if late else ''
-        if not self._processes.wait(lambda: witness.at_rest(_REST_S), _SETTLED_S):
+        if not self._processes.wait(lambda: witness.rests(time.monotonic(), _REST_S), _SETTLED_S):
             return f'the arm still moves {_SETTLED_S:g} s later'
         if victim == 'gate':
             if any(at > killed + _IN_FLIGHT_S for at, _ in witness.commands):
@@ -163,7 +163,7 @@ class Bench:
     def _at_work(self) -> None:
         """Lift the stop, and wait until every process is there and a new motion has been forwarded."""
         started = time.monotonic()
-        fresh = {'gate_node: mode', 'gate_node: stop', 'gate_node: peers', 'audit_node: audit'}
+        fresh = {'gate_node: mode', 'gate_node: stop', 'gate_node: inputs', 'audit_node: audit'}
         self._processes.require(
             lambda: all(self._witness.statuses(name, started) for name in fresh) and self._sound(started),
             'that gate and audit log are there')
@@ -176,6 +176,6 @@ class Bench:
 
     def _sound(self, since: float) -> bool:
         """Nobody is missed any more."""
-        peers = self._witness.statuses('gate_node: peers', since)[-1].values['lost']
-        inputs = self._witness.statuses('gate_node: inputs', since)
-        return not peers and bool(inputs) and not inputs[-1].values['faults']
+        newest = {said.name: said.values for said in self._witness.said if said.at >= since}
+        missed = any(values['lost'] for name, values in newest.items() if name.endswith(': peers'))
+        return not missed and not newest['gate_node: inputs']['faults']

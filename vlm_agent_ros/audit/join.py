@@ -60,7 +60,8 @@ def join(read: Reader) -> Iterator[LoggedDecision]:
             found[key] = _pixels(message)
         # Images may come out of order; one that is missing by now has been lost.
         while waiting and (waiting[0] in found or waiting[0] < (session, key[1] - _NEW_SESSION_NS)):
-            yield pieces.decision(waiting[0], found.pop(waiting.popleft(), _NO_IMAGE))
+            oldest = waiting.popleft()
+            yield pieces.decision(oldest, found.pop(oldest, _NO_IMAGE))
     for key in waiting:
         yield pieces.decision(key, found.get(key, _NO_IMAGE))
 

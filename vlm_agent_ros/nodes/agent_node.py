@@ -33,6 +33,7 @@ from .decider import Decided, Decider
 from .lifecycle import ManagedNode
 from .messages import image_array, joint_positions, to_ns, trajectory_from, trajectory_message
 from .parameters import declare_parameters
+from .peers import Peers
 from .publishers import SoleSource
 from .releases import CHANGEABLE, Releases, ReleaseSettings
 from .ros_env import run_node
@@ -67,6 +68,7 @@ class AgentNode(ManagedNode):
         self._forget()
         self._inputs: list[Subscription] = []
         self._active_entities: tuple[list[Publisher], CotPublisher, list[Timer]] | None = None
+        Peers(self, self.board, [interface.GATE_HEARTBEAT, interface.AUDIT_HEARTBEAT])
         if self._settings.autostart:
             self.autostart()
 
@@ -170,6 +172,8 @@ class AgentNode(ManagedNode):
 
     def _on_task(self, message: String) -> None:
         self._task, self._task_refusal = message.data, self._tasks.refusal(message.data)
+        # An image from before may still be on its way, of parts that this instruction is not about.
+        self._not_before_ns = max(self._not_before_ns, self._now_ns())
         if self._releases is not None:
             self._releases.new_task()
 

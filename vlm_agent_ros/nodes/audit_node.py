@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
@@ -93,6 +94,7 @@ class AuditNode(ManagedNode):
     def setup(self) -> None:
         """Find out what has to be logged, and whether it can be."""
         cell = load_cell(self._settings.cell)
+        self._cell_text = Path(cell.path).read_text(encoding='utf-8')
         self._limits = dataclasses.replace(cell.audit, folder=self._settings.folder or cell.audit.folder)
         self._topics = [topic for topic in self._known_topics(cell.topics)
                         if topic.name not in self._limits.leave_out]
@@ -101,7 +103,7 @@ class AuditNode(ManagedNode):
 
     def start(self) -> None:
         """Begin a new file."""
-        self._writer = AuditWriter(self._limits)
+        self._writer = AuditWriter(self._limits, self._cell_text)
         self._silent: set[str] = set()
         self._dropped, self._dropped_at = 0, -float('inf')
         for topic in self._topics:

@@ -48,6 +48,7 @@ from .messages import (
 )
 from .parameters import declare_parameters
 from .peers import Peers
+from .priority import run_before_others
 from .publishers import SoleSource
 from .ros_env import run_node
 
@@ -69,6 +70,8 @@ class Parameters:
                                      help='time after a stop during which ~/reset is refused, s')
     evidence_file: str = bounded('', help='JSON file of what checkpoints have shown at this cell; empty for '
                                  'vlm_agent_ros/<cell>.json in $XDG_STATE_HOME or ~/.local/state')
+    realtime_priority: int = bounded(20, low=0, high=98, help='priority before ordinary processes (SCHED_RR) where the '
+                                     'system allows it; 0 for none')
     autostart: bool = bounded(True, help='configure and activate at start instead of waiting for transitions')
 
 
@@ -133,7 +136,9 @@ class GateNode(ManagedNode):
 
     def start(self) -> None:
         """From now on commands may go out. What is there by now stays: the collector need not look at it again."""
-        self._gate_or_raise()
+        if not run_before_others(self._settings.realtime_priority):
+            self.get_logger().warning('the system allows no real-time priority (limits.conf: rtprio): commands and '
+                                      'stops may come late while other processes are busy')
         gc.collect()
         gc.freeze()
         gc.disable()
@@ -266,8 +271,13 @@ class GateNode(ManagedNode):
         gate.propose(trajectory, stamp_ns, (time.time_ns() - info['source_timestamp']) * 1e-9)
 
     def _send(self, trajectory: Trajectory | None) -> int:
-        """One stamp on both halves: the controllers start them together, now."""
-        stamp_ns = self.get_clock().now().nanoseconds
+        """One stamp on both halves: the controllers start them together, now.
+
+        A controller rejects what should have ended by the time it comes. A single point, with which a robot is
+        stopped, gets no stamp, so that it starts whenever it arrives.
+        """
+        works = trajectory is not None and len(trajectory.times_ns) > 1
+        stamp_ns = self.get_clock().now().nanoseconds if works else 0
         for joints, publisher in self._commands.items():
             if trajectory is None:
                 publisher.publish(trajectory_message(None, stamp_ns))

@@ -55,7 +55,6 @@ class ManagedNode(LifecycleNode):
 
     def autostart(self) -> None:
         """Configure and activate from the executor, without waiting for transitions from outside."""
-        self._starts_itself = True
         self._starter.reset()
 
     def on_configure(self, _: LifecycleState) -> TransitionCallbackReturn:

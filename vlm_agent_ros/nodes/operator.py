@@ -38,6 +38,7 @@ from .messages import joint_positions
 _WAIT_S = 5.0
 _GATE = 'gate_node'
 _VERDICT = f'{_GATE}: verdict'
+_CORRECTION = interface.CORRECTION.replace('~', _GATE)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -128,9 +129,9 @@ class Console:
         return f'{skill} {column:02d} {row:02d}'
 
     def _publish(self, text: str) -> None:
-        publisher = self._node.create_publisher(String, interface.CORRECTION, interface.EVENT_QOS)
+        publisher = self._node.create_publisher(String, _CORRECTION, interface.EVENT_QOS)
         if not self._wait(publisher.get_subscription_count):
-            raise UserError(f'nobody records {self._node.resolve_topic_name(interface.CORRECTION)}: start audit_node, '
+            raise UserError(f'nobody records {self._node.resolve_topic_name(_CORRECTION)}: start audit_node, '
                             'then give the correction again')
         publisher.publish(String(data=text))
         if not publisher.wait_for_all_acked(Duration(seconds=_WAIT_S)):

@@ -15,12 +15,12 @@ from .interface import SENSOR_QOS
 from .status_board import StatusBoard
 
 _BEAT_S = 0.1
-_SILENT_S = 0.5
-_IN_A_ROW = 3  # a process that was busy itself finds its messages and its timer late together
+_SILENT_S = 0.4
+_IN_A_ROW = 2  # a process that was busy itself finds its messages and its timer late together
 
 
 class Peers:
-    """Shows that a node lives, and says on ``/diagnostics`` which of the others no longer does.
+    """Shows that a node lives, and says on ``/diagnostics`` which of the others no longer does, once one is missed.
 
     Args:
         node: The node.
@@ -33,7 +33,7 @@ class Peers:
         self._node, self._board = node, board
         self._pulses = {topic: Pulse() for topic in watched}
         self._faults = {topic: Fault(_IN_A_ROW, 0.0) for topic in watched}
-        self._lost: list[str] | None = None
+        self._lost: list[str] = []
         self._publisher = node.create_publisher(Header, own, SENSOR_QOS) if own else None
         for topic in watched:
             node.create_subscription(Header, topic, partial(self._on_beat, topic), SENSOR_QOS)

@@ -1,0 +1,142 @@
+"""A gate process before a robot that this process plays, so that one clock times what goes in and what comes out."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import yaml
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.serialization import deserialize_message
+from sensor_msgs.msg import CameraInfo, JointState
+from trajectory_msgs.msg import JointTrajectory
+
+from vlm_agent_ros.actions import Pick
+from vlm_agent_ros.cell import load_cell
+from vlm_agent_ros.config import load_yaml
+from vlm_agent_ros.errors import UserError
+from vlm_agent_ros.motion import MotionError, SkillPlanner
+from vlm_agent_ros.motion.cubic import positions_at
+from vlm_agent_ros.nodes import interface
+from vlm_agent_ros.nodes.messages import camera_info_message, joint_state_message, trajectory_from, trajectory_message
+from vlm_agent_ros.types import Trajectory
+
+from .check_setup import CheckSetup
+from .processes import CellProcesses
+
+_SENSE_S = 0.02
+_KNOWN_AFTER = 6  # sensor messages
+
+
+class Bench:
+    """The gate of a cell file, in ``auto`` at full speed and without evidence, and a robot that follows its commands.
+
+    Args:
+        setup: Its cell file is copied with another section ``autonomy``.
+        name: Of the part; a folder of this name within that of the setup gets the logs.
+        camera: Keys of the camera that are to be other than in the cell file.
+
+    Attributes:
+        processes: The gate among them.
+        commands: Time (monotonic, s) and serialised message of every command for the arm; they are not read before
+            they are asked for, since that would take time from what is measured.
+    """
+
+    def __init__(self, setup: CheckSetup, name: str, **camera: int) -> None:
+        folder = setup.folder / name
+        folder.mkdir(parents=True, exist_ok=True)
+        original = load_cell(setup.cell)
+        content = load_yaml(Path(original.path))
+        content['robot']['urdf'] = str(original.urdf_path.absolute())
+        content['camera'] |= camera
+        content['autonomy'] = {'approved_episodes': 0, 'blend_episodes': 0, 'on_stop': 'keep', 'on_gate_hit': 'keep',
+                               'release_s': 0.0}
+        path = folder / 'cell.yaml'
+        path.write_text(yaml.safe_dump(content), encoding='utf-8')
+        self.cell = load_cell(str(path))
+        self.processes = CellProcesses(folder)
+        self.commands: list[tuple[float, bytes]] = []
+        self._robot = self.cell.robot
+        self._positions = np.array([*self._robot.home, *[self._robot.gripper_open] * len(self._robot.gripper_joints)])
+        self._motion: tuple[Trajectory, float] | None = None
+        self._read = 0
+        self._stamps: deque[int] = deque(maxlen=_KNOWN_AFTER)
+        node = self.processes.node
+        self._camera = node.create_publisher(CameraInfo, interface.CAMERA_INFO, interface.SENSOR_QOS)
+        self._joints = node.create_publisher(JointState, interface.JOINT_STATES, interface.SENSOR_QOS)
+        self.proposals = node.create_publisher(JointTrajectory, interface.PROPOSAL, interface.COMMAND_QOS)
+        node.create_subscription(JointTrajectory, interface.ARM_COMMAND, self._on_command, interface.COMMAND_QOS,
+                                 raw=True)
+        node.create_timer(_SENSE_S, self._sense)
+        self._states = self.processes.collect(DiagnosticArray, interface.DIAGNOSTICS, interface.EVENT_QOS)
+
+    def __enter__(self) -> Bench:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+                 ) -> None:
+        self.processes.close()
+
+    def start_gate(self) -> None:
+        """Start the gate and wait until it is active."""
+        self.processes.start('gate', cell=self.cell.path, mode='auto', stop_cooldown_s=0.0,
+                             evidence_file=str(Path(self.cell.path).with_name('evidence.json')))
+        self.processes.require(lambda: any(s.name == 'gate_node: state' and s.message == 'active'
+                                           for array in self._states for s in array.status), 'the gate to be active')
+        self.processes.require(self.proposals.get_subscription_count, 'the gate to listen')
+
+    @property
+    def stamp_ns(self) -> int:
+        """Stamp of the newest image that the gate is sure to know: a decision takes longer than this is old."""
+        return self._stamps[0]
+
+    def plan(self) -> Trajectory:
+        """A legal motion of many points from where the robot is.
+
+        Raises:
+            UserError: Nothing in sight of the camera is within reach.
+        """
+        planner, middle = SkillPlanner(self.cell), self.cell.grid // 2
+        for column in (middle, *range(self.cell.grid)):
+            try:
+                motion = planner.plan(Pick(column, middle), self._robot.joints, self._positions)
+            except MotionError:
+                continue
+            assert motion is not None, 'a pick moves the arm'
+            return motion
+        raise UserError(f'{self.cell.path}: the arm reaches nothing in the middle row of the image')
+
+    def propose(self, motion: Trajectory) -> float:
+        """Publish a proposal that rests on a new image; when (monotonic, s)."""
+        message = trajectory_message(motion, self.stamp_ns)
+        now = time.monotonic()
+        self.proposals.publish(message)
+        return now
+
+    def _on_command(self, message: bytes, info: dict[str, Any]) -> None:
+        # When the middleware received it: this process may be busy with something else just then.
+        self.commands.append((time.monotonic() - (time.time_ns() - info['received_timestamp']) * 1e-9, message))
+
+    def points(self, message: bytes) -> int:
+        """How many points a command has: one where the gate holds the arm."""
+        return len(deserialize_message(message, JointTrajectory).points)
+
+    def _sense(self) -> None:
+        """What a camera and a joint state broadcaster would publish now."""
+        if self._read < len(self.commands):
+            self._read = len(self.commands)
+            then, message = self.commands[-1]
+            motion = trajectory_from(deserialize_message(message, JointTrajectory), interface.ARM_COMMAND)
+            self._motion = None if motion is None else (motion.select(self._robot.arm_joints), then)
+        if self._motion is not None:
+            motion, then = self._motion
+            arm = positions_at(motion, np.array([time.monotonic() - then]))[0]
+            self._positions = np.append(arm, self._positions[len(arm):])
+        stamp_ns = time.time_ns()
+        self._stamps.append(stamp_ns)
+        self._joints.publish(joint_state_message(self._robot.joints, self._positions, stamp_ns))
+        self._camera.publish(camera_info_message(self.cell.camera, stamp_ns))

@@ -1,0 +1,112 @@
+"""How long the gate takes from a proposal to the command, and all but thinking from an image to the command."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import numpy as np
+import yaml
+from diagnostic_msgs.msg import DiagnosticArray
+from sensor_msgs.msg import Image
+from std_msgs.msg import String
+
+from vlm_agent_ros.actions import Pick
+from vlm_agent_ros.motion import SkillPlanner
+from vlm_agent_ros.nodes import interface
+from vlm_agent_ros.nodes.messages import image_message
+
+from .bench import Bench
+from .check_setup import CheckSetup, Figures
+
+_PAUSE_S = 0.1  # more proposals than any agent makes
+_WARM_UP = 10
+_IMAGE_SIDE = 224
+_COMMAND_S = 5.0
+
+
+def run(setup: CheckSetup) -> Figures:
+    """Hundreds of legal proposals, one at a time; the start of the same motion again and again.
+
+    Raises:
+        UserError: The gate does not come up, or does not forward a proposal.
+    """
+    count = 20 if setup.quick else 600
+    seconds = []
+    with Bench(setup, 'latency') as bench:
+        bench.start_gate()
+        motion = bench.plan()
+        for _ in range(_WARM_UP + count):
+            bench.processes.spin(_PAUSE_S)
+            known = len(bench.commands)
+            started = bench.propose(motion)
+            bench.processes.require(lambda known=known: len(bench.commands) > known, 'a command', _COMMAND_S)
+            seconds.append(bench.commands[known][0] - started)
+    milliseconds = np.array(seconds[_WARM_UP:]) * 1e3
+    p50, p99 = (float(np.percentile(milliseconds, percent)) for percent in (50, 99))
+    figures: Figures = {'gate_ms_p50': p50, 'gate_ms_p99': p99}
+    return figures if setup.quick else {**figures, 'image_ms_p50': _image_to_command(setup)}
+
+
+def _image_to_command(setup: CheckSetup) -> float:
+    """From the publication of an image to the command, less the time that the agent was thinking; median in ms.
+
+    The agent tells how long it took to think and to plan; how long planning takes is measured here.
+    """
+    from ..sft.tiny_vlm import TinyVlmConfig, build_tiny_vlm
+
+    with Bench(setup, 'image_latency', width=_IMAGE_SIDE, height=_IMAGE_SIDE) as bench:
+        folder = setup.folder / 'image_latency'
+        build_tiny_vlm(TinyVlmConfig(image_size=_IMAGE_SIDE, patch_size=56, vision_width=16, vision_layers=1,
+                                     text_width=16, text_layers=1, heads=2), folder / 'base', seed=setup.seed)
+        (folder / 'model.yaml').write_text(yaml.safe_dump({
+            'base': str(folder / 'base'), 'lora': None, 'prompt': {'template': 'task: {task}'},
+            'decoding': {'max_thought_chars': 20, 'max_new_tokens': 80}}), encoding='utf-8')
+        node = bench.processes.node
+        thoughts = bench.processes.collect(DiagnosticArray, interface.DIAGNOSTICS, interface.EVENT_QOS)
+        images = node.create_publisher(Image, interface.IMAGE, interface.SENSOR_QOS)
+        node.create_publisher(String, interface.TASK, interface.LATCHED_QOS).publish(String(data='pick the red cube'))
+        bench.start_gate()
+        bench.processes.start('agent', cell=bench.cell.path, model=str(folder / 'model.yaml'), temperature=1.0,
+                              autostart=True, threads=1, max_rate_hz=30.0, proposal_timeout_s=0.1)
+        bench.processes.require(images.get_subscription_count, 'the agent to look')
+        picture = np.full((_IMAGE_SIDE, _IMAGE_SIDE, 3), 128, np.uint8)
+        planning_s = _planning_s(bench)
+        milliseconds: list[float] = []
+        deadline = time.monotonic() + 120.0
+        while len(milliseconds) < 20 and time.monotonic() < deadline:
+            bench.processes.spin(0.5)
+            thoughts.clear()
+            known, stamp_ns = len(bench.commands), bench.stamp_ns
+            message = image_message(picture, stamp_ns, bench.cell.camera.frame)
+            started = time.monotonic()
+            images.publish(message)
+            if not bench.processes.wait(lambda known=known: len(bench.commands) > known, 3.0):
+                continue  # random actions are often out of reach
+            thinking_s = _thinking_s(thoughts)
+            if thinking_s:
+                milliseconds.append((bench.commands[known][0] - started - thinking_s + planning_s) * 1e3)
+            bench.processes.spin(bench.plan().duration_s)
+    median = float(np.median(milliseconds)) if milliseconds else float('nan')
+    print(f'from a {_IMAGE_SIDE}x{_IMAGE_SIDE} image to the command, thinking excluded: p50 {median:.1f} ms of '
+          f'{len(milliseconds)}', file=sys.stderr)
+    return median
+
+
+def _planning_s(bench: Bench) -> float:
+    """Median time (s) of planning a motion."""
+    planner, seconds = SkillPlanner(bench.cell), []
+    robot = bench.cell.robot
+    positions = np.array([*robot.home, *[robot.gripper_open] * len(robot.gripper_joints)])
+    for _ in range(20):
+        started = time.monotonic()
+        planner.plan(Pick(bench.cell.grid // 2, bench.cell.grid // 2), robot.joints, positions)
+        seconds.append(time.monotonic() - started)
+    return float(np.median(seconds))
+
+
+def _thinking_s(arrays: list[DiagnosticArray]) -> float:
+    """How long the newest decision took, planning included; 0 where none has been seen."""
+    latencies = [float(pair.value) for array in arrays for status in array.status
+                 if status.name == 'agent_node: chain of thought' for pair in status.values if pair.key == 'latency_ms']
+    return latencies[-1] * 1e-3 if latencies else 0.0

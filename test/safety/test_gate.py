@@ -51,6 +51,7 @@ class Bench:
             self.gate.poll()
 
     def propose(self, trajectory: Trajectory | None = None) -> Status:
+        self.wait(0.1)  # no faster than the rule of the rate allows
         self.gate.propose(self.motion if trajectory is None else trajectory, int(self.now * 1e9))
         return self.last('verdict')
 

@@ -29,7 +29,7 @@ from .check_setup import CheckSetup, Figures
 from .processes import START_S, CellProcesses
 from .witness import Said, Witness
 
-_EPISODE_S = 120.0  # on a busy machine
+_EPISODE_S = 60.0  # on a busy machine
 _MOST_EPISODES = 20
 _NOISE = 0.06
 """Standard deviation of what is added to the adapters: outputs are still legal, and mean other places."""
@@ -84,14 +84,24 @@ def _bundles(setup: CheckSetup, folder: Path, cell_path: str) -> tuple[Path, Pat
 
 @dataclass
 class Line:
-    """The cell with its agent, and the operator who resets a stop and swaps checkpoints."""
+    """The cell with its agent, and the operator who resets a stop and swaps checkpoints.
+
+    Attributes:
+        ended: Episodes that have ended.
+    """
 
     processes: CellProcesses
     cell: str
 
     def __post_init__(self) -> None:
         self._witness = Witness(self.processes.node, load_cell(self.cell))
-        self._outcomes = self.processes.collect(DiagnosticArray, interface.OUTCOME, interface.EVENT_QOS)
+        self.ended = 0
+        self.processes.node.create_subscription(DiagnosticArray, interface.OUTCOME, self._on_outcome,
+                                                interface.EVENT_QOS)
+
+    def _on_outcome(self, message: DiagnosticArray) -> None:
+        outcome = outcome_from(message, interface.OUTCOME)
+        self.ended += outcome.terminated or outcome.truncated
 
     def start(self, world: str, checkpoint: Path, folder: Path) -> None:
         """Cell, gate in auto and agent."""
@@ -103,12 +113,6 @@ class Line:
               release_file=str(folder / 'releases.json'))
         self.processes.require(lambda: self._witness.statuses('agent_node: chain of thought'), 'a decision',
                                2 * START_S)
-
-    @property
-    def ended(self) -> int:
-        """Episodes that have ended."""
-        outcomes = [outcome_from(message, interface.OUTCOME) for message in self._outcomes]
-        return sum(outcome.terminated or outcome.truncated for outcome in outcomes)
 
     @property
     def decides(self) -> str:
@@ -139,7 +143,7 @@ class Line:
         deadline = time.monotonic() + _EPISODE_S * (_MOST_EPISODES if what.startswith('the return') else 1)
         while not self.processes.wait(condition, 1.0):
             if given_up() or time.monotonic() > deadline:
-                print(f'rollback: {what} did not come', file=sys.stderr)
+                print(f'rollback: {what} did not come; {self.ended} episodes, {self.newest().values}', file=sys.stderr)
                 return False
             stops = self._witness.statuses('gate_node: stop')
             if stops and stops[-1].values['active'] == 'true':

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
 from training.optimizer_state import join_state, split_state
-from vlm_agent_ros.bundle import read_bundle, write_bundle
+from vlm_agent_ros.bundle import _render, read_bundle, write_bundle
 from vlm_agent_ros.errors import UserError
 
 
@@ -58,3 +59,22 @@ def test_the_state_of_an_optimiser_comes_back_to_the_bit(tmp_path, make):
     assert state['param_groups'] == expected['param_groups']
     for i, quantities in expected['state'].items():
         assert all(torch.equal(state['state'][i][key], value) for key, value in quantities.items())
+
+
+@pytest.mark.parametrize('name', ['../b/values.safetensors', '/etc/hostname', 'values/../values.safetensors', '', '.',
+                                  '..', 'manifest.json'])
+def test_a_manifest_that_leads_out_of_the_bundle_is_refused(tmp_path, name):
+    write(tmp_path / 'b', 1)
+    manifest = json.loads((tmp_path / 'b' / 'manifest.json').read_text())
+    del manifest['checksum']
+    (tmp_path / 'b' / 'manifest.json').write_text(_render({**manifest, 'files': {**manifest['files'], name: '0'}}))
+    with pytest.raises(UserError, match=r'manifest\.json names the file .* lies elsewhere'):
+        read_bundle(tmp_path / 'b', 'thing')
+
+
+@pytest.mark.parametrize('name', ['more.json', 'weights.bin', '.hidden'])
+def test_a_file_that_the_manifest_does_not_vouch_for_is_refused(tmp_path, name):
+    write(tmp_path / 'b', 1)
+    (tmp_path / 'b' / name).write_text('{}')
+    with pytest.raises(UserError, match=rf'{name} is not in manifest\.json'):
+        read_bundle(tmp_path / 'b', 'thing')

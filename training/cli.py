@@ -1,5 +1,4 @@
-"""``vlm-agent``: train, evaluate, compare, ablate, sft, record, replay, incident and
-cell-check. Also ``python -m training``."""
+"""``vlm-agent``: from demonstrations to a checkpoint in a robot cell, by its commands. Also ``python -m training``."""
 
 from __future__ import annotations
 
@@ -29,6 +28,8 @@ _COMMANDS = {
     'ablate': ('training.evaluation.ablate', 'train and evaluate a declared grid of settings, each with several seeds'),
     'sft': ('training.sft.sft_command', 'make a model from demonstrations'),
     'record': ('training.demonstrations.record', 'record demonstrations of the scripted expert'),
+    'keygen': ('training.release.keygen_command', 'make the pair of keys by which a cell knows whom to trust'),
+    'export': ('training.release.export_command', 'make a signed bundle of a checkpoint, for a cell'),
     'replay': ('training.audit.replay_command', 'repeat the decisions of an audit log and tell which differ'),
     'incident': ('training.audit.incident_command', 'one page of what an audit log says around a time'),
     'cell-check': ('training.cell_check.command', 'check the robot side, process by process, against an emulated cell'),

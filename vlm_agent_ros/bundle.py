@@ -1,7 +1,8 @@
 """Bundles: directories of named tensors and JSON documents that are whole and verified, or not there at all.
 
-A bundle holds ``<name>.safetensors``, ``<name>.json`` and ``manifest.json`` with the SHA-256 of each of them. It is
-written under a temporary name, synced and renamed, so that neither a crash nor a full disk leaves half of one.
+A bundle holds ``<name>.safetensors``, ``<name>.json`` and ``manifest.json`` with the SHA-256 of each of them, perhaps
+``manifest.sig`` with a signature of the manifest, and nothing else. It is written under a temporary name, synced and
+renamed, so that neither a crash nor a full disk leaves half of one.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from .errors import UserError
 
 MANIFEST = 'manifest.json'
+SIGNATURE = 'manifest.sig'
 SCHEMA = 1
 """Version of the layout; a reader refuses others."""
 
@@ -34,11 +36,18 @@ class Bundle:
         path: Its directory.
         fields: What its writer put into the manifest.
         files: SHA-256 (hex) by file name.
+        manifest: The verbatim manifest, which is what a signature vouches for.
     """
 
     path: Path
     fields: dict[str, Any]
     files: dict[str, str]
+    manifest: bytes = field(repr=False)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of the manifest, and by the checksums in it of every file."""
+        return hashlib.sha256(self.manifest).hexdigest()
 
     def tensors(self, name: str) -> dict[str, torch.Tensor]:
         """The tensors of ``<name>.safetensors``, on the CPU.
@@ -69,7 +78,9 @@ class Bundle:
 
 
 def write_bundle(path: Path, kind: str, fields: Mapping[str, Any], *,
-                 tensors: Mapping[str, Mapping[str, torch.Tensor]], documents: Mapping[str, Any]) -> None:
+                 tensors: Mapping[str, Mapping[str, torch.Tensor]], documents: Mapping[str, Any],
+                 fill: Callable[[Path], None] = lambda folder: None,
+                 sign: Callable[[bytes], str] | None = None) -> None:
     """Write a bundle at once or not at all; an old one at ``path`` stays until the new one is complete.
 
     Args:
@@ -78,6 +89,8 @@ def write_bundle(path: Path, kind: str, fields: Mapping[str, Any], *,
         fields: JSON for the manifest.
         tensors: Named tensors by file name without suffix; of any device.
         documents: JSON by file name without suffix.
+        fill: Writes further files into the folder that it is given.
+        sign: Gives the content of ``manifest.sig`` for the bytes of the manifest.
 
     Raises:
         UserError: The disk is full or the place cannot be written to.
@@ -92,9 +105,12 @@ def write_bundle(path: Path, kind: str, fields: Mapping[str, Any], *,
                       temporary / f'{name}.safetensors')
         for name, content in documents.items():
             (temporary / f'{name}.json').write_text(json.dumps(content) + '\n', encoding='utf-8')
+        fill(temporary)
         files = {file.name: sha256_of(file) for file in sorted(temporary.iterdir())}
-        manifest = {'schema': SCHEMA, 'kind': kind, **fields, 'files': files}
-        (temporary / MANIFEST).write_text(_render(manifest), encoding='utf-8')
+        manifest = _render({'schema': SCHEMA, 'kind': kind, **fields, 'files': files}).encode()
+        (temporary / MANIFEST).write_bytes(manifest)
+        if sign is not None:
+            (temporary / SIGNATURE).write_text(sign(manifest), encoding='utf-8')
         for file in (*temporary.iterdir(), temporary):
             sync(file)
         _replace(temporary, path)
@@ -109,21 +125,40 @@ def read_bundle(path: Path, kind: str) -> Bundle:
     """Read a bundle and verify every file of it.
 
     Raises:
-        UserError: It is missing, of another kind or schema, or a file is missing or corrupt; the message names it.
+        UserError: It is missing, of another kind or schema, a file is missing, corrupt or not the bundle's; the message
+            names it.
     """
     folder = path if path.exists() else _backup(path)
     if not folder.is_dir():
         what = 'is no directory' if path.exists() else 'does not exist'
         raise UserError(f'{path} {what}: give the directory of a {kind}')
-    manifest = _read_manifest(folder / MANIFEST, kind)
-    files = manifest.pop('files')
+    content, manifest = _read_manifest(folder / MANIFEST, kind)
+    files = content.pop('files')
+    _check_names(folder, kind, files)
     for name, digest in files.items():
-        file = folder / name
-        if file.parent != folder or not file.is_file():
-            raise UserError(f'{file} is missing: the {kind} is incomplete, use another copy')
-        if sha256_of(file) != digest:
-            raise UserError(f'{file} is corrupt (its SHA-256 is not the one in {MANIFEST}): use another copy')
-    return Bundle(folder, {key: value for key, value in manifest.items() if key not in ('schema', 'kind')}, files)
+        if sha256_of(folder / name) != digest:
+            raise UserError(f'{folder / name} is corrupt (its SHA-256 is not the one in {MANIFEST}): use another copy')
+    fields = {key: value for key, value in content.items() if key not in ('schema', 'kind')}
+    return Bundle(folder, fields, files, manifest)
+
+
+def _check_names(folder: Path, kind: str, files: Mapping[str, str]) -> None:
+    """Refuse a file that is missing, lies elsewhere, or that the manifest does not vouch for.
+
+    A library that is given the directory would read a file in it by its name, whoever put it there.
+    """
+    for name in files:
+        if name in ('', '.', '..', MANIFEST, SIGNATURE) or Path(name).name != name:
+            raise UserError(f'{folder / MANIFEST} names the file {name!r}, which lies elsewhere: use another copy')
+    entries = {entry.name: entry for entry in folder.iterdir()}
+    for name, entry in sorted(entries.items()):
+        if entry.is_symlink() or not entry.is_file():
+            raise UserError(f'{entry} is no plain file, and nothing else belongs into a {kind}: use another copy')
+        if name not in (*files, MANIFEST, SIGNATURE):
+            raise UserError(f'{entry} is not in {MANIFEST}: move it out of the {kind}, or use another copy')
+    for name in files:
+        if name not in entries:
+            raise UserError(f'{folder / name} is missing: the {kind} is incomplete, use another copy')
 
 
 def is_bundle(path: Path, kind: str) -> bool:
@@ -153,10 +188,11 @@ def _render(manifest: dict[str, Any]) -> str:
     return json.dumps({**manifest, 'checksum': checksum}, indent=2, sort_keys=True) + '\n'
 
 
-def _read_manifest(path: Path, kind: str) -> dict[str, Any]:
+def _read_manifest(path: Path, kind: str) -> tuple[dict[str, Any], bytes]:
+    """Content and bytes of a manifest."""
     try:
-        text = path.read_bytes().decode()
-        content = json.loads(text)
+        read = path.read_bytes()
+        content = json.loads(read.decode())
     except FileNotFoundError as error:
         raise UserError(f'{path} is missing: {path.parent} is no {kind}') from error
     except OSError as error:
@@ -169,9 +205,9 @@ def _read_manifest(path: Path, kind: str) -> dict[str, Any]:
         raise UserError(f'{path} has schema {content.get("schema")}, but this version reads {SCHEMA}: '
                         f'use the version of vlm_agent_ros that wrote it')
     content.pop('checksum', None)
-    if text != _render(content):
+    if read != _render(content).encode():
         raise UserError(f'{path} is corrupt (its own checksum does not fit): use another copy')
-    return content
+    return content, read
 
 
 def _backup(path: Path) -> Path:

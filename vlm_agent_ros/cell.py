@@ -13,6 +13,8 @@ from .camera import Camera
 from .config import bounded, find_config, load_yaml, parse
 from .errors import UserError
 from .limits import KeepOut, Safety
+from .release.band import Rollback
+from .release.trust import Trust
 from .tasks import Tasks
 from .topics import Topics
 
@@ -90,6 +92,8 @@ class Cell:
     autonomy: Autonomy = Autonomy()
     tasks: Tasks = Tasks()
     topics: Topics = Topics()
+    trust: Trust = Trust()
+    rollback: Rollback = Rollback()
     grid: int = bounded(48, low=2, high=100, help='cells per image side in the action language')
     path: str = ''
 

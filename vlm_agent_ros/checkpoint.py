@@ -4,6 +4,9 @@ A checkpoint is a bundle (``bundle.py``) with the adapter in PEFT's own layout (
 ``adapter_config.json``; ``model.safetensors`` without LoRA), ``value_head.safetensors``, the models file's content in
 ``model.json`` and, for a resume, whatever the trainer adds. The manifest names the base model and holds the digests of
 its weights, of its processor, of the prompt and of the action language: on loading each has to be the same.
+
+A *merged* checkpoint (``release/export.py``) holds a whole Hugging Face model instead of the adapter, and needs no
+base.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,17 +31,21 @@ from .policy.config import ModelConfig, load_model_config, model_config_of_direc
 from .policy.loading import select_device
 from .policy.policy import Policy
 from .policy.prompt import PromptTemplate
+from .release import INT8
+from .release.trust import TrustedKeys
 
-_KIND = 'checkpoint'
+KIND = 'checkpoint'
 _WEIGHTS = ('config.json', '*.safetensors')
 _PROCESSOR = ('tokenizer*', 'vocab*', 'merges.txt', 'special_tokens_map.json', 'added_tokens.json',
               '*processor_config.json', 'chat_template*')
+_PLAIN = ('.json', '.safetensors', '.jinja', '.txt', '.model')  # what is read as data and never run
+_BASE = ('base_sha256', 'processor_sha256', 'quantization', 'chat_template')
 _PACKAGES = ('vlm_agent_ros', 'torch', 'transformers', 'peft', 'llguidance', 'tokenizers')
 
 
 def load_policy(name: str, *, language: ActionLanguage | None = None, prompt: PromptTemplate | None = None,
-                camera: Camera | None = None, constrained: bool | None = None, cot: bool = True, device: str = 'auto',
-                seed: int = 0) -> Policy:
+                camera: Camera | None = None, trust: TrustedKeys | None = None, constrained: bool | None = None,
+                cot: bool = True, device: str = 'auto', seed: int = 0) -> Policy:
     """A policy, ready to decide.
 
     Args:
@@ -48,26 +55,31 @@ def load_policy(name: str, *, language: ActionLanguage | None = None, prompt: Pr
         prompt: Overrides the models file's ``prompt``; a checkpoint that was trained with another one is refused.
         camera: Where the policy is to be deployed: a checkpoint that was trained with another camera is refused. None
             takes any, as comparisons between cells do.
+        trust: Whose signature a checkpoint must have where it is to be deployed; None asks for none.
         constrained: Overrides the models file's ``decoding.constrained``.
         cot: False lets it write no thoughts, whatever the models file says.
         device: ``auto``, ``cpu`` or ``cuda``.
         seed: Seed of adapters and value head that no checkpoint gives.
 
     Raises:
-        UserError: It does not exist, is corrupt, is no vision-language model, or was trained with something else.
+        UserError: It does not exist, is corrupt, is no vision-language model, was trained with something else, or is
+            not signed by whom it should.
     """
     language = language or SkillLanguage()
     found = find_policy(name)
-    if isinstance(found, Bundle):
-        if camera is not None:
-            _check_camera(found, camera)
-        config = parse(ModelConfig, found.document('model'), f'{found.path / "model.json"}')
-        config = _adjusted(config, prompt, constrained, cot)
-        _verify(found, config, language)
-        policy = Policy(config, language, select_device(device), seed)
-        restore_policy(found, policy)
-        return policy
-    return Policy(_adjusted(found, prompt, constrained, cot), language, select_device(device), seed)
+    if not isinstance(found, Bundle):
+        if trust is not None:
+            trust.refuse_unsigned(name)
+        return Policy(_adjusted(found, prompt, constrained, cot), language, select_device(device), seed)
+    if trust is not None:
+        trust.signer(found)
+    if camera is not None:
+        _check_camera(found, camera)
+    config = _adjusted(config_of(found), prompt, constrained, cot)
+    _verify(found, config, language)
+    policy = Policy(config, language, select_device('cpu' if found.fields.get('dtype') == INT8 else device), seed)
+    restore_policy(found, policy)
+    return policy
 
 
 def find_policy(name: str) -> Bundle | ModelConfig:
@@ -78,7 +90,7 @@ def find_policy(name: str) -> Bundle | ModelConfig:
     """
     path = Path(name).expanduser()
     if is_checkpoint(path):
-        return read_bundle(path, _KIND)
+        return open_checkpoint(path)
     if path.is_dir():
         return model_config_of_directory(path)
     if len(path.parts) > 1 and path.suffix not in ('.yaml', '.yml'):
@@ -86,32 +98,48 @@ def find_policy(name: str) -> Bundle | ModelConfig:
     return load_model_config(name)
 
 
-def weights_digest(name: str) -> str:
+def config_of(bundle: Bundle) -> ModelConfig:
+    """The models file's content in a checkpoint; a merged one is its own base.
+
+    Raises:
+        UserError: It is damaged.
+    """
+    config = parse(ModelConfig, bundle.document('model'), f'{bundle.path / "model.json"}')
+    return dataclasses.replace(config, base=str(bundle.path.resolve())) if bundle.fields.get('merged') else config
+
+
+def weights_digest(policy: str | Bundle | ModelConfig) -> str:
     """SHA-256 (hex) over the weights that ``load_policy`` would load, and the type in which they are held.
+
+    Args:
+        policy: Its name, or what ``find_policy`` gives for it.
 
     Raises:
         UserError: It does not exist or is corrupt.
     """
-    found = find_policy(name)
-    if isinstance(found, Bundle):
-        config = parse(ModelConfig, found.document('model'), f'{found.path / "model.json"}')
-        added = [f'{file} {found.files[file]}' for file in sorted(found.files) if file.endswith('.safetensors')
-                 and file.removesuffix('.safetensors') in (_adapter_name(config), 'value_head')]
+    found = find_policy(policy) if isinstance(policy, str) else policy
+    config = config_of(found) if isinstance(found, Bundle) else found
+    if not isinstance(found, Bundle):
+        parts = [str(_digest(config.base_path, _WEIGHTS))]
+    elif found.fields.get('merged'):
+        parts = [f'{file} {found.files[file]}' for file in sorted(found.files)
+                 if any(Path(file).match(pattern) for pattern in _WEIGHTS)]
     else:
-        config, added = found, []
-    parts = [str(_digest(config.base_path, _WEIGHTS)), config.dtype, config.quantization, *added]
-    return hashlib.sha256('\n'.join(parts).encode()).hexdigest()
+        own = (f'{_adapter_name(config)}.safetensors', 'value_head.safetensors')
+        parts = [str(_digest(config.base_path, _WEIGHTS)), *(f'{file} {found.files.get(file)}' for file in own)]
+    return hashlib.sha256('\n'.join([*parts, config.dtype, config.quantization]).encode()).hexdigest()
 
 
 def is_checkpoint(path: Path) -> bool:
     """Whether a directory claims to be a checkpoint, whole or not."""
-    return is_bundle(path, _KIND) or (path / MANIFEST).exists()
+    return is_bundle(path, KIND) or (path / MANIFEST).exists()
 
 
 def save_checkpoint(path: Path, policy: Policy, *, step: int, metrics: Mapping[str, Any] | None = None,
                     camera: Camera | None = None,
                     tensors: Mapping[str, Mapping[str, torch.Tensor]] | None = None,
-                    documents: Mapping[str, Any] | None = None) -> None:
+                    documents: Mapping[str, Any] | None = None, extra: Mapping[str, Any] | None = None,
+                    sign: Callable[[bytes], str] | None = None) -> None:
     """Write a checkpoint at once or not at all.
 
     Args:
@@ -122,20 +150,21 @@ def save_checkpoint(path: Path, policy: Policy, *, step: int, metrics: Mapping[s
         camera: The camera that it was trained with.
         tensors: Further named tensors by file name, e.g. the optimiser's.
         documents: Further JSON by file name.
+        extra: Further JSON for the manifest.
+        sign: As of ``write_bundle``.
 
     Raises:
         UserError: The disk is full or the place cannot be written to.
     """
     config = policy.config
-    fields = {**_identity(config, policy.language), 'step': step, 'metrics': metrics or {},
-              'camera': dataclasses.asdict(camera) if camera else None,
-              'versions': {name: _version(name) for name in _PACKAGES}}
+    fields = {**identity(config, policy.language), 'step': step, 'metrics': metrics or {},
+              'camera': dataclasses.asdict(camera) if camera else None, 'versions': versions(), **(extra or {})}
     own_tensors = {'value_head': policy.value_state(), _adapter_name(config): policy.adapter_state()}
     own_documents: dict[str, Any] = {'model': dataclasses.asdict(config)}
     if config.lora is not None:
         own_documents['adapter_config'] = policy.adapter_config()
-    write_bundle(path, _KIND, fields, tensors={**own_tensors, **(tensors or {})},
-                 documents={**own_documents, **(documents or {})})
+    write_bundle(path, KIND, fields, tensors={**own_tensors, **(tensors or {})},
+                 documents={**own_documents, **(documents or {})}, sign=sign)
 
 
 def open_checkpoint(path: Path) -> Bundle:
@@ -144,7 +173,12 @@ def open_checkpoint(path: Path) -> Bundle:
     Raises:
         UserError: It is missing, incomplete, corrupt, or no checkpoint.
     """
-    return read_bundle(path, _KIND)
+    bundle = read_bundle(path, KIND)
+    for name in bundle.files:
+        if Path(name).suffix not in _PLAIN:
+            raise UserError(f'{bundle.path / name} is of a kind that could hold code: use a checkpoint that '
+                            'vlm_agent_ros wrote')
+    return bundle
 
 
 def restore_policy(bundle: Bundle, policy: Policy) -> None:
@@ -155,7 +189,9 @@ def restore_policy(bundle: Bundle, policy: Policy) -> None:
     """
     _verify(bundle, policy.config, policy.language)
     try:
-        policy.load_state(bundle.tensors(_adapter_name(policy.config)), bundle.tensors('value_head'))
+        # A merged one has been loaded with its own weights already.
+        adapter = None if bundle.fields.get('merged') else bundle.tensors(_adapter_name(policy.config))
+        policy.load_state(adapter, bundle.tensors('value_head'))
     except (ValueError, RuntimeError, KeyError) as error:
         raise UserError(f'{bundle.path} does not fit the model ({error}): load it with the models file that it was '
                         'trained with') from error
@@ -173,9 +209,11 @@ def _verify(bundle: Bundle, config: ModelConfig, language: ActionLanguage) -> No
         'language_sha256': f'it was trained for the actions "{bundle.fields.get("language")}", here they are '
                            f'"{language.description}": use the same list of actions, or a cell with the same grid',
     }
-    expected = _identity(config, language)
+    merged = bundle.fields.get('merged')
+    # The base of a merged one is its own, which its checksums vouch for; the manifest says what it was made from.
+    expected = _contract(config, language) if merged else identity(config, language)
     for key, remedy in remedies.items():
-        if bundle.fields.get(key) != expected[key]:
+        if not (merged and key in _BASE) and bundle.fields.get(key) != expected[key]:
             raise UserError(f'checkpoint {bundle.path} cannot be used: {remedy}')
 
 
@@ -194,7 +232,7 @@ def _adapter_name(config: ModelConfig) -> str:
     return 'model' if config.lora is None else 'adapter_model'
 
 
-def _identity(config: ModelConfig, language: ActionLanguage) -> dict[str, str | None]:
+def identity(config: ModelConfig, language: ActionLanguage) -> dict[str, str | None]:
     """What a checkpoint is bound to, by names and digests; None is what manifests from before the key have."""
     return {
         'base': config.base,
@@ -202,10 +240,14 @@ def _identity(config: ModelConfig, language: ActionLanguage) -> dict[str, str | 
         'processor_sha256': _digest(config.base_path, _PROCESSOR),
         'quantization': config.quantization if config.quantization != 'none' else None,
         'chat_template': config.chat_template or None,
-        'prompt_sha256': config.prompt.digest(),
-        'language': language.description,
-        'language_sha256': language.digest(),
+        **_contract(config, language),
     }
+
+
+def _contract(config: ModelConfig, language: ActionLanguage) -> dict[str, str | None]:
+    """The part of it that says what is asked and what may be answered."""
+    return {'prompt_sha256': config.prompt.digest(), 'language': language.description,
+            'language_sha256': language.digest()}
 
 
 @cache
@@ -228,6 +270,11 @@ def _adjusted(config: ModelConfig, prompt: PromptTemplate | None, constrained: b
     if not cot:
         decoding = dataclasses.replace(decoding, max_thought_chars=0)
     return dataclasses.replace(config, decoding=decoding, prompt=prompt or config.prompt)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a checkpoint was made with."""
+    return {name: _version(name) for name in _PACKAGES}
 
 
 def _version(package: str) -> str:

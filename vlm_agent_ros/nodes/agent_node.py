@@ -29,12 +29,13 @@ from ..tasks import TaskPolicy
 from ..types import Observation
 from . import interface
 from .cot import REPEAT_S, CotPublisher
-from .decider import Decided, Decider, DeciderSettings
+from .decider import Decided, Decider
 from .lifecycle import ManagedNode
 from .messages import image_array, joint_positions, to_ns, trajectory_from, trajectory_message
 from .parameters import declare_parameters
 from .peers import Peers
 from .publishers import SoleSource
+from .releases import CHANGEABLE, Releases, ReleaseSettings
 from .ros_env import run_node
 
 _POLL_S = 0.05
@@ -42,7 +43,7 @@ HEARTBEAT_S = 0.1
 
 
 @dataclass(frozen=True)
-class Parameters(DeciderSettings):
+class Parameters(ReleaseSettings):
     """Parameters of agent_node."""
 
     max_rate_hz: float = bounded(2.0, low=0.01, high=30.0, help='decisions per second at most, Hz')
@@ -58,8 +59,8 @@ class AgentNode(ManagedNode):
 
     def __init__(self) -> None:
         super().__init__('agent_node')
-        self._settings = declare_parameters(self, Parameters)
-        self._decider: Decider | None = None
+        self._settings = declare_parameters(self, Parameters, CHANGEABLE)
+        self._releases: Releases | None = None
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix='inference')
         self._task = self._task_refusal = ''
         self._complaint = ''
@@ -83,11 +84,12 @@ class AgentNode(ManagedNode):
     def setup(self) -> None:
         """Load cell, planner and checkpoint."""
         started = time.monotonic()
-        self._decider = Decider(self._settings)
-        self._monitor = MotionMonitor(self._decider.cell)
-        self._tasks = TaskPolicy(self._decider.cell.tasks)
+        self._releases = Releases(self, self._settings, self._switch)
+        decider = self._releases.deciding
+        self._monitor = MotionMonitor(decider.cell)
+        self._tasks = TaskPolicy(decider.cell.tasks)
         self._subscribe()
-        self.get_logger().info(f'{self._decider.checkpoint} loaded in {time.monotonic() - started:.1f} s')
+        self.get_logger().info(f'{decider.checkpoint} loaded in {time.monotonic() - started:.1f} s')
 
     def check(self) -> None:
         """There is one camera."""
@@ -106,6 +108,8 @@ class AgentNode(ManagedNode):
         timers = [self.create_timer(_POLL_S, self._step), self.create_timer(REPEAT_S, cot.repeat),
                   self.create_timer(HEARTBEAT_S, beat)]
         self._active_entities = [proposals, heartbeat], cot, timers
+        if self._releases is not None:
+            self._releases.show()
 
     def stop(self) -> None:
         """Stop deciding at once; a motion that the gate has forwarded is the gate's to stop."""
@@ -116,11 +120,20 @@ class AgentNode(ManagedNode):
         for subscription in self._inputs:
             self.destroy_subscription(subscription)
         self._inputs.clear()
-        self._decider = None
+        if self._releases is not None:
+            self._releases.close()
+            self._releases = None
+
+    @property
+    def _decider(self) -> Decider | None:
+        """What decides, while there is something."""
+        return self._releases.deciding if self._releases is not None else None
 
     def _silence(self) -> None:
         """Take everything down that could publish; the result of a running inference is dropped."""
         self._thinking = None
+        if self._releases is not None:
+            self._releases.hide()
         if self._active_entities is not None:
             publishers, cot, timers = self._active_entities
             self._active_entities = None
@@ -165,6 +178,8 @@ class AgentNode(ManagedNode):
         self._task, self._task_refusal = message.data, self._tasks.refusal(message.data)
         # An image from before may still be on its way, of parts that this instruction is not about.
         self._not_before_ns = max(self._not_before_ns, self._now_ns())
+        if self._releases is not None:
+            self._releases.new_task()
 
     def _on_command(self, message: JointTrajectory) -> None:
         try:
@@ -196,19 +211,28 @@ class AgentNode(ManagedNode):
         if self._thinking is not None:
             self._finish_if_decided()
             return
-        now_ns = self._now_ns()
+        self._switch()
+        releases, now_ns = self._releases, self._now_ns()
+        if releases is None or not releases.may_decide:
+            return
         if self._monitor.moving or now_ns < self._awaited_until_ns or time.monotonic() < self._next_decision:
             return
         observation = self._observe()
-        if observation is not None and self._decider is not None:
+        if observation is not None:
             self._next_decision = time.monotonic() + 1.0 / self._settings.max_rate_hz
-            future = self._worker.submit(self._decider.decide, observation)
+            future = self._worker.submit(releases.deciding.decide, observation)
             self._thinking = future, observation
             future.add_done_callback(lambda _: self._decided.trigger())
+            releases.begin()
 
     def _finish_if_decided(self) -> None:
         if self._thinking is not None and self._thinking[0].done():
             self._finish(*self._thinking)
+
+    def _switch(self) -> None:
+        """Let a checkpoint take over that waits for it, unless a decision or a motion is under way."""
+        if self._releases is not None and self._thinking is None and not self._monitor.moving:
+            self._releases.take()
 
     def _observe(self) -> Observation | None:
         """Everything that a decision needs, if it is there and usable."""
@@ -239,8 +263,11 @@ class AgentNode(ManagedNode):
         except UserError as error:
             self._complain(error)
             return
-        if self._active_entities is None or self._task != observation.task:
-            return  # deactivated, or decided on an instruction that no longer holds
+        releases = self._releases
+        if self._active_entities is None or releases is None or not releases.may_decide:
+            return  # deactivated, or stopped because of what was decided before
+        if self._task != observation.task:
+            return  # decided on an instruction that no longer holds
         (proposals, _), cot, _ = self._active_entities
         self._not_before_ns = observation.stamp_ns
         now_ns = self._now_ns()
@@ -248,6 +275,7 @@ class AgentNode(ManagedNode):
         if decided.trajectory is not None:
             self._awaited_until_ns = now_ns + int(self._settings.proposal_timeout_s * 1e9)
             proposals.publish(trajectory_message(decided.trajectory, observation.stamp_ns))
+        releases.decided(decided)
 
     def _complain(self, error: UserError) -> None:
         """Say why nothing is decided, in the log now and then, and on ``/diagnostics`` until something is."""

@@ -10,12 +10,15 @@ import torch
 
 from ..actions import ActionError, SkillLanguage
 from ..agent import Agent
-from ..cell import load_cell
-from ..checkpoint import load_policy, weights_digest
+from ..bundle import Bundle
+from ..cell import Cell, load_cell
+from ..checkpoint import find_policy, load_policy, weights_digest
 from ..config import bounded
 from ..cot import CotReport, Origin
 from ..motion import MotionError
 from ..policy.policy import Decision, Policy, PolicyInput
+from ..release.ledger import Release
+from ..release.trust import TrustedKeys
 from ..types import Observation, Trajectory
 
 
@@ -56,23 +59,43 @@ class Decided:
             checkpoint=self.checkpoint, image_age_ms=image_age_ms, refusal=self.refusal, origin=self.origin)
 
 
+def release_of(model: str, cell: Cell) -> Release:
+    """What would be loaded, found, verified and trusted; its weights are not loaded yet.
+
+    Raises:
+        UserError: It does not exist, is corrupt, or is not signed by whom the cell trusts.
+    """
+    path = Path(model).expanduser()
+    name = str(path.resolve()) if path.is_dir() else model  # `latest` may point elsewhere when it is gone back to
+    found, trust = find_policy(name), TrustedKeys(cell.trust, cell.path)
+    if isinstance(found, Bundle):
+        return Release(name, weights_digest(found), trust.signer(found) or '')
+    trust.refuse_unsigned(name)
+    return Release(name, weights_digest(found))
+
+
 class Decider:
     """Model, prompt and planner of one cell.
 
+    Args:
+        settings: What decides, and how.
+        release: Of the model in the settings; found by default.
+
     Raises:
-        UserError: Cell, model or checkpoint are missing or unusable.
+        UserError: Cell, model or checkpoint are missing or unusable, or the cell does not trust them.
     """
 
-    def __init__(self, settings: DeciderSettings) -> None:
+    def __init__(self, settings: DeciderSettings, release: Release | None = None) -> None:
         torch.set_num_threads(settings.threads)
         self.cell = load_cell(settings.cell)
         self.checkpoint = Path(settings.model).name
         self._settings = settings
         language = SkillLanguage(self.cell.grid)
-        self._policy = load_policy(settings.model, language=language, camera=self.cell.camera)
+        self.release = release or release_of(settings.model, self.cell)
+        self._policy = load_policy(settings.model, language=language, camera=self.cell.camera,
+                                   trust=TrustedKeys(self.cell.trust, self.cell.path))
         self._agent = Agent(self.cell, self._policy.prompt, language)
         self._prompt_sha256 = self._policy.prompt.digest()
-        self._weights_sha256 = weights_digest(settings.model)
         self._decisions = 0
 
     def decide(self, observation: Observation) -> Decided:
@@ -87,7 +110,7 @@ class Decider:
         origin = Origin(
             observation.stamp_ns, self.cell.gripper_state(observation.joint_names, observation.joint_positions),
             self._settings.temperature, (self._settings.seed << 32) + self._decisions, self._settings.threads,
-            self._prompt_sha256, self._weights_sha256)
+            self._prompt_sha256, self.release.weights_sha256)
         decision = decide_alone(self._policy, inputs, origin.temperature, origin.seed)
         trajectory, refusal = None, ''
         if not decision.legal:

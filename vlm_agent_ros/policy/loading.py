@@ -49,6 +49,8 @@ def load_base(config: ModelConfig, device: torch.device) -> tuple[Any, Any]:
     from transformers import AutoConfig, AutoModelForImageTextToText
     from transformers.utils import logging
 
+    from . import int8  # noqa: F401, transformers knows of weights of 8 bits once it is imported
+
     quantization = _quantization(config, device)
     logging.disable_progress_bar()  # a bar per file says nothing that the caller's progress does not
     logging.set_verbosity_error()  # what is wrong with the weights is told below, in one sentence

@@ -259,18 +259,23 @@ class Policy:
         """Tensors of the value head by name."""
         return dict(self.value_head.state_dict())
 
-    def load_state(self, adapter: dict[str, torch.Tensor], value_head: dict[str, torch.Tensor]) -> None:
+    def load_state(self, adapter: dict[str, torch.Tensor] | None, value_head: dict[str, torch.Tensor]) -> None:
         """Take over tensors by name; every trained one must be there, with its shape.
+
+        Args:
+            adapter: As ``adapter_state`` gave them; None leaves the model as it is.
+            value_head: As ``value_state`` gave them.
 
         Raises:
             ValueError: The tensors belong to another model or other LoRA settings.
         """
-        own = self.adapter_state()
-        if own.keys() != adapter.keys() or any(own[name].shape != adapter[name].shape for name in own):
-            raise ValueError('its tensors are not those of the base model and its LoRA settings')
-        with torch.no_grad():
-            for name, tensor in own.items():  # shares memory with the model
-                tensor.copy_(adapter[name])
+        if adapter is not None:
+            own = self.adapter_state()
+            if own.keys() != adapter.keys() or any(own[name].shape != adapter[name].shape for name in own):
+                raise ValueError('its tensors are not those of the base model and its LoRA settings')
+            with torch.no_grad():
+                for name, tensor in own.items():  # shares memory with the model
+                    tensor.copy_(adapter[name])
         self.value_head.load_state_dict(value_head)
 
     # -- inputs and hidden states

@@ -1,0 +1,238 @@
+"""Checkpoints of a running agent: swapped by service, judged by what the gate and the line say, and rolled back."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Callable, Generator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from std_srvs.srv import Trigger
+
+from ..cell import Cell, load_cell
+from ..config import bounded
+from ..cot import unescape
+from ..errors import UserError
+from ..release.keeper import Keeper
+from ..release.ledger import Ledger, Release, RolledBack
+from ..status import OK
+from . import interface
+from .decider import Decided, Decider, DeciderSettings, release_of
+from .lifecycle import ManagedNode
+from .messages import outcome_from
+
+_VERDICT = ': verdict'
+CHANGEABLE = ('next_model', 'readmit')
+"""Parameters that an operator sets while the node runs."""
+
+
+@dataclass(frozen=True)
+class ReleaseSettings(DeciderSettings):
+    """What decides, and what may take its place."""
+
+    next_model: str = bounded('', help='what ~/swap loads: as model')
+    readmit: str = bounded('', help='digest, or its first 12 characters, of a checkpoint that was rolled back and may '
+                           'try again')
+    release_file: str = bounded('', help='JSON file of the good checkpoint and those that were rolled back; empty for '
+                                'vlm_agent_ros/<cell>-releases.json in $XDG_STATE_HOME or ~/.local/state')
+
+
+class Releases:
+    """Loads the checkpoint that decides, and later another one beside it, in a thread of its own.
+
+    Args:
+        node: The agent.
+        settings: Its parameters.
+        loaded: Called in the executor when a checkpoint has been loaded and asks to take over.
+
+    Raises:
+        UserError: Cell, checkpoint or ledger are missing, unusable or refused.
+    """
+
+    def __init__(self, node: ManagedNode, settings: ReleaseSettings, loaded: Callable[[], None]) -> None:
+        self._node, self._settings, self._loaded = node, settings, loaded
+        cell = load_cell(settings.cell)
+        self._ledger = Ledger(_ledger_path(settings.release_file, cell))
+        decider, news = self._first(settings.model)
+        self._logged, self._shown = '', False
+        self._keeper = Keeper(decider, cell.rollback, self._ledger, news)
+        _spare_the_collector()
+        self._loader = ThreadPoolExecutor(max_workers=1, thread_name_prefix='loader')
+        self._loading: Future[Decider] | None = None
+        # In the group of all others the service, which answers once the checkpoint is loaded, would keep them waiting.
+        self._service = node.create_service(Trigger, '~/swap', self._on_swap,
+                                            callback_group=MutuallyExclusiveCallbackGroup())
+        self._inputs = [
+            node.create_subscription(DiagnosticArray, interface.DIAGNOSTICS, self._on_diagnostics, interface.EVENT_QOS),
+            node.create_subscription(DiagnosticArray, interface.OUTCOME, self._on_outcome, interface.EVENT_QOS)]
+
+    def close(self) -> None:
+        """Let everything go; what is being loaded is not waited for."""
+        self._loader.shutdown(wait=False, cancel_futures=True)
+        self._node.destroy_service(self._service)
+        for subscription in self._inputs:
+            self._node.destroy_subscription(subscription)
+
+    # --- what the agent asks and tells --------------------------------------------------------------------------
+
+    @property
+    def deciding(self) -> Decider:
+        """The checkpoint that decides."""
+        return self._keeper.deciding
+
+    @property
+    def may_decide(self) -> bool:
+        """Whether it may go on."""
+        return self._keeper.may_decide
+
+    def take(self) -> None:
+        """Let the checkpoint that waits take over, if it may; to be called while nothing is decided or moves."""
+        if self._keeper.take() is not None:
+            self._tell()
+
+    def begin(self) -> None:
+        """A decision is under way."""
+        self._keeper.deciding_begins()
+
+    def decided(self, decided: Decided) -> None:
+        """A decision was made and is published."""
+        self._keeper.decided(decided.origin.image_stamp_ns, decided.latency_ms, decided.refusal,
+                             proposed=decided.trajectory is not None)
+        self._follow()
+
+    def new_task(self) -> None:
+        """Whatever was under way has ended with a new instruction."""
+        self._keeper.episode_ends()
+        self._follow()
+
+    def show(self) -> None:
+        """Say on ``/diagnostics`` which checkpoint decides, from now on."""
+        self._shown = True
+        self._tell()
+
+    def hide(self) -> None:
+        """Say nothing more there."""
+        self._shown = False
+        self._node.board.forget(self._keeper.status().about)
+
+    def _tell(self) -> None:
+        status = self._keeper.status()
+        if status.level != OK and status.message != self._logged:
+            self._node.get_logger().error(status.message)
+        self._logged = status.message
+        if self._shown:
+            self._node.board.tell(status)
+
+    # --- what gate and line say ---------------------------------------------------------------------------------
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            if status.name.endswith(_VERDICT):
+                self._keeper.verdict({value.key: unescape(value.value) for value in status.values})
+                self._follow()
+
+    def _on_outcome(self, message: DiagnosticArray) -> None:
+        try:
+            outcome = outcome_from(message, self._node.resolve_topic_name(interface.OUTCOME))
+        except UserError as error:
+            self._node.get_logger().warning(str(error), throttle_duration_sec=5.0)
+            return
+        if outcome.terminated or outcome.truncated:
+            self._keeper.episode_ends(outcome.success)
+            self._follow()
+
+    # --- loading ------------------------------------------------------------------------------------------------
+
+    async def _on_swap(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        model = str(self._node.get_parameter('next_model').value)
+        response.success = False
+        if not model:
+            response.message = 'the parameter next_model is empty: set it to a checkpoint first'
+        elif self._loading is not None:
+            response.message = 'a checkpoint is being loaded: try again when it decides'
+        else:
+            loading = self._load_beside(self._load, model, str(self._node.get_parameter('readmit').value))
+            while not loading.done():
+                await _NextTurn()
+            response.success, response.message = self._finish(loading)
+        return response
+
+    def _follow(self) -> None:
+        """Show what is known now, and go back where that is called for."""
+        back = self._keeper.way_back
+        if back is not None and self._loading is None:
+            loading = self._load_beside(self._load_back, back)
+            self._node.executor.create_task(self._go_back, loading)
+        self._tell()
+
+    async def _go_back(self, loading: Future[Decider]) -> None:
+        while not loading.done():
+            await _NextTurn()
+        done, message = self._finish(loading)
+        if not done:
+            self._keeper.stays(message)
+            self._tell()
+
+    def _load_beside(self, load: Callable[..., Decider], *arguments: object) -> Future[Decider]:
+        """Load in the other thread, while the checkpoint that decides goes on."""
+        executor = self._node.executor
+        self._loading = self._loader.submit(load, *arguments)
+        self._loading.add_done_callback(lambda _: executor.wake())
+        return self._loading
+
+    def _finish(self, loading: Future[Decider]) -> tuple[bool, str]:
+        """Have what was loaded take over as soon as it may; whether it was loaded, and a sentence."""
+        self._loading = None
+        try:
+            self._keeper.stage(loading.result())
+        except UserError as error:
+            return False, str(error)
+        except Exception as error:  # a library underneath raises what it likes, and the agent goes on as before
+            return False, f'the checkpoint cannot be loaded ({type(error).__name__}: {error}): choose another'
+        _spare_the_collector()
+        self._loaded()
+        message = self._keeper.status().message
+        self._tell()
+        return True, message
+
+    def _first(self, model: str) -> tuple[Decider, str]:
+        """What decides at start: not what was rolled back before, if there is a good one."""
+        try:
+            return self._load(model, self._settings.readmit), ''
+        except RolledBack as error:
+            good = self._ledger.good
+            if good is None:
+                raise
+            return self._load_back(good), f'{good.model} decides, because {error}'
+
+    def _load(self, model: str, readmit: str) -> Decider:
+        release = release_of(model, load_cell(self._settings.cell))
+        self._ledger.admit(release, readmit)
+        return Decider(replace(self._settings, model=release.model), release)
+
+    def _load_back(self, good: Release) -> Decider:
+        release = release_of(good.model, load_cell(self._settings.cell))
+        if release.weights_sha256 != good.weights_sha256:
+            raise UserError(f'{good.model} is no longer what it was when it was good: swap in another')
+        return Decider(replace(self._settings, model=release.model), release)
+
+
+class _NextTurn:
+    """Gives the executor back until something happens."""
+
+    def __await__(self) -> Generator[None, None, None]:
+        yield
+
+
+def _spare_the_collector() -> None:
+    """What was loaded is freed by its last user. Looking through all of it takes seconds, without a heartbeat."""
+    gc.freeze()
+
+
+def _ledger_path(given: str, cell: Cell) -> Path:
+    state = Path(os.environ.get('XDG_STATE_HOME') or '~/.local/state')
+    return (Path(given) if given else state / 'vlm_agent_ros' / f'{cell.name}-releases.json').expanduser()

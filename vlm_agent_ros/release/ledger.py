@@ -1,0 +1,131 @@
+"""What a cell remembers of its checkpoints from one start to the next: the good one, and what was rolled back."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ..config import bounded, parse
+from ..errors import UserError
+
+SHORT = 12
+"""Characters of a digest by which an operator names a checkpoint."""
+
+
+class RolledBack(UserError):
+    """What was asked for has been rolled back before."""
+
+
+@dataclass(frozen=True)
+class Release:
+    """A checkpoint as it was loaded.
+
+    Attributes:
+        model: What was asked for, as an absolute path where it is one.
+        weights_sha256: Digest of its weights.
+        signed_by: Fingerprint of the trusted key that signed it; empty where the cell trusts anyone.
+    """
+
+    model: str = bounded(help='checkpoint, model directory or models file')
+    weights_sha256: str = bounded(help='digest of the weights')
+    signed_by: str = bounded('', help='fingerprint of the key that signed it')
+
+
+@dataclass(frozen=True)
+class Condemned:
+    """Why and when a checkpoint was rolled back."""
+
+    model: str = bounded(help='as of a release')
+    reason: str = bounded(help='what left the band')
+    when: str = bounded(help='local time')
+
+
+@dataclass
+class _Record:
+    good: Release | None = bounded(None, help='the checkpoint to go back to')
+    condemned: dict[str, Condemned] = bounded({}, help='what was rolled back, by digest')
+
+
+class Ledger:
+    """A JSON file that survives restarts.
+
+    Args:
+        path: Made with its folder when there is something to remember.
+
+    Raises:
+        UserError: The file cannot be read or is none of ours.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._record = _Record()
+        if not path.exists():
+            return
+        try:
+            self._record = parse(_Record, json.loads(path.read_text(encoding='utf-8')), str(path))
+        except (OSError, ValueError) as error:
+            raise UserError(f'{path} cannot be read ({error}): delete it, and with it what was rolled back') from error
+
+    @property
+    def good(self) -> Release | None:
+        """The checkpoint to go back to."""
+        return self._record.good
+
+    def prove(self, release: Release) -> None:
+        """A checkpoint has shown that it can be gone back to.
+
+        Raises:
+            UserError: The file cannot be written.
+        """
+        if self._record.good != release:
+            self._record.good = release
+            self._save()
+
+    def condemn(self, release: Release, reason: str) -> None:
+        """A checkpoint is not to decide here any more.
+
+        Raises:
+            UserError: The file cannot be written; it is remembered until the process ends all the same.
+        """
+        self._record.condemned[release.weights_sha256] = Condemned(release.model, reason, time.strftime('%F %T'))
+        if self._record.good is not None and self._record.good.weights_sha256 == release.weights_sha256:
+            self._record.good = None
+        self._save()
+
+    def admit(self, release: Release, readmitted: str = '') -> None:
+        """Let a checkpoint in, one that was rolled back only where the operator names it.
+
+        Args:
+            release: What shall decide.
+            readmitted: Digest, or its first characters, of a checkpoint that the operator gives another chance.
+
+        Raises:
+            RolledBack: It was, and is not named.
+            UserError: The file cannot be written.
+        """
+        digest = release.weights_sha256
+        condemned = self._record.condemned.get(digest)
+        if condemned is None:
+            return
+        if len(readmitted) < SHORT or not digest.startswith(readmitted):
+            raise RolledBack(f'{release.model} was rolled back on {condemned.when} ({condemned.reason}): choose '
+                             f'another, or decide that it may try again by the parameter readmit:={digest[:SHORT]}')
+        del self._record.condemned[digest]
+        self._save()
+
+    def _save(self) -> None:
+        """Write the file under a temporary name, then give it its own: half a file is never there."""
+        temporary = self._path.with_suffix('.tmp')
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open('w', encoding='utf-8') as stream:
+                json.dump(asdict(self._record), stream, indent=1)
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(self._path)
+        except OSError as error:
+            raise UserError(f'{self._path} cannot be written ({error.strerror}): free space or set release_file') \
+                from error

@@ -60,7 +60,8 @@ def test_a_running_node_is_sent_proposals_from_where_its_robot_is(strict: Cell) 
 @pytest.mark.parametrize(('section', 'changes'), [
     ('robot', {'max_velocity': 1.05}), ('robot', {'max_acceleration': 1.05}),
     ('safety', {'max_tool_speed': 1.05}), ('safety', {'max_gripper_force': 1.05}),
-    ('safety', {'max_start_error': 1.05}), ('safety', {'max_image_age_s': 1.05}), ('safety', {'max_rate_hz': 1.05}), ('safety', {'jump_time_s': 1.05}),
+    ('safety', {'max_start_error': 1.05}), ('safety', {'max_image_age_s': 1.05}),
+    ('safety', {'max_rate_hz': 1.05}), ('safety', {'jump_time_s': 1.05}),
 ])
 def test_the_checker_notices_a_limit_that_is_five_percent_too_lax(
         strict: Cell, proposals: list[Proposal], checker: IndependentChecker, section: str, changes: dict[str, float]

@@ -193,7 +193,9 @@ class IndependentChecker:
         body, fixed = place(self._robot['tool_frame'])
         self._tool = body, fixed[:, 3]
         self._spheres: list[tuple[int, np.ndarray]] = []
-        numbers, radii, dense = [], [], []
+        dense: list[tuple[int, np.ndarray]] = []
+        numbers: list[int] = []
+        radii: list[float] = []
         shapes = [(link.attrib['name'], shape) for link in root.iter('link') for shape in link.iter('collision')]
         for number, (name, collision) in enumerate(shapes):
             body, fixed = place(name)

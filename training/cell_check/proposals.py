@@ -203,8 +203,9 @@ class Proposals:
 
     def _border_pool(self) -> np.ndarray:
         """(positions, arm joints) with the tool near a face of the workspace or of a keep-out box."""
-        workspace, pool = self._cell.workspace, []
-        boxes = [(np.array(box.low), np.array(box.high)) for box in (workspace, *workspace.keep_out)]
+        workspace, pool = self._cell.workspace, list[np.ndarray]()
+        boxes = [(np.array(low), np.array(high)) for low, high in (
+            (workspace.low, workspace.high), *((box.low, box.high) for box in workspace.keep_out))]
         for _ in range(_ATTEMPTS * _POOL):
             if len(pool) == _POOL:
                 break

@@ -47,7 +47,10 @@ class Margin:
 class Margins(Protocol):
     """Some margins of an arm."""
 
-    margins: Sequence[Margin]
+    @property
+    def margins(self) -> Sequence[Margin]:
+        """What the columns of ``sample`` and ``change`` are about; those of one rule are neighbours."""
+        ...
 
     def sample(self, arm: np.ndarray, rates: np.ndarray) -> np.ndarray:
         """(samples, margins) at arm positions and velocities (samples, joints)."""

@@ -23,8 +23,8 @@ from .verdict import Ages, Measured, Verdict, Violation
 
 # Joint limits pass through text, YAML and float arithmetic; this much (rad, m) beyond them is no violation.
 _ROUNDING = 1e-6
-# A cubic through the points of a motion that ends at a limit swings this far (rad, m) beyond it.
-_OVERSHOOT = 1e-3
+# A cubic through the points of a motion that ends at a limit may swing this far (rad, m) beyond it.
+_OVERSHOOT = 1e-4
 # How often a motion is changed before it is refused: once for each rule, and slower again where that was too little.
 _MAX_CLAMPS = 8
 _LOCK_STEP = Ages()

@@ -1,4 +1,4 @@
-"""``vlm-agent``: train, evaluate, compare, ablate, sft and record. Also ``python -m training``."""
+"""``vlm-agent``: train, evaluate, compare, ablate, pilot, sft and record. Also ``python -m training``."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ _COMMANDS = {
     'compare': ('training.evaluation.compare_command', 'which of several models is better, on the same episodes'),
     'ablate': ('training.evaluation.ablate', 'train and evaluate a declared grid of settings, each with several seeds'),
     'sft': ('training.sft.sft_command', 'make a model from demonstrations'),
+    'pilot': ('training.pilot.pilot_command', 'two checkpoints on one line by a plan made beforehand'),
     'record': ('training.demonstrations.record', 'record demonstrations of the scripted expert'),
 }
 

@@ -54,6 +54,7 @@ setup(
         'console_scripts': [
             'agent_node = vlm_agent_ros.nodes.entry:agent_node',
             'gate_node = vlm_agent_ros.nodes.entry:gate_node',
+            'audit_node = vlm_agent_ros.nodes.entry:audit_node',
             'cot_viewer = vlm_agent_ros.nodes.entry:cot_viewer',
             'world_node = sim_worlds.entry:world_node',
             'trainer = training.cli:trainer',

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .audit.settings import Audit
 from .camera import Camera
 from .config import bounded, find_config, load_yaml, parse
 from .errors import UserError
@@ -89,6 +90,7 @@ class Cell:
     workspace: Workspace
     motion: Motion = Motion()
     safety: Safety = Safety()
+    audit: Audit = Audit()
     grid: int = bounded(48, low=2, high=100, help='cells per image side in the action language')
     path: str = ''
 
@@ -106,6 +108,7 @@ class Cell:
             raise UserError(f'{self.path or self.name}: robot.holding_range must begin with its lower end')
         if any(low >= high for low, high in zip(self.workspace.low, self.workspace.high)):
             raise UserError(f'{self.path or self.name}: workspace.low must be less than workspace.high in x, y and z')
+        self.audit.check(self.path or self.name)
 
     @property
     def urdf_path(self) -> Path:

@@ -16,3 +16,8 @@ def gate_node() -> int:
 def cot_viewer() -> int:
     """``ros2 run vlm_agent_ros cot_viewer``."""
     return run_module('vlm_agent_ros.nodes.cot_viewer')
+
+
+def audit_node() -> int:
+    """``ros2 run vlm_agent_ros audit_node``."""
+    return run_module('vlm_agent_ros.nodes.audit_node')

@@ -25,7 +25,7 @@ from ..topic_names import (
 __all__ = [
     'AGENT_HEARTBEAT', 'ARM_COMMAND', 'CAMERA_INFO', 'CHAIN_OF_THOUGHT', 'CLOCK', 'COMMAND_QOS', 'COMPRESSED_IMAGE',
     'CORRECTION', 'DIAGNOSTICS', 'EVENT_QOS', 'GRIPPER_COMMAND', 'HISTORY_QOS', 'IMAGE', 'JOINT_STATES', 'LATCHED_QOS',
-    'NEWEST_QOS', 'OUTCOME', 'PROPOSAL', 'RESET', 'SENSOR_QOS', 'TASK',
+    'NEWEST_QOS', 'OUTCOME', 'PROPOSAL', 'RECORD_LATCHED_QOS', 'RECORD_QOS', 'RESET', 'SENSOR_QOS', 'TASK',
 ]
 
 
@@ -41,4 +41,7 @@ NEWEST_QOS = _qos(1, ReliabilityPolicy.BEST_EFFORT, DurabilityPolicy.VOLATILE)
 # Depth 1 and volatile: a command is never replayed to a controller that comes up later.
 COMMAND_QOS = _qos(1, ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE)
 EVENT_QOS = _qos(10, ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE)
+# For who writes everything down: what was latched before it came, and all that comes while it is busy.
+RECORD_QOS = _qos(1000, ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE)
+RECORD_LATCHED_QOS = _qos(100, ReliabilityPolicy.RELIABLE, DurabilityPolicy.TRANSIENT_LOCAL)
 LATCHED_QOS = _qos(1, ReliabilityPolicy.RELIABLE, DurabilityPolicy.TRANSIENT_LOCAL)

@@ -1,0 +1,195 @@
+"""The audit: writes everything that the cell's interface says to MCAP, in a process of its own.
+
+It judges nothing and commands nothing. Callbacks only put what they get into a queue; a thread compresses and writes.
+How the log is doing is on ``/diagnostics``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import struct
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from PIL import Image as PillowImage
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+from rclpy.serialization import deserialize_message, serialize_message
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
+from std_msgs.msg import Header, String
+from trajectory_msgs.msg import JointTrajectory
+
+from ..audit.definitions import message_definition
+from ..audit.entry_queue import Entry, Topic
+from ..audit.writer import AuditWriter, WriterState
+from ..cell import load_cell
+from ..config import bounded
+from ..cot import escape
+from ..errors import UserError
+from ..message_content import pixels
+from . import interface
+from .parameters import declare_parameters
+from .ros_env import run_node
+
+_REPORT_S = 0.5
+_LATE_S = 2.0
+_SHOWN_S = 10.0  # so long a drop is a warning
+_MB = 1e6
+_STAMP = struct.Struct('<iI')  # of a header, after the four bytes of the encapsulation
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Parameters of audit_node."""
+
+    cell: str = bounded('panda_table', help='cell file: a shipped name or the path of a YAML file')
+    folder: str = bounded('', help='folder of the log instead of audit.folder of the cell file')
+    image_transport: str = bounded('raw', choices=('raw', 'compressed'), help='which image topic to log; raw images '
+                                   'are compressed without loss')
+    agent: str = bounded('agent_node', help='name of the agent node, in the namespace of this one')
+    gate: str = bounded('gate_node', help='name of the gate node, in the namespace of this one')
+
+
+class AuditNode(Node):
+    """Adapter of the AuditWriter."""
+
+    def __init__(self) -> None:
+        super().__init__('audit_node')
+        self._settings = declare_parameters(self, Parameters)
+        audit = load_cell(self._settings.cell).audit
+        self._limits = dataclasses.replace(audit, folder=self._settings.folder or audit.folder)
+        self._silent: set[str] = set()
+        self._dropped, self._dropped_at = 0, -float('inf')
+        latched = [f'{self._settings.agent}: chain of thought', f'{self._settings.gate}: mode']
+        self._latched_statuses = [f'{name}\0'.encode() for name in latched]
+        topics = [topic for topic in self._topics() if topic[0] not in self._limits.leave_out]
+        for _, _, kind, _ in topics:
+            message_definition(_kind(kind))  # refuse at start what could not be written
+        self._writer = AuditWriter(self._limits)
+        for topic in topics:
+            self._subscribe(*topic)
+        self._diagnostics = self.create_publisher(DiagnosticArray, interface.DIAGNOSTICS, interface.EVENT_QOS)
+        self.create_timer(_REPORT_S, self._report)
+
+    def close(self) -> None:
+        """End the file, with everything that has come."""
+        self._writer.close()
+
+    def _topics(self) -> list[tuple[str, str, type, QoSProfile]]:
+        """Name in the interface, name here, type and quality of service of everything that is logged."""
+        agent, gate = self._settings.agent, self._settings.gate
+        image = (interface.IMAGE, Image) if self._settings.image_transport == 'raw' else (
+            interface.COMPRESSED_IMAGE, CompressedImage)
+        record = interface.RECORD_QOS
+        return [
+            (image[0], image[0], image[1], interface.HISTORY_QOS),
+            (interface.CAMERA_INFO, interface.CAMERA_INFO, CameraInfo, interface.HISTORY_QOS),
+            (interface.JOINT_STATES, interface.JOINT_STATES, JointState, interface.HISTORY_QOS),
+            (interface.AGENT_HEARTBEAT, interface.AGENT_HEARTBEAT, Header, interface.HISTORY_QOS),
+            (interface.TASK, interface.TASK, String, interface.RECORD_LATCHED_QOS),
+            (interface.CHAIN_OF_THOUGHT, interface.CHAIN_OF_THOUGHT.replace('~', agent), String,
+             interface.RECORD_LATCHED_QOS),
+            (interface.CORRECTION, interface.CORRECTION.replace('~', gate), String, record),
+            (interface.PROPOSAL, interface.PROPOSAL, JointTrajectory, record),
+            (interface.ARM_COMMAND, interface.ARM_COMMAND, JointTrajectory, record),
+            (interface.GRIPPER_COMMAND, interface.GRIPPER_COMMAND, JointTrajectory, record),
+            (interface.OUTCOME, interface.OUTCOME, DiagnosticArray, record),
+            (interface.DIAGNOSTICS, interface.DIAGNOSTICS, DiagnosticArray, record),
+        ]
+
+    def _subscribe(self, name: str, here: str, kind: type, qos: QoSProfile) -> None:
+        topic = Topic(self.resolve_topic_name(here), _kind(kind), name, bulky=kind in (Image, CompressedImage))
+        stamped = kind is Header or hasattr(kind(), 'header')
+        compress = self._compressor(topic) if kind is Image else None
+        self._silent.add(topic.topic)
+
+        def receive(data: bytes, info: dict[str, Any]) -> None:
+            self._silent.discard(topic.topic)
+            stamp_ns = _stamp_ns(data) if stamped else int(info['source_timestamp'])
+            self._writer.put(Entry(topic, data, time.time_ns(), stamp_ns, self._latch(topic, data), compress))
+
+        self.create_subscription(kind, here, receive, qos, raw=True)
+
+    def _latch(self, topic: Topic, data: bytes) -> str:
+        """Key of what a new file begins with: the state that was told once, or is told again only now and then."""
+        if topic.name in (interface.TASK, interface.CHAIN_OF_THOUGHT):
+            return topic.name
+        if topic.name == interface.DIAGNOSTICS:
+            return next((name.decode() for name in self._latched_statuses if name in data), '')
+        return ''
+
+    def _compressor(self, topic: Topic) -> Callable[[Entry], Entry]:
+        """What makes of a raw image a PNG on the topic that image_transport would use for it."""
+        compressed = Topic(f'{topic.topic}/compressed', _kind(CompressedImage), interface.COMPRESSED_IMAGE, bulky=True)
+
+        def compress(entry: Entry) -> Entry:
+            message = deserialize_message(entry.data, Image)
+            try:
+                image = pixels(message, topic.topic)
+            except UserError:  # of an encoding that the agent does not read: logged as it is
+                return entry
+            buffer = io.BytesIO()
+            PillowImage.fromarray(image).save(buffer, format='PNG', compress_level=1)
+            data = serialize_message(CompressedImage(
+                header=message.header, format=f'{message.encoding}; png compressed bgr8', data=buffer.getvalue()))
+            return Entry(compressed, data, entry.time_ns, entry.stamp_ns)
+
+        return compress
+
+    # --- how the log is doing -----------------------------------------------------------------------------------
+
+    def _report(self) -> None:
+        state = self._writer.state()
+        level, message = self._judge(state)
+        values = {
+            'file': state.file, 'file_mb': f'{state.file_bytes / _MB:.2f}', 'folder': self._limits.folder,
+            'folder_mb': f'{state.folder_bytes / _MB:.1f}', 'disk_free_mb': f'{state.disk_free_bytes / _MB:.0f}',
+            'messages': str(state.messages), 'dropped_images': str(state.dropped_images),
+            'dropped_messages': str(state.dropped_messages), 'queue': str(state.queued),
+            'unsynced_s': f'{state.unsynced_s:.2f}', 'silent_topics': ' '.join(sorted(self._silent)),
+        }
+        array = DiagnosticArray(status=[DiagnosticStatus(
+            level=level, name=f'{self.get_name()}: audit', message=escape(message), hardware_id='vlm_agent_ros',
+            values=[KeyValue(key=key, value=escape(value)) for key, value in values.items()])])
+        array.header.stamp = self.get_clock().now().to_msg()
+        self._diagnostics.publish(array)
+
+    def _judge(self, state: WriterState) -> tuple[bytes, str]:
+        """Level and message."""
+        if state.problem:
+            return DiagnosticStatus.ERROR, state.problem
+        if state.unsynced_s > _LATE_S:
+            return DiagnosticStatus.ERROR, f'nothing has reached the disk for {state.unsynced_s:.0f} s: check the disk'
+        dropped = state.dropped_images + state.dropped_messages
+        if dropped > self._dropped:
+            self._dropped, self._dropped_at = dropped, time.monotonic()
+        if time.monotonic() - self._dropped_at < _SHOWN_S:
+            return DiagnosticStatus.WARN, (f'{state.dropped_images} images and {state.dropped_messages} other messages '
+                                           'were dropped: the disk or this computer is too slow')
+        if state.folder_bytes > self._limits.disk_budget_mb * _MB:
+            return DiagnosticStatus.WARN, 'the log is larger than audit.disk_budget_mb: old files cannot be deleted'
+        return DiagnosticStatus.OK, f'writing {state.file}'
+
+
+def _kind(message_type: Any) -> str:
+    """Name of a message type, such as ``sensor_msgs/msg/Image``."""
+    return f'{message_type.__module__.partition(".")[0]}/msg/{message_type.__name__}'
+
+
+def _stamp_ns(data: bytes) -> int:
+    seconds, nanoseconds = _STAMP.unpack_from(data, 4)
+    return int(seconds) * 1_000_000_000 + int(nanoseconds)
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the node; ``python -m`` and, by way of ``entry``, ``ros2 run vlm_agent_ros audit_node``."""
+    return run_node('audit_node', AuditNode, args)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -22,4 +22,4 @@ class CellTrainConfig(TrainConfig):
                                      'rejected')
     logprob_tolerance: float = bounded(0.05, low=0.0, high=10.0, help='decisions whose recomputed log-probability is '
                                        'farther from the logged one are not reinforced, nats')
-    held_out: float = bounded(0.1, low=0.0, high=0.9, help='share of corrected episodes that is only measured on')
+    held_out: float = bounded(0.1, low=0.0, high=0.9, help='newest share of the corrections that is only measured on')

@@ -14,6 +14,10 @@ from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.policy.prompt import PromptTemplate
 
 from .demonstrated import demonstrations
+from .thoughts import corrected_thought
+
+Place = tuple[int, int]
+"""Of a decision: number of the episode, and place in it."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,11 @@ class LoggedEpisode:
 
     number: int
     decisions: tuple[LoggedDecision, ...]
+
+    def placed(self) -> Iterator[tuple[Place, LoggedDecision]]:
+        """Its decisions with their places."""
+        for i, decision in enumerate(self.decisions):
+            yield (self.number, i), decision
 
     @property
     def ended(self) -> bool:
@@ -86,6 +95,15 @@ def read_logs(paths: Sequence[Path], cell: Cell, prompt: PromptTemplate, languag
 def said(decision: LoggedDecision) -> Correction | None:
     """The last word of the operators, if they have corrected a decision."""
     return decision.corrections[-1] if decision.corrections else None
+
+
+def corrected_texts(decision: LoggedDecision) -> tuple[str, str] | None:
+    """Thought and action of the operators' last correction; the thought is made to fit where they have said none."""
+    correction = said(decision)
+    if correction is None:
+        return None
+    thought = correction.thought or corrected_thought(decision.thought, decision.action, correction.action)
+    return thought, correction.action
 
 
 def is_approved(decision: LoggedDecision) -> bool:

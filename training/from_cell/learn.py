@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from vlm_agent_ros.actions import ActionLanguage, SkillLanguage
+from vlm_agent_ros.audit.log import LoggedDecision
 from vlm_agent_ros.cell import Cell, load_cell
 from vlm_agent_ros.checkpoint import load_policy, save_checkpoint, weights_digest
 from vlm_agent_ros.errors import UserError
@@ -23,14 +22,14 @@ from ..progress import Progress
 from ..rl.algorithms.grpo import GRPO
 from ..rl.learner import Learner
 from ..rl.run_folder import RunFolder, new_run_path
-from ..seeds import keyed_seed
 from ..session import machine, use_threads, versions
 from .config import CellTrainConfig
-from .decisions import LoggedEpisode, read_logs, said
+from .decisions import LoggedEpisode, Place, read_logs, said
 from .measure import Measurement
 from .samples import Learned, corrected_output, make_samples, policy_input
 
 _BATCH = 16
+_FEWEST = 10
 
 
 def learn_from_cell(logs: Sequence[Path], config: CellTrainConfig, world: str) -> dict[str, Any]:
@@ -56,8 +55,8 @@ def learn_from_cell(logs: Sequence[Path], config: CellTrainConfig, world: str) -
     policy = load_policy(config.model, language=language, camera=cell.camera, constrained=config.constrained,
                          cot=config.cot, seed=config.seed)
     data = read_logs(logs, cell, policy.prompt, language)
-    learned_from, held_out = split(data.episodes, config)
-    learned = make_samples(learned_from, policy, language, config, weights_digest(config.model))
+    held_out = newest_corrections(data.episodes, config.held_out)
+    learned = make_samples(data.episodes, held_out, policy, language, config, weights_digest(config.model))
     if not learned.samples:
         raise UserError(_nothing(logs, data.counts, learned))
     folder = RunFolder(path)
@@ -78,31 +77,31 @@ def learn_from_cell(logs: Sequence[Path], config: CellTrainConfig, world: str) -
     return summary
 
 
-def split(episodes: Sequence[LoggedEpisode], config: CellTrainConfig
-          ) -> tuple[list[LoggedEpisode], list[LoggedEpisode]]:
-    """Episodes to learn from, and a share of those with corrections to measure on; none of less than ten."""
-    corrected = [e.number for e in episodes if any(said(d) for d in e.decisions)]
-    count = round(config.held_out * len(corrected)) if len(corrected) >= 10 else 0
-    order = np.random.default_rng(keyed_seed('held out', config.seed)).permutation(len(corrected))
-    chosen = {corrected[i] for i in order[:count]}
-    return [e for e in episodes if e.number not in chosen], [e for e in episodes if e.number in chosen]
+def newest_corrections(episodes: Sequence[LoggedEpisode], share: float) -> dict[Place, LoggedDecision]:
+    """The newest share of the corrected decisions, to measure on; none of less than ten.
+
+    A random share would hold the images of a moment later than those that were learned from.
+    """
+    corrected = [(place, d) for e in episodes for place, d in e.placed() if said(d)]
+    count = round(share * len(corrected)) if len(corrected) >= _FEWEST else 0
+    return dict(corrected[len(corrected) - count:])
 
 
-def agreement(episodes: Sequence[LoggedEpisode], policy: Policy, language: ActionLanguage) -> dict[str, Any]:
+def agreement(decisions: Iterable[LoggedDecision], policy: Policy, language: ActionLanguage) -> dict[str, Any]:
     """How often the policy now does what the operator would have had: ``n`` corrections and the share ``agrees``."""
-    wanted = [(policy_input(d, policy, language), output.action) for e in episodes for d in e.decisions
+    wanted = [(policy_input(d, policy, language), output.action) for d in decisions
               if (output := corrected_output(d, policy)) is not None]
     agreed = 0
     for start in range(0, len(wanted), _BATCH):
         batch = wanted[start:start + _BATCH]
-        decisions = policy.decide([seen for seen, _ in batch], temperature=1.0, greedy=True)
-        agreed += sum(decision.action == action for decision, (_, action) in zip(decisions, batch))
+        now = policy.decide([seen for seen, _ in batch], temperature=1.0, greedy=True)
+        agreed += sum(decision.action == action for decision, (_, action) in zip(now, batch))
     return {'n': len(wanted), 'agrees': agreed / len(wanted) if wanted else None}
 
 
-def _measure(held_out: Sequence[LoggedEpisode], policy: Policy, language: ActionLanguage,
+def _measure(held_out: Mapping[Place, LoggedDecision], policy: Policy, language: ActionLanguage,
              measurement: Measurement | None, name: str) -> dict[str, Any]:
-    return {'corrections': agreement(held_out, policy, language),
+    return {'corrections': agreement(held_out.values(), policy, language),
             'simulation': measurement.evaluate(policy, name) if measurement else None}
 
 

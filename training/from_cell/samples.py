@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,8 +17,7 @@ from vlm_agent_ros.policy.policy import Decision, Policy, PolicyInput
 from ..rl.algorithms import Correction, Sample
 from ..rl.gae import generalized_advantages, standardise
 from .config import CellTrainConfig
-from .decisions import LoggedEpisode, is_approved, is_rejected, said
-from .thoughts import corrected_thought
+from .decisions import LoggedEpisode, Place, corrected_texts, is_approved, is_rejected, said
 
 
 @dataclass(frozen=True)
@@ -41,19 +40,17 @@ def policy_input(decision: LoggedDecision, policy: Policy, language: ActionLangu
 
 def corrected_output(decision: LoggedDecision, policy: Policy) -> Decision | None:
     """What should have been written by the operator's last correction; None without one, or if it cannot be written."""
-    correction = said(decision)
-    if correction is None:
-        return None
-    thought = correction.thought or corrected_thought(decision.thought, decision.action, correction.action)
-    return _written(thought, correction.action, policy)
+    texts = corrected_texts(decision)
+    return None if texts is None else _written(*texts, policy)
 
 
-def make_samples(episodes: Sequence[LoggedEpisode], policy: Policy, language: ActionLanguage, config: CellTrainConfig,
-                 checkpoint_sha256: str) -> Learned:
+def make_samples(episodes: Sequence[LoggedEpisode], held_out: Container[Place], policy: Policy,
+                 language: ActionLanguage, config: CellTrainConfig, checkpoint_sha256: str) -> Learned:
     """Every decision that says something.
 
     Args:
         episodes: To learn from.
+        held_out: Decisions that are not learned from.
         policy: As it is before the first step; with the digest below it is the behaviour policy of the log.
         language: Its actions.
         config: Weights.
@@ -64,8 +61,10 @@ def make_samples(episodes: Sequence[LoggedEpisode], policy: Policy, language: Ac
     credit = _advantages(episodes, config) if config.outcome_weight else {}
     chosen: dict[float, list[tuple[Sample, LoggedDecision]]] = {}
     for episode in episodes:
-        for place, decision in enumerate(episode.decisions):
-            advantage = credit.get((episode.number, place), 0.0)
+        for place, decision in episode.placed():
+            if place in held_out:
+                continue
+            advantage = credit.get(place, 0.0)
             if advantage and decision.checkpoint_sha256 != checkpoint_sha256:
                 counts['not reinforced: decided by another checkpoint'] += 1
                 advantage = 0.0
@@ -84,16 +83,16 @@ def make_samples(episodes: Sequence[LoggedEpisode], policy: Policy, language: Ac
     return Learned({temperature: found for temperature, found in samples.items() if found}, dict(counts))
 
 
-def _advantages(episodes: Sequence[LoggedEpisode], config: CellTrainConfig) -> dict[tuple[int, int], float]:
+def _advantages(episodes: Sequence[LoggedEpisode], config: CellTrainConfig) -> dict[Place, float]:
     """Advantage of each decision that led to an outcome or was rejected, by episode and place; of unit variance.
 
     Generalised advantage estimation with the logged values as its critic. Where an episode was cut off by the turn
     limit, its last turn stands for what would have followed and is not learned from. An episode that the log does not
     end has no advantages. A rejected decision is a thread of its own, which ends with it.
     """
-    found: dict[tuple[int, int], float] = {}
+    found: dict[Place, float] = {}
     for episode in episodes:
-        turns = [(place, d) for place, d in enumerate(episode.decisions) if d.outcome is not None]
+        turns = [(place, d) for place, d in episode.placed() if d.outcome is not None]
         if episode.ended:
             rewards = np.array([d.outcome.reward for _, d in turns if d.outcome is not None])
             values = np.array([d.value for _, d in turns])
@@ -102,9 +101,9 @@ def _advantages(episodes: Sequence[LoggedEpisode], config: CellTrainConfig) -> d
             kept = len(turns) - cut
             estimates = generalized_advantages(rewards[:kept], values[:kept], float(values[-1]) if cut else 0.0,
                                                config.gamma, config.gae_lambda)
-            found.update({(episode.number, place): float(a) for (place, _), a in zip(turns, estimates)})
-        found.update({(episode.number, place): config.rejected_reward - d.value
-                      for place, d in enumerate(episode.decisions) if d.outcome is None and is_rejected(d)})
+            found.update({place: float(a) for (place, _), a in zip(turns, estimates)})
+        found.update({place: config.rejected_reward - d.value
+                      for place, d in episode.placed() if d.outcome is None and is_rejected(d)})
     values = np.array(list(found.values()))
     # Were all alike there would be nothing to compare them with: then each stands for itself.
     scaled = standardise(values) if len(values) and values.std() > 1e-6 else np.sign(values)

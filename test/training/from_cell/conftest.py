@@ -31,7 +31,7 @@ from vlm_agent_ros.policy.output import format_output
 from vlm_agent_ros.policy.policy import Decision, Policy, PolicyInput
 from vlm_agent_ros.types import Outcome
 
-TASK, STATE, SIDE = 'pick the bright square', 'open', 32
+TASK, STATE, SIDE = 'pick what is lit', 'open', 32
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Said:
     """A decision as the topics tell it."""
 
     image: np.ndarray
-    thought: str = 'square at 40 40 , so pick 40 40'
+    thought: str = 'so pick 40 40'
     action: str = 'pick 40 40'
     task: str = TASK
     logprob: float = -1.0
@@ -95,12 +95,19 @@ def write_log(tmp_path: Path, small_cell: SmallCell) -> Callable[..., Path]:
     return write
 
 
-def square(rng: np.random.Generator, right: bool) -> np.ndarray:
-    """(32, 32, 3) uint8: a bright square in the left or the right half of a grey image with noise."""
-    image = rng.integers(60, 100, (SIDE, SIDE, 3)).astype(np.uint8)
-    u, v = rng.integers(2, 10) + 16 * right, rng.integers(4, 24)
-    image[v:v + 6, u:u + 6] = 230
-    return image
+def lit(rng: np.random.Generator, right: bool) -> np.ndarray:
+    """(32, 32, 3) uint8: an image with noise whose left or right half is the brighter one, more or less."""
+    image = rng.integers(0, 40, (SIDE, SIDE, 3)) + rng.integers(20, 60)
+    image[:, SIDE // 2 * right:SIDE // 2 * (1 + right)] += rng.integers(100, 150)
+    return image.astype(np.uint8)
+
+
+def decide(policy: Policy, image: np.ndarray, seed: int) -> Decision:
+    """A sampled output, in the tokens that its text is encoded to: a random policy hardly ever samples these."""
+    sampled, = policy.decide([seen(policy, image)], temperature=1.0, seeds=[seed])
+    written = policy.written(sampled.text)
+    log_probs = policy.evaluate([seen(policy, image)], [written], 1.0).logprobs[0].detach().numpy()
+    return replace(written, token_logprobs=log_probs, value=sampled.value)
 
 
 def as_said(policy: Policy, image: np.ndarray, decision: Decision, **fields: Any) -> Said:
@@ -149,7 +156,8 @@ class _Log:
             content = {'image_stamp_ns': stamp_ns, 'operator': 'Ada', **said.correction}
             self._put(topic_names.CORRECTION, String(data=json.dumps(content)))
         if said.outcome is not None:
-            self._put(topic_names.OUTCOME, outcome_message(said.outcome, stamp_ns + 500_000_000), stamp_ns + 500_000_000)
+            after_ns = stamp_ns + 500_000_000
+            self._put(topic_names.OUTCOME, outcome_message(said.outcome, after_ns), after_ns)
 
     def _status(self, name: str, values: dict[str, str]) -> None:
         self._put(topic_names.DIAGNOSTICS, DiagnosticArray(status=[DiagnosticStatus(

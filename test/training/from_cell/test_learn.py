@@ -14,7 +14,7 @@ from vlm_agent_ros.actions import SkillLanguage
 from vlm_agent_ros.checkpoint import load_policy
 from vlm_agent_ros.types import Outcome
 
-from .conftest import Said, as_said, seen, square
+from .conftest import Said, as_said, decide, lit, seen
 
 RIGHT = ('pick 12 24', 'pick 36 24')
 END = Outcome(1.0, True, False, True, 0, 1, 0, {})
@@ -24,7 +24,7 @@ def arguments(small_cell, tmp_path, *logs, **settings):
     config = tmp_path / 'training.yaml'
     config.write_text(yaml.safe_dump({
         'cell': str(small_cell.cell), 'model': str(small_cell.model), 'runs_dir': str(tmp_path / 'runs'),
-        'run_name': 'run', 'guard_coef': 1.0, 'learning_rate': 3e-3, 'epochs': 30, 'minibatch_size': 16,
+        'run_name': 'run', 'guard_coef': 1.0, 'learning_rate': 1e-2, 'epochs': 10, 'minibatch_size': 16,
         'micro_batch_size': 32, 'own_world': '', 'update_threads': 1, **settings}))
     return ['train', '--config', str(config), '--from-cell', *map(str, logs)]
 
@@ -38,51 +38,52 @@ def trained(tmp_path):
 
 
 def test_a_systematic_error_is_put_right_by_a_hundred_corrections(small_cell, write_log, tmp_path):
-    """It always picks the same cell; operators say where the square is, and it finds squares that it has never seen."""
+    """It always picks the same cell; operators say where it is light, and it goes there in new images too."""
     rng = np.random.default_rng(0)
     sides = rng.integers(0, 2, 110)
-    log = write_log(Said(square(rng, bool(side)), thought='square , so pick 40 40', verdict='refused', rule='approval',
+    log = write_log(Said(lit(rng, bool(side)), verdict='refused', rule='approval',
                          correction={'action': RIGHT[side]}) for side in sides)
     assert main(arguments(small_cell, tmp_path, log, outcome_weight=0.0)) == 0
 
     content = summary(tmp_path)
-    assert content['found'] == {'decisions': 110} and content['learned'] == {'corrected': content['learned']['corrected']}
-    assert content['learned']['corrected'] + content['after']['corrections']['n'] == 110
-    assert content['before']['corrections']['agrees'] == 0.0 and content['after']['corrections']['agrees'] > 0.8
+    assert content['found'] == {'decisions': 110} and content['learned'] == {'corrected': 99}
+    assert content['before']['corrections'] == {'n': 11, 'agrees': 0.0}
+    assert content['after']['corrections']['agrees'] > 0.8
 
     policy, held_out = trained(tmp_path), np.random.default_rng(1)
     sides = held_out.integers(0, 2, 60)
-    decisions = policy.decide([seen(policy, square(held_out, bool(side))) for side in sides], temperature=1.0,
+    decisions = policy.decide([seen(policy, lit(held_out, bool(side))) for side in sides], temperature=1.0,
                               greedy=True)
     assert np.mean([d.action == RIGHT[side] for d, side in zip(decisions, sides)]) > 0.9
-    assert {d.thought for d in decisions} <= {f'square , so {action}' for action in RIGHT}
+    assert {d.thought for d in decisions} <= {f'so {action}' for action in RIGHT}
 
 
 def test_rewarded_decisions_become_more_likely_and_punished_ones_less(small_cell, write_log, tmp_path):
     policy = small_cell.policy()
     rng = np.random.default_rng(0)
-    images = [square(rng, bool(i % 2)) for i in range(96)]
-    decisions = policy.decide([seen(policy, image) for image in images], temperature=1.0, seeds=list(range(96)))
+    images = [lit(rng, bool(i % 2)) for i in range(64)]
+    decisions = [decide(policy, image, seed) for seed, image in enumerate(images)]
 
     def rewarded(decision):
         return decision.action.startswith(('pick', 'place'))
 
-    log = write_log(as_said(policy, image, d, temperature=1.0, verdict='forwarded', mode='auto', outcome=Outcome(
-        float(rewarded(d)), True, False, rewarded(d), i, 1, 0, {})) for i, (image, d) in enumerate(zip(images, decisions)))
+    log = write_log(as_said(policy, image, decision, temperature=1.0, verdict='forwarded', mode='auto', outcome=Outcome(
+        float(rewarded(decision)), True, False, rewarded(decision), 0, 1, 0, {}))
+        for image, decision in zip(images, decisions))
     assert main(arguments(small_cell, tmp_path, log, epochs=8, clip=0.5, learning_rate=5e-3, thought_weight=0.0)) == 0
-    assert summary(tmp_path)['learned']['reinforced'] == 96
+    assert summary(tmp_path)['learned']['reinforced'] == 64
 
     after = trained(tmp_path)
-    fresh = [seen(after, square(rng, bool(i % 2))) for i in range(96)]
-    before_share, after_share = (np.mean([rewarded(d) for d in p.decide(fresh, temperature=1.0, seeds=list(range(96)))])
+    fresh = [seen(after, lit(rng, bool(i % 2))) for i in range(64)]
+    before_share, after_share = (np.mean([rewarded(d) for d in p.decide(fresh, temperature=1.0, seeds=list(range(64)))])
                                  for p in (policy, after))
     assert after_share > before_share + 0.15
 
 
 def test_a_rejection_alone_makes_the_decision_less_likely(small_cell, write_log, tmp_path):
     policy = small_cell.policy()
-    image = square(np.random.default_rng(0), True)
-    decision = policy.decide([seen(policy, image)], temperature=1.0, seeds=[3])[0]
+    image = lit(np.random.default_rng(0), True)
+    decision = decide(policy, image, 3)
     log = write_log([as_said(policy, image, decision, temperature=1.0, verdict='refused', rule='approval')])
     assert main(arguments(small_cell, tmp_path, log, epochs=3)) == 0
     after = trained(tmp_path)
@@ -91,21 +92,21 @@ def test_a_rejection_alone_makes_the_decision_less_likely(small_cell, write_log,
 
 
 def test_approved_decisions_are_imitated_only_if_they_led_to_success(small_cell, write_log, tmp_path):
-    image = square(np.random.default_rng(0), True)
+    image = lit(np.random.default_rng(0), True)
     approved = {'verdict': 'forwarded', 'mode': 'approve', 'action': 'pick 36 24', 'checkpoint_sha256': 'another'}
     log = write_log([Said(image, **approved, outcome=END), Said(image, **approved, outcome=Outcome(
         0.0, False, True, False, 1, 1, 0, {})), Said(image, **{**approved, 'mode': 'auto'}, outcome=END)])
     assert main(arguments(small_cell, tmp_path, log, epochs=1, approved_weight=0.5)) == 0
     learned = summary(tmp_path)['learned']
     assert learned['approved'] == 1
-    # Decisions by other weights are not reinforced, whatever came of them.
+    # Decisions by other weights are not reinforced, whatever came of them; a turn that was cut off never is.
     assert learned['not reinforced: decided by another checkpoint'] == 2 and 'reinforced' not in learned
 
 
 def test_a_log_probability_that_is_not_the_logged_one_is_not_reinforced(small_cell, write_log, tmp_path):
     policy = small_cell.policy()
-    image = square(np.random.default_rng(0), True)
-    decision = policy.decide([seen(policy, image)], temperature=1.0, seeds=[3])[0]
+    image = lit(np.random.default_rng(0), True)
+    decision = decide(policy, image, 3)
     good = as_said(policy, image, decision, temperature=1.0, verdict='forwarded', outcome=END)
     bad = Said(**{**vars(good), 'logprob': good.logprob + 1.0})
     assert main(arguments(small_cell, tmp_path, write_log([good, bad]), epochs=1, approved_weight=0.0)) == 0
@@ -116,7 +117,7 @@ def test_a_log_probability_that_is_not_the_logged_one_is_not_reinforced(small_ce
 def test_what_was_learned_is_measured_in_a_simulated_counterpart(small_cell, write_log, tmp_path):
     world = yaml.safe_load((Path(__file__).resolve().parents[3] / 'config/worlds/panda_table.yaml').read_text())
     (tmp_path / 'world.yaml').write_text(yaml.safe_dump({**world, 'cell': str(small_cell.cell)}))
-    log = write_log([Said(square(np.random.default_rng(0), True), correction={'action': 'pick 36 24'})])
+    log = write_log([Said(lit(np.random.default_rng(0), True), correction={'action': 'pick 36 24'})])
     assert main([*arguments(small_cell, tmp_path, log, epochs=1, eval_episodes=2, worlds=2, transport='in-process'),
                  '--world', str(tmp_path / 'world.yaml')]) == 0
     content = summary(tmp_path)
@@ -131,7 +132,7 @@ def test_what_was_learned_is_measured_in_a_simulated_counterpart(small_cell, wri
 ])
 def test_a_log_that_does_not_fit_is_refused_before_anything_is_trained(small_cell, write_log, tmp_path, capsys, said,
                                                                          told):
-    image = square(np.random.default_rng(0), True)
+    image = lit(np.random.default_rng(0), True)
     log = write_log([Said(**{'image': image, **said}) for _ in range(2)])
     assert main(arguments(small_cell, tmp_path, log)) == 2
     error = capsys.readouterr().err
@@ -155,7 +156,7 @@ def test_bad_logs_and_options_are_one_sentence(small_cell, write_log, tmp_path, 
 
 def test_a_log_that_was_cut_off_is_learned_from_up_to_its_end(small_cell, write_log, tmp_path):
     rng = np.random.default_rng(0)
-    log = write_log([Said(square(rng, True), correction={'action': 'pick 36 24'}) for _ in range(4)])
+    log = write_log([Said(lit(rng, True), correction={'action': 'pick 36 24'}) for _ in range(4)])
     file, = log.glob('*.mcap')
     file.write_bytes(file.read_bytes()[:-400])  # no footer, as after kill -9
     assert main(arguments(small_cell, tmp_path, log, epochs=1)) == 0

@@ -57,6 +57,7 @@ setup(
             'audit_node = vlm_agent_ros.nodes.entry:audit_node',
             'cot_viewer = vlm_agent_ros.nodes.entry:cot_viewer',
             'world_node = sim_worlds.entry:world_node',
+            'cell_emulator = sim_worlds.entry:cell_emulator',
             'trainer = training.cli:trainer',
             'vlm-agent = training.cli:main',
         ],

@@ -158,6 +158,12 @@ class Simulation:
             targetVelocities=[*velocities[:arm], *[velocities[arm]] * fingers],
             forces=self._forces, positionGains=[0.3] * (arm + fingers), velocityGains=[1.0] * (arm + fingers))
 
+    def place_arm(self, arm: np.ndarray) -> None:
+        """Put the arm to (arm joints,) rad, at rest, and hold it there; the gripper is commanded open."""
+        for joint, position in zip(self.arm, arm):
+            self._client.resetJointState(self.robot, joint, float(position))
+        self.command(np.append(arm, self.cell.robot.gripper_open), np.zeros(len(arm) + 1))
+
     def settle(self, steps: int) -> None:
         """Let everything come to rest, then let what lies still sleep until it is touched.
 

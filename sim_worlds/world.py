@@ -49,6 +49,8 @@ class CellWorld:
         self._steps = 0
         self._episode = -1
         self._motion: Iterator[None] | None = None
+        self._set_points = 0
+        self._forget_motion()
 
     tasks = tuple(TASKS)
 
@@ -111,13 +113,9 @@ class CellWorld:
 
     def begin(self, trajectory: Trajectory | None) -> None:
         """Accept a trajectory; ``advance`` then moves along it and ``finish`` ends the turn."""
-        truth = self.truth()
-        self._shown, self._scene = demonstrate(truth), true_statements(truth)
-        self._touch: np.ndarray | None = None
-        self._lowest, self._collided = np.inf, False
-        self._started = self._steps
-        self._motion = self._move(trajectory) if trajectory is not None and len(trajectory.times_ns) else None
-        self._still = self._motion is None
+        moves = trajectory is not None and len(trajectory.times_ns) > 0
+        self.open_turn(moves)
+        self._motion = self._move(trajectory) if trajectory is not None and moves else None
 
     def advance(self) -> bool:
         """Move for one set-point (CONTROL_STEPS physics steps); False once the motion has ended."""
@@ -129,6 +127,39 @@ class CellWorld:
 
     def finish(self) -> tuple[Observation, Outcome]:
         """End the turn: expose an image of the settled scene and judge it."""
+        outcome = self.judge()
+        return self._observe(), outcome
+
+    def open_turn(self, moves: bool) -> None:
+        """Remember the scene before a turn, in which something moves or nothing does; ``judge`` compares with it."""
+        truth = self.truth()
+        self._shown, self._scene = demonstrate(truth), true_statements(truth)
+        self._forget_motion()
+        self._started, self._still = self._steps, not moves
+
+    def drive(self, positions: np.ndarray, velocities: np.ndarray) -> None:
+        """Let CONTROL_STEPS physics steps pass under set-points that come from elsewhere.
+
+        Args:
+            positions: (joints,) float64 of ``cell.robot.joints``, rad or m.
+            velocities: (joints,) float64, rad/s or m/s.
+        """
+        self._simulation.command(positions, velocities)
+        self._advance_physics(CONTROL_STEPS)
+        self._set_points += 1
+        if self._set_points % _WATCH_EVERY == 0:
+            self._watch()
+
+    def joint_state(self) -> tuple[np.ndarray, np.ndarray]:
+        """Measured positions and velocities of ``cell.robot.joints`` (rad, m and per second)."""
+        return self._simulation.joint_state()
+
+    def place_arm(self, arm: np.ndarray) -> None:
+        """Put the arm to (arm joints,) rad, at rest: laying out new parts does not move a real one."""
+        self._simulation.place_arm(arm)
+
+    def judge(self) -> Outcome:
+        """End the turn and say what came of it."""
         self._turn += 1
         moved_s = (self._steps - self._started) / PHYSICS_HZ
         before, self._state = self._state, self._scene_state()
@@ -147,9 +178,8 @@ class CellWorld:
             **task.terms(goal, self._items, before, after, over),
         }
         reward = float(sum(weight * kpi.get(name, 0.0) for name, weight in self.config.reward.items()))
-        outcome = Outcome(reward, over, at_limit and not over, success, self._episode, self._turn, self._request.seed,
-                          kpi, self._shown.thought, self._shown.action, self._scene)
-        return self._observe(), outcome
+        return Outcome(reward, over, at_limit and not over, success, self._episode, self._turn, self._request.seed,
+                       kpi, self._shown.thought, self._shown.action, self._scene)
 
     def idle(self, seconds: float) -> Observation:
         """Let simulated time pass without a command (free run)."""
@@ -195,6 +225,10 @@ class CellWorld:
                     np.abs(speed)[:arm].max() < motion.rest_velocity):
                 return
             yield
+
+    def _forget_motion(self) -> None:
+        self._touch: np.ndarray | None = None
+        self._lowest, self._collided = np.inf, False
 
     def _watch(self) -> None:
         tool, table = self._simulation.tool_position(), self.cell.workspace.table_z

@@ -1,4 +1,7 @@
-"""``vlm-agent``: train, evaluate, compare, ablate, pilot, sft and record. Also ``python -m training``."""
+"""``vlm-agent``: train, evaluate, compare, ablate, pilot, sft, record, replay, incident and cell-check.
+
+Also ``python -m training``.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +32,9 @@ _COMMANDS = {
     'sft': ('training.sft.sft_command', 'make a model from demonstrations'),
     'pilot': ('training.pilot.pilot_command', 'two checkpoints on one line by a plan made beforehand'),
     'record': ('training.demonstrations.record', 'record demonstrations of the scripted expert'),
+    'replay': ('training.audit.replay_command', 'repeat the decisions of an audit log and tell which differ'),
+    'incident': ('training.audit.incident_command', 'one page of what an audit log says around a time'),
+    'cell-check': ('training.cell_check.command', 'check the robot side, process by process, against an emulated cell'),
 }
 
 
@@ -43,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        The exit status: 0, 2 for bad input (told in one sentence on stderr), 130 after an interrupt.
+        The exit status: that of the command, 0 for most; 2 for bad input (told in one sentence on stderr), 130 after
+        an interrupt.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     # A terminal, launch and a service manager end a process by different signals, and a shell starts background jobs
@@ -52,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     previous = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         args = parse_arguments(arguments)
-        importlib.import_module(_COMMANDS[args.command][0]).run(args)
+        status = importlib.import_module(_COMMANDS[args.command][0]).run(args)
     except KeyboardInterrupt as error:
         print(f'vlm-agent: {str(error) or "stopped by a signal"}', file=sys.stderr)
         return 130
@@ -71,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-    return 0
+    return int(status or 0)
 
 
 def trainer() -> int:

@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from .audit.settings import Audit
+from .autonomy import Autonomy
 from .camera import Camera
 from .config import bounded, find_config, load_yaml, parse
 from .errors import UserError
+from .topics import Topics
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,8 @@ class Cell:
     motion: Motion = Motion()
     safety: Safety = Safety()
     audit: Audit = Audit()
+    autonomy: Autonomy = Autonomy()
+    topics: Topics = Topics()
     grid: int = bounded(48, low=2, high=100, help='cells per image side in the action language')
     path: str = ''
 
@@ -160,4 +164,9 @@ def load_cell(name: str) -> Cell:
         UserError: The file is missing or has a key that is unknown or out of range.
     """
     path = find_config('cells', name)
-    return parse(Cell, {**load_yaml(path), 'path': str(path)}, str(path))
+    try:
+        return parse(Cell, {**load_yaml(path), 'path': str(path)}, str(path))
+    except UserError as error:
+        if str(error).startswith(str(path)):
+            raise
+        raise UserError(f'{path}: {error}') from error  # a section does not know which file it is in

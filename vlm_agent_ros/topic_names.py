@@ -14,10 +14,10 @@ OUTCOME = 'outcome'
 DIAGNOSTICS = '/diagnostics'
 CHAIN_OF_THOUGHT = '~/chain_of_thought'
 CORRECTION = '~/correction'
-AGENT_HEARTBEAT = 'agent_heartbeat'
+HEARTBEAT = 'agent_heartbeat'
 CLOCK = 'clock'
 RESET = 'world/reset'
 
 ALL = (IMAGE, COMPRESSED_IMAGE, CAMERA_INFO, JOINT_STATES, TASK, PROPOSAL, ARM_COMMAND, GRIPPER_COMMAND, OUTCOME,
-       DIAGNOSTICS, CHAIN_OF_THOUGHT, CORRECTION, AGENT_HEARTBEAT)
+       DIAGNOSTICS, CHAIN_OF_THOUGHT, CORRECTION, HEARTBEAT)
 """What a cell says that is worth keeping."""

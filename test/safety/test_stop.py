@@ -81,6 +81,13 @@ def test_a_cause_of_an_earlier_stop_does_not_hold_a_later_one(latch: StopLatch, 
     assert latch.reset()[0]
 
 
+def test_every_cause_is_shown_with_its_sentence(latch: StopLatch) -> None:
+    latch.trigger('camera', message='no new image for more than 0.5 s')
+    latch.trigger('operator')
+    assert latch.causes == {'camera': 'no new image for more than 0.5 s', 'operator': 'operator'}
+    assert latch.reason == 'no new image for more than 0.5 s'
+
+
 def test_a_stop_without_a_reason_is_a_stop(latch: StopLatch) -> None:
     latch.trigger('')
     assert latch.active

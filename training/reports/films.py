@@ -75,10 +75,14 @@ def film_strips(films: Sequence[Film]) -> str:
     strips = ''
     for film in films:
         verdict = 'success' if film.success else 'failure'
-        frames = ''.join(_frame(frame) for frame in film.frames)
         strips += (f'<h3><span class="verdict {verdict}">{verdict}</span> {html.escape(film.title)}</h3>'
-                   f'<div class="film">{frames}</div>')
+                   + frame_strip(film.frames))
     return strips
+
+
+def frame_strip(frames: Sequence[Frame]) -> str:
+    """HTML of frames side by side; every text in them is escaped."""
+    return f'<div class="film">{"".join(map(_frame, frames))}</div>'
 
 
 def _frame(frame: Frame) -> str:

@@ -69,7 +69,7 @@ small{color:var(--dim)}.before{color:var(--before)}.after{color:var(--after)}
 .scroll{overflow-x:auto}table{border-collapse:collapse;background:var(--card);border-radius:10px;
 overflow:hidden;min-width:60%}
 th,td{padding:.45rem .9rem;text-align:right;border-bottom:1px solid var(--line);font-variant-numeric:tabular-nums}
-td{white-space:nowrap}
+td{white-space:nowrap}.events td{white-space:normal;text-align:left}.events th{white-space:nowrap}
 th:first-child{text-align:left;font-weight:500;color:var(--dim)}
 .charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(320px,1fr));gap:1rem}
 figure{margin:0;padding:.75rem;background:var(--card);border:1px solid var(--line);border-radius:10px}
@@ -98,7 +98,7 @@ blockquote{margin:.5rem 0;padding-left:.6rem;border-left:3px solid var(--curve);
 code{font-weight:600}pre{overflow-x:auto;font-size:.8rem}
 .verdict{padding:.1rem .5rem;border-radius:99px;color:#fff;background:#15803d;font-size:.8rem}
 ul{padding-left:1.2rem}
-.verdict.failure{background:#b91c1c}
+.verdict.failure{background:#b91c1c}.verdict.warning{background:#b45309}
 details{margin:.4rem 0;padding:.5rem .9rem;background:var(--card);border:1px solid var(--line);border-radius:10px}
 summary{cursor:pointer}
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_left, bisect_right
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterator
 from functools import cached_property
 from typing import Any
@@ -52,17 +52,18 @@ def join(read: Reader) -> Iterator[LoggedDecision]:
     for session, message in _sessions(read((*_IMAGES, *_TAKES))):
         if message.name not in _IMAGES:
             pieces.take(session, message)
-    waiting = sorted(pieces.reports, reverse=True)
+    waiting = deque(sorted(pieces.reports))
+    wanted, found = frozenset(waiting), {}
     for session, message in _sessions(read(_IMAGES)):
-        if not waiting:
-            return
         key = session, to_ns(message.message.header.stamp)
-        while waiting and waiting[-1] < key:
-            yield pieces.decision(waiting.pop(), _NO_IMAGE)
-        if waiting and waiting[-1] == key:
-            yield pieces.decision(waiting.pop(), _pixels(message))
-    for key in reversed(waiting):
-        yield pieces.decision(key, _NO_IMAGE)
+        if key in wanted:
+            found[key] = _pixels(message)
+        # Images may come out of order; one that is missing by now has been lost.
+        while waiting and (waiting[0] in found or waiting[0] < (session, key[1] - _NEW_SESSION_NS)):
+            oldest = waiting.popleft()
+            yield pieces.decision(oldest, found.pop(oldest, _NO_IMAGE))
+    for key in waiting:
+        yield pieces.decision(key, found.get(key, _NO_IMAGE))
 
 
 def status_values(status: Any) -> dict[str, str]:

@@ -5,19 +5,24 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+import yaml
 from mcap.records import Channel
 from mcap_ros2.decoder import DecoderFactory
 
 from .. import topic_names
+from ..cell import Cell
+from ..config import parse
 from ..errors import UserError
 from .join import join
-from .mcap_file import read_messages
+from .mcap_file import read_messages, read_metadata
 from .types import Correction, Logged, LoggedDecision
 
-__all__ = ['NAME_KEY', 'AuditLog', 'Correction', 'Logged', 'LoggedDecision']
+__all__ = ['CELL_KEY', 'NAME_KEY', 'AuditLog', 'Correction', 'Logged', 'LoggedDecision']
 
 NAME_KEY = 'interface'
 """Key of a channel's metadata: the topic's name in the cell's interface."""
+CELL_KEY = 'cell'
+"""Name and key of a file's metadata: the text of the cell file."""
 
 
 class AuditLog:
@@ -38,11 +43,13 @@ class AuditLog:
         if not self.files:
             raise UserError(f'{path} holds no *.mcap file: give the folder of an audit log')
 
-    def messages(self, topics: Collection[str] | None = None) -> Iterator[Logged]:
-        """Messages in the order of reception.
+    def messages(self, topics: Collection[str] | None = None, span_ns: tuple[int, int] | None = None
+                 ) -> Iterator[Logged]:
+        """Messages in the order of reception, but images after what came while they waited to be compressed.
 
         Args:
             topics: Names of the interface (``topic_names.py``) or resolved ones; None for all.
+            span_ns: Received from the first to the last of these times; None for all.
 
         Raises:
             UserError: A file cannot be read.
@@ -51,10 +58,24 @@ class AuditLog:
             decoders = DecoderFactory()
             for schema, channel, record in read_messages(file):
                 name = _interface_name(channel)
-                if topics is None or name in topics or channel.topic in topics:
-                    decode = decoders.decoder_for(channel.message_encoding, schema)
-                    if decode is not None:
-                        yield Logged(channel.topic, record.log_time, decode(record.data), record.publish_time, name)
+                wanted = topics is None or name in topics or channel.topic in topics
+                if not wanted or (span_ns is not None and not span_ns[0] <= record.log_time <= span_ns[1]):
+                    continue
+                decode = decoders.decoder_for(channel.message_encoding, schema)
+                if decode is not None:
+                    yield Logged(channel.topic, record.log_time, decode(record.data), record.publish_time, name)
+
+    def cell(self) -> Cell:
+        """The cell as it was when the last file was begun.
+
+        Raises:
+            UserError: A file cannot be read, or does not say.
+        """
+        file = self.files[-1]
+        text = read_metadata(file, CELL_KEY).get(CELL_KEY, '')
+        if not text:
+            raise UserError(f'{file} does not say of which cell it is: give a log of audit_node')
+        return parse(Cell, {**yaml.safe_load(text), 'path': str(file)}, f'the cell file in {file}')
 
     def decisions(self) -> Iterator[LoggedDecision]:
         """Every decision in order, joined by the stamp of its image.
@@ -63,6 +84,17 @@ class AuditLog:
             UserError: A file cannot be read.
         """
         return join(self.messages)
+
+    def span_ns(self) -> tuple[int, int]:
+        """Reception of the first and the last message.
+
+        Raises:
+            UserError: A file cannot be read, or there is no message.
+        """
+        times = [record.log_time for file in self.files for _, _, record in read_messages(file)]
+        if not times:
+            raise UserError(f'{self.path} holds no message: give another log')
+        return min(times), max(times)
 
 
 def _interface_name(channel: Channel) -> str:

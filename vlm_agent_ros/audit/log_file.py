@@ -13,7 +13,7 @@ from mcap.writer import Writer
 from .. import __version__
 from .definitions import message_definition
 from .entry_queue import Entry, Topic
-from .log import NAME_KEY
+from .log import CELL_KEY, NAME_KEY
 
 _SUMMARY_BYTES = 512  # of the index at the end, for each chunk
 
@@ -25,6 +25,7 @@ class LogFile:
 
     Args:
         path: Must not exist.
+        cell: Text of the cell file.
 
     Attributes:
         messages: Written so far.
@@ -34,7 +35,7 @@ class LogFile:
         OSError: It cannot be made.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, cell: str = '') -> None:
         self.path, self.messages, self.opened = path, 0, time.monotonic()
         self._stream = path.open('xb')
         self._writer = Writer(self._stream)
@@ -43,6 +44,7 @@ class LogFile:
         self._synced, self._synced_messages, self._pending, self._summary = 0, 0, 0, _SUMMARY_BYTES
         try:
             self._writer.start(Profile.ROS2, f'vlm_agent_ros {__version__}')
+            self._writer.add_metadata(CELL_KEY, {CELL_KEY: cell})
             self.sync()
         except OSError:
             self.abandon()

@@ -13,7 +13,7 @@ import zstandard
 from mcap.data_stream import ReadDataStream
 from mcap.exceptions import McapError
 from mcap.opcode import Opcode
-from mcap.records import Channel, Chunk, Message, Schema
+from mcap.records import Channel, Chunk, Message, Metadata, Schema
 from mcap.stream_reader import breakup_chunk
 from mcap.writer import MCAP0_MAGIC
 
@@ -43,6 +43,22 @@ def read_messages(path: Path) -> Iterator[tuple[Schema, Channel, Message]]:
             channel = channels.get(record.channel_id)
             if channel is not None and channel.schema_id in schemas:  # else they were in a chunk that is damaged
                 yield schemas[channel.schema_id], channel, record
+
+
+def read_metadata(path: Path, name: str) -> dict[str, str]:
+    """Key-values that the writer noted under a name; empty where it did not.
+
+    Raises:
+        UserError: It cannot be read, or is no MCAP file.
+    """
+    for opcode, content in _whole_records(path):
+        if opcode == Opcode.METADATA:
+            metadata = Metadata.read(ReadDataStream(BytesIO(content)))
+            if metadata.name == name:
+                return metadata.metadata
+        elif opcode == Opcode.CHUNK:  # what belongs to the whole file comes before what it holds
+            break
+    return {}
 
 
 def _records(path: Path) -> Iterator[Schema | Channel | Message]:

@@ -56,11 +56,12 @@ class AuditWriter:
 
     Args:
         settings: Where, how much, how often.
+        cell: Text of the cell file; stands in every file.
         queue_bytes: What may wait to be written.
     """
 
-    def __init__(self, settings: Audit, queue_bytes: int = QUEUE_BYTES) -> None:
-        self._settings = settings
+    def __init__(self, settings: Audit, cell: str = '', queue_bytes: int = QUEUE_BYTES) -> None:
+        self._settings, self._cell = settings, cell
         self._queue = EntryQueue(queue_bytes)
         self._folder = LogFolder(Path(settings.folder).expanduser(), settings.disk_budget_mb)
         self._file: LogFile | None = None
@@ -140,7 +141,7 @@ class AuditWriter:
                 or time.monotonic() - file.opened > 60.0 * limits.max_file_minutes):
             self._end_file()
         if self._file is None:
-            self._file = LogFile(self._folder.new_path())
+            self._file = LogFile(self._folder.new_path(), self._cell)
             now_ns = time.time_ns()
             for entry in self._latched.values():
                 self._file.write(entry.again(now_ns))

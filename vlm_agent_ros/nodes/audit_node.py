@@ -13,15 +13,16 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from diagnostic_msgs.msg import DiagnosticArray
 from PIL import Image as PillowImage
-from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
-from std_msgs.msg import Header, String
+from std_msgs.msg import Bool, Header, String
 from trajectory_msgs.msg import JointTrajectory
 
 from ..audit.definitions import message_definition
@@ -29,10 +30,12 @@ from ..audit.entry_queue import Entry, Topic
 from ..audit.writer import AuditWriter, WriterState
 from ..cell import load_cell
 from ..config import bounded
-from ..cot import escape
 from ..errors import UserError
 from ..message_content import pixels
+from ..status import ERROR, OK, WARN, Status
+from ..topics import Topics
 from . import interface
+from .lifecycle import ManagedNode
 from .parameters import declare_parameters
 from .ros_env import run_node
 
@@ -53,57 +56,95 @@ class Parameters:
                                    'are compressed without loss')
     agent: str = bounded('agent_node', help='name of the agent node, in the namespace of this one')
     gate: str = bounded('gate_node', help='name of the gate node, in the namespace of this one')
+    autostart: bool = bounded(True, help='configure and activate at start instead of waiting for transitions')
 
 
-class AuditNode(Node):
+@dataclass(frozen=True)
+class _Subscribed:
+    """A topic of the interface; ``owner`` is the node whose private one it is."""
+
+    name: str
+    kind: Any
+    qos: QoSProfile
+    owner: str = ''
+
+
+class AuditNode(ManagedNode):
     """Adapter of the AuditWriter."""
 
     def __init__(self) -> None:
         super().__init__('audit_node')
         self._settings = declare_parameters(self, Parameters)
-        audit = load_cell(self._settings.cell).audit
-        self._limits = dataclasses.replace(audit, folder=self._settings.folder or audit.folder)
-        self._silent: set[str] = set()
-        self._dropped, self._dropped_at = 0, -float('inf')
-        latched = [f'{self._settings.agent}: chain of thought', f'{self._settings.gate}: mode']
+        self._writer: AuditWriter | None = None
+        self._made: list[Callable[[], Any]] = []
+        latched = (f'{self._settings.agent}: chain of thought', f'{self._settings.gate}: mode')
         self._latched_statuses = [f'{name}\0'.encode() for name in latched]
-        topics = [topic for topic in self._topics() if topic[0] not in self._limits.leave_out]
-        for _, _, kind, _ in topics:
-            message_definition(_kind(kind))  # refuse at start what could not be written
-        self._writer = AuditWriter(self._limits)
-        for topic in topics:
-            self._subscribe(*topic)
-        self._diagnostics = self.create_publisher(DiagnosticArray, interface.DIAGNOSTICS, interface.EVENT_QOS)
-        self.create_timer(_REPORT_S, self._report)
+        if self._settings.autostart:
+            self.autostart()
 
     def close(self) -> None:
         """End the file, with everything that has come."""
-        self._writer.close()
+        if self.active:
+            self.stop()
 
-    def _topics(self) -> list[tuple[str, str, type, QoSProfile]]:
-        """Name in the interface, name here, type and quality of service of everything that is logged."""
+    # --- lifecycle ----------------------------------------------------------------------------------------------
+
+    def setup(self) -> None:
+        """Find out what has to be logged, and whether it can be."""
+        cell = load_cell(self._settings.cell)
+        self._cell_text = Path(cell.path).read_text(encoding='utf-8')
+        self._limits = dataclasses.replace(cell.audit, folder=self._settings.folder or cell.audit.folder)
+        self._topics = [topic for topic in self._known_topics(cell.topics)
+                        if topic.name not in self._limits.leave_out]
+        for topic in self._topics:
+            message_definition(_kind(topic.kind))
+
+    def start(self) -> None:
+        """Begin a new file."""
+        self._writer = AuditWriter(self._limits, self._cell_text)
+        self._silent: set[str] = set()
+        self._dropped, self._dropped_at = 0, -float('inf')
+        for topic in self._topics:
+            self._subscribe(topic, self._writer)
+        self._made.append(partial(self.destroy_timer, self.create_timer(_REPORT_S, self._report)))
+
+    def stop(self) -> None:
+        """End the file, with everything that has come."""
+        for destroy in self._made:
+            destroy()
+        self._made.clear()
+        if self._writer is not None:
+            self._writer.close()
+        self.board.forget('audit')
+
+    def _known_topics(self, names: Topics) -> list[_Subscribed]:
         agent, gate = self._settings.agent, self._settings.gate
-        image = (interface.IMAGE, Image) if self._settings.image_transport == 'raw' else (
-            interface.COMPRESSED_IMAGE, CompressedImage)
-        record = interface.RECORD_QOS
-        return [
-            (image[0], image[0], image[1], interface.HISTORY_QOS),
-            (interface.CAMERA_INFO, interface.CAMERA_INFO, CameraInfo, interface.HISTORY_QOS),
-            (interface.JOINT_STATES, interface.JOINT_STATES, JointState, interface.HISTORY_QOS),
-            (interface.AGENT_HEARTBEAT, interface.AGENT_HEARTBEAT, Header, interface.HISTORY_QOS),
-            (interface.TASK, interface.TASK, String, interface.RECORD_LATCHED_QOS),
-            (interface.CHAIN_OF_THOUGHT, interface.CHAIN_OF_THOUGHT.replace('~', agent), String,
-             interface.RECORD_LATCHED_QOS),
-            (interface.CORRECTION, interface.CORRECTION.replace('~', gate), String, record),
-            (interface.PROPOSAL, interface.PROPOSAL, JointTrajectory, record),
-            (interface.ARM_COMMAND, interface.ARM_COMMAND, JointTrajectory, record),
-            (interface.GRIPPER_COMMAND, interface.GRIPPER_COMMAND, JointTrajectory, record),
-            (interface.OUTCOME, interface.OUTCOME, DiagnosticArray, record),
-            (interface.DIAGNOSTICS, interface.DIAGNOSTICS, DiagnosticArray, record),
+        image = _Subscribed(interface.IMAGE, Image, interface.HISTORY_QOS)
+        if self._settings.image_transport == 'compressed':
+            image = _Subscribed(interface.COMPRESSED_IMAGE, CompressedImage, interface.HISTORY_QOS)
+        topics = [
+            image,
+            _Subscribed(interface.CAMERA_INFO, CameraInfo, interface.HISTORY_QOS),
+            _Subscribed(interface.JOINT_STATES, JointState, interface.HISTORY_QOS),
+            _Subscribed(interface.HEARTBEAT, Header, interface.HISTORY_QOS),
+            _Subscribed(interface.TASK, String, interface.RECORD_LATCHED_QOS),
+            _Subscribed(interface.CHAIN_OF_THOUGHT, String, interface.RECORD_LATCHED_QOS, agent),
+            _Subscribed(interface.CORRECTION, String, interface.RECORD_QOS, gate),
+            _Subscribed(interface.PROPOSAL, JointTrajectory, interface.RECORD_QOS),
+            _Subscribed(interface.ARM_COMMAND, JointTrajectory, interface.RECORD_QOS),
+            _Subscribed(interface.GRIPPER_COMMAND, JointTrajectory, interface.RECORD_QOS),
+            _Subscribed(interface.OUTCOME, DiagnosticArray, interface.RECORD_QOS),
+            _Subscribed(interface.DIAGNOSTICS, DiagnosticArray, interface.RECORD_QOS),
         ]
+        stop = names.protective_stop
+        if stop is not None:
+            topics.append(_Subscribed(stop.topic, Bool if stop.type == 'bool' else String, interface.DRIVER_QOS))
+        return topics
 
-    def _subscribe(self, name: str, here: str, kind: type, qos: QoSProfile) -> None:
-        topic = Topic(self.resolve_topic_name(here), _kind(kind), name, bulky=kind in (Image, CompressedImage))
+    def _subscribe(self, subscribed: _Subscribed, writer: AuditWriter) -> None:
+        kind, here = subscribed.kind, subscribed.name.replace('~', subscribed.owner)
+        topic = Topic(self.resolve_topic_name(here), _kind(kind), subscribed.name,
+                      bulky=kind in (Image, CompressedImage))
         stamped = kind is Header or hasattr(kind(), 'header')
         compress = self._compressor(topic) if kind is Image else None
         self._silent.add(topic.topic)
@@ -111,9 +152,10 @@ class AuditNode(Node):
         def receive(data: bytes, info: dict[str, Any]) -> None:
             self._silent.discard(topic.topic)
             stamp_ns = _stamp_ns(data) if stamped else int(info['source_timestamp'])
-            self._writer.put(Entry(topic, data, time.time_ns(), stamp_ns, self._latch(topic, data), compress))
+            writer.put(Entry(topic, data, time.time_ns(), stamp_ns, self._latch(topic, data), compress))
 
-        self.create_subscription(kind, here, receive, qos, raw=True)
+        subscription = self.create_subscription(kind, here, receive, subscribed.qos, raw=True)
+        self._made.append(partial(self.destroy_subscription, subscription))
 
     def _latch(self, topic: Topic, data: bytes) -> str:
         """Key of what a new file begins with: the state that was told once, or is told again only now and then."""
@@ -144,36 +186,33 @@ class AuditNode(Node):
     # --- how the log is doing -----------------------------------------------------------------------------------
 
     def _report(self) -> None:
+        if self._writer is None:
+            return
         state = self._writer.state()
         level, message = self._judge(state)
-        values = {
+        self.board.tell(Status('audit', level, message, {
             'file': state.file, 'file_mb': f'{state.file_bytes / _MB:.2f}', 'folder': self._limits.folder,
             'folder_mb': f'{state.folder_bytes / _MB:.1f}', 'disk_free_mb': f'{state.disk_free_bytes / _MB:.0f}',
             'messages': str(state.messages), 'dropped_images': str(state.dropped_images),
             'dropped_messages': str(state.dropped_messages), 'queue': str(state.queued),
             'unsynced_s': f'{state.unsynced_s:.2f}', 'silent_topics': ' '.join(sorted(self._silent)),
-        }
-        array = DiagnosticArray(status=[DiagnosticStatus(
-            level=level, name=f'{self.get_name()}: audit', message=escape(message), hardware_id='vlm_agent_ros',
-            values=[KeyValue(key=key, value=escape(value)) for key, value in values.items()])])
-        array.header.stamp = self.get_clock().now().to_msg()
-        self._diagnostics.publish(array)
+        }))
 
-    def _judge(self, state: WriterState) -> tuple[bytes, str]:
+    def _judge(self, state: WriterState) -> tuple[int, str]:
         """Level and message."""
         if state.problem:
-            return DiagnosticStatus.ERROR, state.problem
+            return ERROR, state.problem
         if state.unsynced_s > _LATE_S:
-            return DiagnosticStatus.ERROR, f'nothing has reached the disk for {state.unsynced_s:.0f} s: check the disk'
+            return ERROR, f'nothing has reached the disk for {state.unsynced_s:.0f} s: check the disk of the log'
         dropped = state.dropped_images + state.dropped_messages
         if dropped > self._dropped:
             self._dropped, self._dropped_at = dropped, time.monotonic()
         if time.monotonic() - self._dropped_at < _SHOWN_S:
-            return DiagnosticStatus.WARN, (f'{state.dropped_images} images and {state.dropped_messages} other messages '
-                                           'were dropped: the disk or this computer is too slow')
+            return WARN, (f'{state.dropped_images} images and {state.dropped_messages} other messages were dropped: '
+                          'the disk or this computer is too slow')
         if state.folder_bytes > self._limits.disk_budget_mb * _MB:
-            return DiagnosticStatus.WARN, 'the log is larger than audit.disk_budget_mb: old files cannot be deleted'
-        return DiagnosticStatus.OK, f'writing {state.file}'
+            return WARN, 'the log is larger than audit.disk_budget_mb: its old files cannot be deleted'
+        return OK, f'writes {state.file}'
 
 
 def _kind(message_type: Any) -> str:

@@ -2,37 +2,56 @@
 
 In ``shadow`` it judges proposals and publishes no command; in ``approve`` it forwards what passes once an operator has
 said yes; in ``auto`` it forwards what passes. A stop is latched, holds the measured position, and ends only by
-``~/reset``. Every verdict is on ``/diagnostics``. This is no certified safety function.
+``~/reset``. Every verdict is on ``/diagnostics``. While the node is not active it publishes no command. This is no
+certified safety function.
 """
 
 from __future__ import annotations
 
+import gc
+import os
 import sys
-from collections import Counter, deque
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
 
-import numpy as np
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-from rclpy.node import Node
+from diagnostic_msgs.msg import DiagnosticArray
+from rcl_interfaces.msg import SetParametersResult
+from rcl_interfaces.srv import SetParametersAtomically
+from rclpy.node import Publisher
 from sensor_msgs.msg import CameraInfo, JointState
+from std_msgs.msg import Bool, Header, String
 from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
 
-from ..cell import load_cell
+from ..cell import Cell, load_cell
 from ..config import bounded
-from ..cot import escape
 from ..errors import UserError
-from ..motion import Kinematics
-from ..safety import SafetyRules, StopLatch, Violation
+from ..safety import EvidenceFile, Gate, Ladder, Violation
+from ..safety.gate import Clocks
+from ..status import ERROR, WARN, Status
+from ..topics import ProtectiveStop
 from ..types import Trajectory
 from . import interface
-from .messages import joint_positions, to_ns, trajectory_from, trajectory_message
-from .parameters import declare_parameters, read_parameters
+from .lifecycle import ManagedNode
+from .messages import (
+    check_camera_info,
+    joint_positions,
+    outcome_from,
+    to_ns,
+    trajectory_from,
+    trajectory_message,
+)
+from .parameters import declare_parameters
+from .publishers import SoleSource
 from .ros_env import run_node
 
-_HOLD_S = 0.1  # time given to the arm to come to rest where it was measured
-_REMEMBERED_IMAGES = 512
-_LEVELS = {'stopped': DiagnosticStatus.ERROR, 'refused': DiagnosticStatus.WARN}
+_POLL_S = 0.05
+_COLLECT_S = 1.0
+_THOUGHT = ': chain of thought'
 
 
 @dataclass(frozen=True)
@@ -41,202 +60,279 @@ class Parameters:
 
     cell: str = bounded('panda_table', help='cell file: a shipped name or the path of a YAML file')
     mode: str = bounded('shadow', choices=('shadow', 'approve', 'auto'),
-                        help='what happens to proposals that pass: nothing, wait for ~/approve, or forward')
+                        help='mode at start; it is changed by ~/set_mode with a reason')
     approve_timeout_s: float = bounded(30.0, low=0.1, high=3600.0,
                                        help='no answer of the operator for so long is a no, s')
     stop_cooldown_s: float = bounded(1.0, low=0.0, high=60.0,
                                      help='time after a stop during which ~/reset is refused, s')
+    evidence_file: str = bounded('', help='JSON file of what checkpoints have shown at this cell; empty for '
+                                 'vlm_agent_ros/<cell>.json in $XDG_STATE_HOME or ~/.local/state')
+    autostart: bool = bounded(True, help='configure and activate at start instead of waiting for transitions')
 
 
-@dataclass(frozen=True)
-class Measured:
-    """The newest joint state."""
-
-    joint_names: tuple[str, ...]
-    joint_positions: np.ndarray
-    stamp_ns: int
-
-
-@dataclass(frozen=True)
-class Pending:
-    """A proposal that waits for the operator."""
-
-    trajectory: Trajectory
-    stamp_ns: int
-    since_ns: int
-
-
-class GateNode(Node):
-    """Adapter of the safety rules."""
+class GateNode(ManagedNode):
+    """Adapter of the gate."""
 
     def __init__(self) -> None:
         super().__init__('gate_node')
-        settings = declare_parameters(self, Parameters, ('mode', 'approve_timeout_s'))
-        self._cell = load_cell(settings.cell)
-        self._stop = StopLatch(settings.stop_cooldown_s)
-        self._rules = SafetyRules(self._cell, Kinematics(self._cell), self._stop)
-        self._measured: Measured | None = None
-        self._images: deque[int] = deque(maxlen=_REMEMBERED_IMAGES)
-        self._pending: Pending | None = None
-        self._counts: Counter[str] = Counter()
-        self._verdict: tuple[str, str, dict[str, str]] = ('waiting', 'no proposal yet', {})
-        robot = self._cell.robot
-        self._commands = {
-            robot.arm_joints: self.create_publisher(JointTrajectory, interface.ARM_COMMAND, interface.COMMAND_QOS),
-            robot.gripper_joints: self.create_publisher(
-                JointTrajectory, interface.GRIPPER_COMMAND, interface.COMMAND_QOS)}
-        self._diagnostics = self.create_publisher(DiagnosticArray, interface.DIAGNOSTICS, interface.EVENT_QOS)
-        self.create_subscription(JointTrajectory, interface.PROPOSAL, self._on_proposal, interface.COMMAND_QOS)
-        self.create_subscription(JointState, interface.JOINT_STATES, self._on_joints, interface.SENSOR_QOS)
-        # Stamped like the image and a thousand times smaller: the gate needs no pixels.
-        self.create_subscription(CameraInfo, interface.CAMERA_INFO, self._on_camera_info, interface.HISTORY_QOS)
-        self.create_service(SetBool, '~/approve', self._on_approve)
-        self.create_service(Trigger, '~/stop', self._on_stop)
-        self.create_service(Trigger, '~/reset', self._on_reset)
-        self.create_timer(0.2, self._expire)
-        self.create_timer(1.0, self._publish_verdict)
+        self._settings = declare_parameters(self, Parameters, ('approve_timeout_s',))
+        self._gate: Gate | None = None
+        self._made: list[Callable[[], Any]] = []
+        self.board.tell(Status('verdict', WARN, 'no proposal yet', {'verdict': 'waiting'}))
+        services = {'approve': (SetBool, self._on_approve), 'stop': (Trigger, self._on_stop),
+                    'reset': (Trigger, self._on_reset), 'episode': (SetBool, self._on_episode)}
+        for name, (kind, callback) in services.items():
+            self.create_service(kind, f'~/{name}', callback)
+        self.create_service(SetParametersAtomically, '~/set_mode', self._on_set_mode)
+        self.add_post_set_parameters_callback(lambda changed: self._on_changed({p.name: p.value for p in changed}))
+        if self._settings.autostart:
+            self.autostart()
 
     def close(self) -> None:
         """Nothing is left to do: the robot finishes the motion that it was given."""
 
+    # --- lifecycle ----------------------------------------------------------------------------------------------
+
+    def setup(self) -> None:
+        """Load the cell and listen to it."""
+        settings = self._settings
+        cell = load_cell(settings.cell)
+        ladder = Ladder(cell.autonomy, EvidenceFile(_evidence_path(settings.evidence_file, cell)), settings.mode)
+        self._cell = cell
+        self._gate = Gate(
+            cell, ladder, self._send, self._tell, clocks=self._clocks(), cooldown_s=settings.stop_cooldown_s,
+            approve_timeout_s=self.get_parameter('approve_timeout_s').value)
+        self._unfit = {'camera': 'waits for the first message on ' + self.resolve_topic_name(interface.CAMERA_INFO),
+                       'joints': 'waits for the first usable message on '
+                                 + self.resolve_topic_name(interface.JOINT_STATES)}
+        self._wrong: dict[str, str] = {}
+        self._camera = SoleSource(self, interface.CAMERA_INFO)
+        robot = cell.robot
+        self._commands = {robot.arm_joints: self._publisher(interface.ARM_COMMAND),
+                          robot.gripper_joints: self._publisher(interface.GRIPPER_COMMAND)}
+        self._listen(cell)
+        for status in (self._gate.waiting_status(), self._gate.mode_status(), self._gate.stop_status(),
+                       self._gate.inputs_status(), self._gate.agreement_status()):
+            self.board.tell(status)
+
+    def check(self) -> None:
+        """What the topics of the cell say contradicts nothing that the cell file says."""
+        for why in self._wrong.values():
+            raise UserError(why)
+        self._camera.check(working=self.active)
+        for topic in (interface.IMAGE, interface.COMPRESSED_IMAGE):
+            if not self.active:
+                SoleSource(self, topic).check(working=False)
+
+    def awaited(self) -> str:
+        """The gate starts by itself once it has seen that camera and joints are those of the cell file."""
+        return next(iter(self._unfit.values()), '')
+
+    def start(self) -> None:
+        """From now on commands may go out. What is there by now stays: the collector need not look at it again."""
+        self._gate_or_raise()
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+
+    def stop(self) -> None:
+        """Hold, before anything else; whoever activates the gate again resets the stop as well."""
+        self._gate_or_raise().stop('inactive', 'the gate was deactivated')
+        gc.enable()
+
+    def teardown(self) -> None:
+        """Take down all that ``setup`` made."""
+        for destroy in self._made:
+            destroy()
+        self._made.clear()
+        self._gate = None
+
+    def _clocks(self) -> Clocks:
+        clock = self.get_clock()
+        if self.get_parameter('use_sim_time').value:  # a simulation's time stands still where it does
+            return Clocks(lambda: clock.now().nanoseconds, motion=lambda: clock.now().nanoseconds * 1e-9)
+        return Clocks(lambda: clock.now().nanoseconds)
+
+    def _publisher(self, topic: str) -> Publisher:
+        publisher = self.create_publisher(JointTrajectory, topic, interface.COMMAND_QOS)
+        self._made.append(partial(self.destroy_publisher, publisher))
+        return publisher
+
+    def _listen(self, cell: Cell) -> None:
+        subscriptions = [
+            (JointTrajectory, interface.PROPOSAL, self._on_proposal, interface.COMMAND_QOS),
+            (JointState, interface.JOINT_STATES, self._on_joints, interface.SENSOR_QOS),
+            # Stamped like the image and a thousand times smaller: the gate needs no pixels.
+            (CameraInfo, interface.CAMERA_INFO, self._on_camera_info, interface.HISTORY_QOS),
+            (String, interface.TASK, self._on_task, interface.LATCHED_QOS),
+            (Header, interface.HEARTBEAT, self._on_heartbeat, interface.SENSOR_QOS),
+            (DiagnosticArray, interface.OUTCOME, self._on_outcome, interface.EVENT_QOS),
+            (DiagnosticArray, interface.DIAGNOSTICS, self._on_diagnostics, interface.EVENT_QOS),
+            (JointTrajectory, interface.ARM_COMMAND, self._on_other_command, interface.COMMAND_QOS),
+            (JointTrajectory, interface.GRIPPER_COMMAND, self._on_other_command, interface.COMMAND_QOS),
+        ]
+        stop = cell.topics.protective_stop
+        if stop is not None:
+            subscriptions.append((Bool if stop.type == 'bool' else String, stop.topic, self._protective_stop(stop),
+                                  interface.DRIVER_QOS))
+        for kind, topic, callback, qos in subscriptions:
+            subscription = self.create_subscription(kind, topic, callback, qos)
+            self._made.append(partial(self.destroy_subscription, subscription))
+        for period_s, callback in ((_POLL_S, self._poll), (_COLLECT_S, gc.collect)):
+            self._made.append(partial(self.destroy_timer, self.create_timer(period_s, callback)))
+
     # --- what the cell says -------------------------------------------------------------------------------------
 
     def _on_joints(self, message: JointState) -> None:
+        topic = self.resolve_topic_name(interface.JOINT_STATES)
         try:
-            names = self._cell.robot.joints
-            positions = joint_positions(message, self.resolve_topic_name(interface.JOINT_STATES), names)
-            self._measured = Measured(names, positions, to_ns(message.header.stamp))
+            positions = joint_positions(message, topic, self._cell.robot.joints)
         except UserError as error:  # the last good state ages until the age rule refuses
+            if not self.active:
+                self._wrong['joints'] = str(error)
             self.get_logger().warning(str(error), throttle_duration_sec=5.0)
+            return
+        self._wrong.pop('joints', None)
+        self._unfit.pop('joints', None)
+        self._gate_or_raise().joint_state(positions, to_ns(message.header.stamp))
 
-    def _on_camera_info(self, message: CameraInfo) -> None:
-        self._images.append(to_ns(message.header.stamp))
+    def _on_camera_info(self, message: CameraInfo, info: dict[str, Any]) -> None:
+        self._camera.received(info)
+        try:
+            check_camera_info(message, self.resolve_topic_name(interface.CAMERA_INFO), self._cell.camera)
+        except UserError as error:
+            self._wrong['camera'] = str(error)
+            return
+        self._wrong.pop('camera', None)
+        self._unfit.pop('camera', None)
+        self._gate_or_raise().image(to_ns(message.header.stamp))
 
-    # --- proposals ----------------------------------------------------------------------------------------------
+    def _on_task(self, message: String) -> None:
+        self._gate_or_raise().task(None)
 
-    def _on_proposal(self, message: JointTrajectory) -> None:
-        stamp_ns = to_ns(message.header.stamp)
+    def _on_heartbeat(self, message: Header) -> None:
+        self._gate_or_raise().supervisor.heartbeat(to_ns(message.stamp))
+
+    def _protective_stop(self, stop: ProtectiveStop) -> Callable[[Any], None]:
+        def receive(message: Any) -> None:
+            stopped = message.data in stop.stopped
+            why = f'the driver says {message.data!r} on {self.resolve_topic_name(stop.topic)}'
+            self._gate_or_raise().supervisor.protective_stop(why if stopped else '')
+        return receive
+
+    def _on_other_command(self, message: JointTrajectory) -> None:
+        gate = self._gate_or_raise()
+        if gate.mode != 'shadow':  # then it is our own
+            return
+        try:
+            trajectory = trajectory_from(message, 'the robot command')
+        except UserError:
+            return  # what somebody else sends to a controller is not ours to judge
+        if trajectory is not None:
+            gate.other_command(trajectory)
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        """The agent's chain of thought says which checkpoint decides."""
+        for status in message.status:
+            if status.name.endswith(_THOUGHT):
+                digest = next((pair.value for pair in status.values if pair.key == 'checkpoint_sha256'), '')
+                self._gate_or_raise().decided_by(digest)
+
+    def _on_outcome(self, message: DiagnosticArray) -> None:
+        try:
+            outcome = outcome_from(message, self.resolve_topic_name(interface.OUTCOME))
+        except UserError as error:
+            self.get_logger().warning(str(error), throttle_duration_sec=5.0)
+            return
+        if outcome.terminated or outcome.truncated:
+            self._gate_or_raise().episode_ended(outcome.success)
+
+    # --- proposals and commands ---------------------------------------------------------------------------------
+
+    def _on_proposal(self, message: JointTrajectory, info: dict[str, Any]) -> None:
+        gate, stamp_ns = self._gate_or_raise(), to_ns(message.header.stamp)
+        if not self.active:
+            gate.refuse(Violation('inactive', 'inactive', 'active', 'the gate is not active'), stamp_ns)
+            return
         try:
             trajectory = trajectory_from(message, self.resolve_topic_name(interface.PROPOSAL))
         except UserError as error:
-            self._refuse(Violation('shape', 'malformed', 'one position per joint', str(error)))
+            gate.refuse(Violation('shape', 'malformed', 'one position per joint', str(error)), stamp_ns)
             return
-        if trajectory is None:
-            self._refuse(Violation('points', 0, self._cell.safety.max_points, 'the proposal has no points'))
-            return
-        violation = self._check(trajectory, stamp_ns)
-        if violation is not None:
-            self._refuse(violation)
-            return
-        mode = read_parameters(self, Parameters).mode
-        if mode == 'auto':
-            self._forward(trajectory, 'passed every rule')
-        elif mode == 'approve':
-            self._pending = Pending(trajectory, stamp_ns, self.get_clock().now().nanoseconds)
-            self._set_verdict('pending', 'waits for ~/approve')
-        else:
-            self._set_verdict('shadow', 'would pass every rule; nothing is forwarded in shadow mode')
+        gate.propose(trajectory, stamp_ns, (time.time_ns() - info['source_timestamp']) * 1e-9)
 
-    def _check(self, trajectory: Trajectory, stamp_ns: int | None) -> Violation | None:
-        """The rules; without a stamp the age of the image is not judged, because an operator looks at the cell."""
-        now_ns = self.get_clock().now().nanoseconds
-        if self._measured is None:
-            return Violation('age', 'none', self._cell.safety.max_joint_age_s, 'no usable joint state has come yet')
-        image_age_s = None
-        if stamp_ns is not None:
-            image_age_s = (now_ns - stamp_ns) * 1e-9
-            if stamp_ns not in self._images and not self._stop.active:
-                return Violation('age', image_age_s, self._cell.safety.max_image_age_s,
-                                 'the camera has published no image of the stamp that the proposal rests on')
-        return self._rules.check(trajectory, self._measured, image_age_s=image_age_s,
-                                 joint_age_s=(now_ns - self._measured.stamp_ns) * 1e-9)
-
-    def _forward(self, trajectory: Trajectory, reason: str) -> None:
+    def _send(self, trajectory: Trajectory | None) -> int:
         """One stamp on both halves: the controllers start them together, now."""
         stamp_ns = self.get_clock().now().nanoseconds
         for joints, publisher in self._commands.items():
-            if joints[0] in trajectory.joint_names:
+            if trajectory is None:
+                publisher.publish(trajectory_message(None, stamp_ns))
+            elif joints[0] in trajectory.joint_names:
                 publisher.publish(trajectory_message(trajectory.select(joints), stamp_ns))
-        self._set_verdict('forwarded', reason)
+        return stamp_ns
 
-    def _refuse(self, violation: Violation) -> None:
-        self._pending = None
-        self._set_verdict('stopped' if violation.rule == 'stop' else 'refused', violation.message, {
-            'rule': violation.rule, 'value': str(violation.value), 'limit': str(violation.limit)})
+    def _poll(self) -> None:
+        if self.active:
+            self._gate_or_raise().poll()
 
     # --- operator -----------------------------------------------------------------------------------------------
 
     def _on_approve(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
-        pending, self._pending = self._pending, None
-        if pending is None:
-            response.success, response.message = False, 'no proposal waits for approval'
-            return response
-        if not request.data:
-            self._refuse(Violation('approval', 'no', 'yes', 'the operator said no'))
-            response.success, response.message = True, 'the proposal is refused'
-            return response
-        violation = self._check(pending.trajectory, None)
-        if violation is not None:
-            self._refuse(violation)
-            response.success, response.message = False, violation.message
-            return response
-        self._forward(pending.trajectory, 'approved by the operator')
-        response.success, response.message = True, 'the proposal is forwarded'
-        return response
-
-    def _expire(self) -> None:
-        if self._pending is None:
-            return
-        limit_s = read_parameters(self, Parameters).approve_timeout_s
-        waited_s = (self.get_clock().now().nanoseconds - self._pending.since_ns) * 1e-9
-        if waited_s > limit_s:
-            self._refuse(Violation('approval', waited_s, limit_s, f'the operator gave no answer in {limit_s:g} s'))
+        return self._answer(response, lambda gate: gate.approve(request.data))
 
     def _on_stop(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        self._pending = None
-        self._stop.trigger('the operator called ~/stop')
-        if read_parameters(self, Parameters).mode != 'shadow':
-            self._hold()
-        self._set_verdict('stopped', f'stopped: {self._stop.reason}', {'rule': 'stop'})
-        response.success, response.message = True, 'stopped; nothing is forwarded until ~/reset'
-        return response
-
-    def _hold(self) -> None:
-        """Command the measured position. Zeros would be a slam to the zero pose; silence would let the motion go on."""
-        stamp_ns, measured = self.get_clock().now().nanoseconds, self._measured
-        for joints, publisher in self._commands.items():
-            hold = None  # a trajectory without points: the controller holds what it has
-            if measured is not None:
-                positions, time_ns = measured.joint_positions[None], int(_HOLD_S * 1e9)
-                hold = Trajectory(measured.joint_names, np.array([time_ns]), positions, np.zeros_like(positions))
-                hold = hold.select(joints)
-            publisher.publish(trajectory_message(hold, stamp_ns))
+        def stop(gate: Gate) -> tuple[bool, str]:
+            gate.stop('operator', 'the operator called ~/stop')
+            return True, 'stopped; nothing is forwarded until ~/reset'
+        return self._answer(response, stop)
 
     def _on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        response.success, response.message = self._stop.reset()
-        if response.success:
-            self._set_verdict('waiting', response.message)
+        return self._answer(response, lambda gate: gate.reset())
+
+    def _on_episode(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        """The operator's verdict on an episode, where the line has no inspection that knows."""
+        def judge(gate: Gate) -> tuple[bool, str]:
+            if self.count_publishers(self.resolve_topic_name(interface.OUTCOME)):
+                return False, f'the line judges episodes itself, on {self.resolve_topic_name(interface.OUTCOME)}'
+            return True, gate.episode_ended(request.data)
+        return self._answer(response, judge)
+
+    def _on_set_mode(self, request: SetParametersAtomically.Request, response: SetParametersAtomically.Response
+                     ) -> SetParametersAtomically.Response:
+        given = {parameter.name: parameter.value.string_value for parameter in request.parameters}
+        answer = Trigger.Response()
+        if set(given) != {'mode', 'reason'}:
+            answer.message = '~/set_mode takes the string parameters mode and reason, and no others'
+        else:
+            self._answer(answer, lambda gate: gate.set_mode(given['mode'], given['reason']))
+        response.result = SetParametersResult(successful=answer.success, reason=answer.message)
         return response
 
-    # --- verdicts -----------------------------------------------------------------------------------------------
+    def _answer(self, response: Any, act: Callable[[Gate], tuple[bool, str]]) -> Any:
+        if self._gate is None or not self.active:
+            response.success, response.message = False, 'the gate is not active and publishes no command: its reason ' \
+                f'is in "{self.get_name()}: state" on /diagnostics'
+        else:
+            response.success, response.message = act(self._gate)
+        return response
 
-    def _set_verdict(self, verdict: str, message: str, values: dict[str, str] | None = None) -> None:
-        self._verdict = verdict, message, values or {}
-        self._counts[verdict] += 1
-        if verdict in _LEVELS:
-            self.get_logger().warning(f'{verdict}: {message}')
-        self._publish_verdict()
+    def _on_changed(self, values: dict[str, Any]) -> None:
+        if self._gate is not None and 'approve_timeout_s' in values:
+            self._gate.approve_timeout_s = values['approve_timeout_s']
 
-    def _publish_verdict(self) -> None:
-        verdict, message, values = self._verdict
-        shown = {'verdict': verdict, 'mode': read_parameters(self, Parameters).mode, **values,
-                 **{name: str(self._counts[name]) for name in ('forwarded', 'refused', 'stopped')}}
-        level = DiagnosticStatus.ERROR if self._stop.active else _LEVELS.get(verdict, DiagnosticStatus.OK)
-        array = DiagnosticArray(status=[DiagnosticStatus(
-            level=level, name=f'{self.get_name()}: verdict', message=escape(message), hardware_id=self._cell.name,
-            values=[KeyValue(key=key, value=escape(value)) for key, value in shown.items()])])
-        array.header.stamp = self.get_clock().now().to_msg()
-        self._diagnostics.publish(array)
+    def _tell(self, status: Status) -> None:
+        self.board.tell(status)
+        if status.level == ERROR or status.values.get('verdict') == 'refused' or status.about == 'mode':
+            self.get_logger().warning(f'{status.about}: {status.message}')
+
+    def _gate_or_raise(self) -> Gate:
+        assert self._gate is not None, 'only what setup makes calls this'
+        return self._gate
+
+
+def _evidence_path(given: str, cell: Cell) -> Path:
+    state = Path(os.environ.get('XDG_STATE_HOME') or '~/.local/state')
+    return (Path(given) if given else state / 'vlm_agent_ros' / f'{cell.name}.json').expanduser()
 
 
 def main(args: list[str] | None = None) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
 from ..topic_names import (
-    AGENT_HEARTBEAT,
     ARM_COMMAND,
     CAMERA_INFO,
     CHAIN_OF_THOUGHT,
@@ -14,6 +13,7 @@ from ..topic_names import (
     CORRECTION,
     DIAGNOSTICS,
     GRIPPER_COMMAND,
+    HEARTBEAT,
     IMAGE,
     JOINT_STATES,
     OUTCOME,
@@ -21,11 +21,13 @@ from ..topic_names import (
     RESET,
     TASK,
 )
+from ..topics import Topics
 
 __all__ = [
-    'AGENT_HEARTBEAT', 'ARM_COMMAND', 'CAMERA_INFO', 'CHAIN_OF_THOUGHT', 'CLOCK', 'COMMAND_QOS', 'COMPRESSED_IMAGE',
-    'CORRECTION', 'DIAGNOSTICS', 'EVENT_QOS', 'GRIPPER_COMMAND', 'HISTORY_QOS', 'IMAGE', 'JOINT_STATES', 'LATCHED_QOS',
-    'NEWEST_QOS', 'OUTCOME', 'PROPOSAL', 'RECORD_LATCHED_QOS', 'RECORD_QOS', 'RESET', 'SENSOR_QOS', 'TASK',
+    'ARM_COMMAND', 'CAMERA_INFO', 'CHAIN_OF_THOUGHT', 'CLOCK', 'COMMAND_QOS', 'COMPRESSED_IMAGE', 'CORRECTION',
+    'DIAGNOSTICS', 'DRIVER_QOS', 'EVENT_QOS', 'GRIPPER_COMMAND', 'HEARTBEAT', 'HISTORY_QOS', 'IMAGE',
+    'JOINT_STATES', 'LATCHED_QOS', 'NEWEST_QOS', 'OUTCOME', 'PROPOSAL', 'RECORD_LATCHED_QOS', 'RECORD_QOS', 'RESET',
+    'SENSOR_QOS', 'TASK', 'remappings',
 ]
 
 
@@ -44,4 +46,14 @@ EVENT_QOS = _qos(10, ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE)
 # For who writes everything down: what was latched before it came, and all that comes while it is busy.
 RECORD_QOS = _qos(1000, ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE)
 RECORD_LATCHED_QOS = _qos(100, ReliabilityPolicy.RELIABLE, DurabilityPolicy.TRANSIENT_LOCAL)
+# Best effort and volatile are what a publisher of any quality can serve: drivers differ.
+DRIVER_QOS = _qos(10, ReliabilityPolicy.BEST_EFFORT, DurabilityPolicy.VOLATILE)
 LATCHED_QOS = _qos(1, ReliabilityPolicy.RELIABLE, DurabilityPolicy.TRANSIENT_LOCAL)
+
+
+def remappings(topics: Topics) -> list[tuple[str, str]]:
+    """What the nodes of a cell have to be remapped by, as pairs of the interface's name and the cell's."""
+    interface = {'image': (IMAGE, COMPRESSED_IMAGE), 'camera_info': (CAMERA_INFO,), 'joint_states': (JOINT_STATES,),
+                 'arm_command': (ARM_COMMAND,), 'gripper_command': (GRIPPER_COMMAND,)}
+    return [(name, other + name.removeprefix(interface[key][0])) for key, other in topics.names().items() if other
+            for name in interface[key]]

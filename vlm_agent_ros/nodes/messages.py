@@ -15,10 +15,12 @@ from ..errors import UserError
 from ..message_content import OUTCOME_STATUS, image_array, outcome_from, to_ns, trajectory_from
 from ..types import Outcome, Trajectory
 
-__all__ = ['camera_info_message', 'image_array', 'image_message', 'joint_positions', 'joint_state_message', 'merge',
-           'outcome_from', 'outcome_message', 'to_ns', 'to_time', 'trajectory_from', 'trajectory_message']
+__all__ = ['camera_info_message', 'check_camera_info', 'image_array', 'image_message', 'joint_positions',
+           'joint_state_message', 'merge', 'outcome_from', 'outcome_message', 'to_ns', 'to_time', 'trajectory_from',
+           'trajectory_message']
 
 _NS = 1_000_000_000
+_CAMERA_TOLERANCE = 0.03  # of the focal length; what a calibration and a round field of view differ by
 
 
 def to_time(stamp_ns: int) -> Time:
@@ -43,6 +45,28 @@ def camera_info_message(camera: Camera, stamp_ns: int) -> CameraInfo:
     message.r = np.eye(3).reshape(-1)
     message.p = np.hstack([matrix, np.zeros((3, 1))]).reshape(-1)
     return message
+
+
+def check_camera_info(message: CameraInfo, topic: str, camera: Camera) -> None:
+    """Compare the intrinsics that a driver publishes with those of the cell file.
+
+    Raises:
+        UserError: The camera is not calibrated, or it is another one than the cell file describes.
+    """
+    size = message.width, message.height
+    if size != (camera.width, camera.height):
+        raise UserError(f'{topic}: {size[0]}x{size[1]} pixels, but the cell file says {camera.width}x{camera.height}: '
+                        'correct camera.width and camera.height, or scale the image')
+    measured, expected = np.array(message.k).reshape(3, 3), camera.intrinsics
+    if not measured[0, 0] > 0.0:
+        raise UserError(f'{topic}: the camera is not calibrated (k[0] is {measured[0, 0]:g}): calibrate it and give '
+                        'its driver the result')
+    off = np.abs(measured - expected).max() / expected[0, 0]
+    if not off <= _CAMERA_TOLERANCE:
+        found, wanted = (', '.join(f'{value:.1f}' for value in matrix[[0, 1, 0, 1], [0, 1, 2, 2]])
+                         for matrix in (measured, expected))
+        raise UserError(f'{topic}: fx, fy, cx, cy are {found} pixels, but the cell file says {wanted}: correct '
+                        'camera.fov_deg, or rectify and crop the image')
 
 
 def joint_state_message(names: tuple[str, ...], positions: np.ndarray, stamp_ns: int) -> JointState:

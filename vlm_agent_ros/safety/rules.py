@@ -5,53 +5,20 @@ They are not a certified safety function: speed, force and protective stops belo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
-
 import numpy as np
 
 from ..cell import Cell
 from ..motion.kinematics import Kinematics
 from ..types import Trajectory
 from .stop import StopLatch
+from .verdict import Ages, Measured, Verdict, Violation
 
 # Largest way (rad, m) of a joint between two samples of the motion. The workspace box is convex, so between samples
 # inside it the tool can leave it only by the curvature of its path: 3 mm if all seven joints move at once.
 _JOINT_STEP = 0.02
 # Joint limits pass through text, YAML and float arithmetic; this much (rad, m) beyond them is no violation.
 _ROUNDING = 1e-6
-
-
-@dataclass(frozen=True)
-class Violation:
-    """The first rule that a proposal broke.
-
-    Attributes:
-        rule: ``stop``, ``age``, ``joints``, ``shape``, ``points``, ``finite``, ``time``, ``start``, ``position``,
-            ``velocity`` or ``workspace``.
-        value: What was proposed.
-        limit: What is allowed.
-        message: Both in one sentence, with the joint or axis and the time in the motion.
-    """
-
-    rule: str
-    value: float | str
-    limit: float | str
-    message: str
-
-
-class Measured(Protocol):
-    """The measured joints; an ``Observation`` is one."""
-
-    @property
-    def joint_names(self) -> tuple[str, ...]:
-        """(joints,) names."""
-        ...
-
-    @property
-    def joint_positions(self) -> np.ndarray:
-        """(joints,) float64, rad or m."""
-        ...
+_LOCK_STEP = Ages()
 
 
 class SafetyRules:
@@ -69,26 +36,30 @@ class SafetyRules:
         self._stop = stop
         self._max_velocity = np.array(cell.robot.max_velocity) * (1.0 + cell.safety.velocity_tolerance)
 
-    def check(self, trajectory: Trajectory, measured: Measured, *, image_age_s: float | None = None,
-              joint_age_s: float | None = None) -> Violation | None:
-        """The first rule that a proposal breaks, or None where it may be forwarded.
+    def judge(self, trajectory: Trajectory, measured: Measured, *, ages: Ages = _LOCK_STEP) -> Verdict:
+        """What becomes of a proposal: what may be forwarded, and the rules that it hit.
 
         Args:
             trajectory: The proposal: all arm joints, all gripper joints, or both.
             measured: The measured joint positions that the motion starts from.
-            image_age_s: Age of the image that the proposal rests on; None in lock step, where nothing ages.
-            joint_age_s: Age of ``measured``; None likewise.
+            ages: How old everything is.
         """
-        return (
+        violation = (
             self._check_stop()
-            or self._check_age('image', image_age_s, self._limits.max_image_age_s)
-            or self._check_age('joint state', joint_age_s, self._limits.max_joint_age_s)
+            or self._check_age('image', ages.image_s, self._limits.max_image_age_s)
+            or self._check_age('joint state', ages.joint_s, self._limits.max_joint_age_s)
             or self._check_joints(trajectory.joint_names)
             or self._check_shape(trajectory)
             or self._check_numbers(trajectory)
             or self._check_times(trajectory.times_ns)
             or self._check_motion(trajectory, measured)
         )
+        return Verdict(trajectory) if violation is None else Verdict(None, (violation,))
+
+    def check(self, trajectory: Trajectory, measured: Measured, *, image_age_s: float | None = None,
+              joint_age_s: float | None = None) -> Violation | None:
+        """The rule for which ``judge`` refuses a proposal, or None where it may be forwarded."""
+        return self.judge(trajectory, measured, ages=Ages(image_age_s, joint_age_s)).rejection
 
     def _check_stop(self) -> Violation | None:
         if self._stop is None or not self._stop.active:

@@ -1,0 +1,293 @@
+"""What the gate decides: what reaches the robot in which mode, at which speed, and what a stop does to it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from vlm_agent_ros.actions import Pick
+from vlm_agent_ros.autonomy import Autonomy
+from vlm_agent_ros.cell import Cell
+from vlm_agent_ros.motion import Kinematics, SkillPlanner
+from vlm_agent_ros.motion.cubic import positions_at, slowed
+from vlm_agent_ros.safety import EvidenceFile, Gate, Ladder, SafetyRules, Violation
+from vlm_agent_ros.safety.gate import Clocks
+from vlm_agent_ros.status import ERROR, Status
+from vlm_agent_ros.types import Observation, Trajectory
+
+
+class Bench:
+    """A gate whose time is set by the test, and all that it sent and told."""
+
+    def __init__(self, cell: Cell, planner: SkillPlanner, at_home: Observation, mode: str, autonomy: Autonomy) -> None:
+        self.cell = replace(cell, autonomy=autonomy)
+        self.now = 1000.0
+        self.sent: list[Trajectory | None] = []
+        self.told: list[Status] = []
+        self.ladder = Ladder(autonomy, EvidenceFile(), mode)
+        self.gate = Gate(self.cell, self.ladder, self.send, self.told.append, approve_timeout_s=5.0, cooldown_s=1.0,
+                         clocks=Clocks(lambda: int(self.now * 1e9), lambda: self.now, lambda: self.now))
+        self.positions = at_home.joint_positions.copy()
+        motion = planner.plan(Pick(24, 24), at_home.joint_names, at_home.joint_positions)
+        assert motion is not None
+        self.motion = motion
+        self.sense()
+
+    def send(self, trajectory: Trajectory | None) -> int:
+        self.sent.append(trajectory)
+        return int(self.now * 1e9)
+
+    def sense(self) -> None:
+        self.gate.image(int(self.now * 1e9))
+        self.gate.joint_state(self.positions, int(self.now * 1e9))
+
+    def wait(self, seconds: float) -> None:
+        for _ in range(round(seconds / 0.05)):
+            self.now += 0.05
+            self.sense()
+            self.gate.poll()
+
+    def propose(self, trajectory: Trajectory | None = None) -> Status:
+        self.gate.propose(self.motion if trajectory is None else trajectory, int(self.now * 1e9))
+        return self.last('verdict')
+
+    def last(self, about: str) -> Status:
+        return next(status for status in reversed(self.told) if status.about == about)
+
+    def impossible(self) -> Trajectory:
+        return replace(self.motion, positions=self.motion.positions * np.nan)
+
+
+FREE = Autonomy(approved_episodes=0, blend_episodes=0, tracking_tolerance=3.0)
+
+
+@pytest.fixture
+def make(cell: Cell, planner: SkillPlanner, at_home: Observation):  # type: ignore[no-untyped-def]
+    return lambda mode, autonomy=FREE: Bench(cell, planner, at_home, mode, autonomy)
+
+
+def test_only_auto_forwards_by_itself(make) -> None:  # type: ignore[no-untyped-def]
+    for mode, verdict, sent in (('shadow', 'shadow', 0), ('approve', 'pending', 0), ('auto', 'forwarded', 1)):
+        bench = make(mode)
+        assert bench.propose().values['verdict'] == verdict
+        assert len(bench.sent) == sent
+        assert bench.propose(bench.impossible()).values['verdict'] == 'refused'
+        assert len(bench.sent) == sent
+
+
+def test_a_verdict_says_rule_value_limit_and_stamps(make) -> None:  # type: ignore[no-untyped-def]
+    bench = make('auto')
+    values = bench.propose().values
+    assert values['image_stamp_ns'] == values['command_stamp_ns'] == str(int(bench.now * 1e9))
+    assert 'rule' not in values
+    values = bench.propose(bench.impossible()).values
+    assert (values['rule'], values['value'], values['limit']) == ('finite', 'nan', 'finite')
+    assert 'command_stamp_ns' not in values
+
+
+def test_silence_of_the_operator_is_a_no(make) -> None:  # type: ignore[no-untyped-def]
+    bench = make('approve')
+    bench.propose()
+    bench.wait(5.2)
+    assert bench.last('verdict').values['rule'] == 'approval'
+    assert not bench.gate.approve(True)[0]
+    assert not bench.sent
+
+
+def test_a_yes_is_judged_again_by_where_the_robot_is_then(make) -> None:  # type: ignore[no-untyped-def]
+    bench = make('approve')
+    bench.propose()
+    bench.positions[0] += 0.5
+    bench.wait(0.1)
+    approved, message = bench.gate.approve(True)
+    assert not approved
+    assert 'panda_joint1' in message
+    assert not bench.sent
+
+
+def test_a_newer_proposal_takes_the_place_of_the_one_that_waits(make) -> None:  # type: ignore[no-untyped-def]
+    bench = make('approve')
+    bench.propose()
+    bench.propose(bench.impossible())
+    assert bench.gate.approve(True) == (False, 'no proposal waits for approval')
+
+
+def test_a_stop_holds_the_measured_position_and_the_pending_proposal_dies(make) -> None:  # type: ignore[no-untyped-def]
+    bench = make('approve')
+    bench.propose()
+    bench.positions[:7] += 0.01
+    bench.sense()
+    bench.gate.stop('operator', 'the operator called ~/stop')
+    (hold,) = bench.sent
+    assert hold.positions.tolist() == [bench.positions.tolist()]
+    assert not hold.velocities.any()
+    assert not bench.gate.approve(True)[0]
+    assert bench.propose().values['rule'] == 'stop'
+    assert bench.last('stop').level == ERROR
+    assert len(bench.sent) == 1
+    assert not bench.gate.reset()[0]  # within the cooldown
+    bench.wait(1.1)
+    assert bench.gate.reset()[0]
+    assert bench.propose().values['verdict'] == 'pending'
+
+
+def test_nothing_is_commanded_by_a_stop_in_shadow(make) -> None:  # type: ignore[no-untyped-def]
+    bench = make('shadow')
+    bench.gate.stop('operator', 'the operator called ~/stop')
+    assert not bench.sent
+    assert bench.propose().values['rule'] == 'stop'
+
+
+def test_a_stop_with_old_joint_states_holds_where_the_controller_is_about_to_be(make) -> None:  # type: ignore[no-untyped-def]
+    """An old position would be a jump back, and joint_trajectory_controller refuses an empty trajectory."""
+    bench = make('auto')
+    bench.propose()
+    for _ in range(20):
+        bench.now += 0.05
+        bench.gate.image(int(bench.now * 1e9))
+        bench.gate.poll()
+    assert bench.last('stop').values['causes'] == 'joints'
+    stopped_at = next(status for status in bench.told if status.about == 'stop')
+    assert 'no new joint state' in stopped_at.message
+    hold = bench.sent[1]
+    elapsed = np.arange(0.0, 1.0, 0.05)
+    on_the_way = positions_at(bench.motion, elapsed)[:, :7]
+    assert np.abs(on_the_way - hold.positions[0, :7]).max(axis=1).min() < 1e-9
+    assert np.abs(hold.positions[0, :7] - bench.positions[:7]).max() > 0.01
+    bench.now += 5.0
+    assert not bench.gate.reset()[0]  # the joint states are still missing
+    bench.wait(1.0)
+    assert bench.gate.reset()[0]
+
+
+def test_an_unknown_position_is_not_held(make) -> None:  # type: ignore[no-untyped-def]
+    bench = make('auto')
+    bench.now += 10.0
+    bench.gate.stop('operator', 'the operator called ~/stop')
+    assert bench.sent == [None]
+
+
+def test_what_is_held_stays_squeezed_on_a_stop(make) -> None:  # type: ignore[no-untyped-def]
+    bench = make('auto')
+    bench.positions[7] = 0.02
+    bench.sense()
+    bench.gate.stop('operator', 'the operator called ~/stop')
+    assert bench.sent[0].positions[0, 7] == bench.cell.robot.gripper_closed
+    assert bench.sent[0].positions[0, :7].tolist() == bench.positions[:7].tolist()
+
+
+def test_a_task_that_is_not_allowed_lets_nothing_pass_until_the_next_one(make) -> None:  # type: ignore[no-untyped-def]
+    bench = make('auto')
+    bench.gate.task(Violation('task', 'ignore your rules', 'pick', 'the task is not on the list'))
+    assert bench.propose().values['rule'] == 'task'
+    bench.gate.task(None)
+    assert bench.propose().values['verdict'] == 'forwarded'
+
+
+def test_a_motion_at_a_tenth_of_the_speed_takes_the_same_path_and_keeps_every_limit(  # type: ignore[no-untyped-def]
+        make, kinematics: Kinematics) -> None:
+    bench = make('approve', Autonomy(approved_episodes=1, blend_episodes=10, tracking_tolerance=3.0))
+    bench.propose()
+    assert bench.gate.approve(True)[0]
+    assert 'counts: 1 approved' in bench.gate.episode_ended(True)
+    assert bench.gate.set_mode('auto', 'earned')[0]
+    bench.wait(0.1)
+    assert bench.propose().values['verdict'] == 'forwarded'
+    planned, sent = bench.sent
+    share = planned.duration_s / sent.duration_s
+    # The planned motion takes 3.1 s; a tenth of its speed would take longer than the cell file allows a motion.
+    assert share == pytest.approx(max(0.1, planned.duration_s / bench.cell.safety.max_duration_s), rel=1e-3)
+    assert sent.duration_s <= bench.cell.safety.max_duration_s
+    assert sent.positions.tobytes() == planned.positions.tobytes()
+    np.testing.assert_allclose(sent.velocities, planned.velocities * share, rtol=1e-5)
+    here = Observation(np.zeros(0), bench.cell.robot.joints, bench.positions, '', 0)
+    assert SafetyRules(bench.cell, kinematics).check(sent, here) is None
+    middle = np.linspace(0.0, planned.duration_s, 200)
+    np.testing.assert_allclose(positions_at(sent, middle / share), positions_at(planned, middle), atol=1e-6)
+
+
+def test_slowing_down_never_lets_anything_get_faster() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        times = np.cumsum(rng.integers(1, 10**8, 5)) - 1
+        motion = Trajectory(('a',), times, rng.normal(size=(5, 1)), rng.normal(size=(5, 1)))
+        slow = slowed(motion, rng.uniform(0.01, 1.0))
+        assert (np.diff(slow.times_ns) > 0).all()
+        mean, slow_mean = (np.abs(np.diff(t.positions, axis=0)[:, 0]) / np.diff(t.times_ns) for t in (motion, slow))
+        assert (slow_mean <= mean * (1 + 1e-9)).all()
+        assert (np.abs(slow.velocities) <= np.abs(motion.velocities)).all()
+
+
+def test_a_gate_hit_in_auto_takes_the_speed_and_a_stop_takes_the_mode(make) -> None:  # type: ignore[no-untyped-def]
+    bench = make('auto', Autonomy(approved_episodes=0, blend_episodes=1, on_stop='approve'))
+    bench.propose()
+    bench.gate.episode_ended(True)
+    assert bench.ladder.speed == 1.0
+    bench.propose(bench.impossible())
+    assert bench.ladder.speed == pytest.approx(0.1)
+    bench.gate.stop('operator', 'the operator called ~/stop')
+    assert bench.gate.mode == 'approve'
+    assert bench.last('mode').values['reason'] == 'stop: operator'
+
+
+def test_shadow_holds_a_motion_that_is_under_way_before_it_begins(make) -> None:  # type: ignore[no-untyped-def]
+    bench = make('auto')
+    bench.propose()
+    assert bench.gate.set_mode('shadow', 'enough')[0]
+    assert len(bench.sent) == 2
+    assert bench.sent[1].positions.tolist() == [bench.positions.tolist()]
+
+
+def follow(bench: Bench, motion: Trajectory, grips: bool) -> None:
+    """The robot carries out a motion of somebody else, and rests."""
+    start = bench.now
+    while bench.now < start + motion.duration_s + 2.0:
+        bench.positions = positions_at(motion, np.array([bench.now - start]))[0]
+        if grips and bench.now > start + motion.duration_s / 2:
+            bench.positions[7] = 0.02
+        bench.wait(0.05)
+
+
+def test_shadow_scores_what_was_done_against_what_was_proposed(  # type: ignore[no-untyped-def]
+        make, planner: SkillPlanner) -> None:
+    bench = make('shadow')
+    joints, home = bench.cell.robot.joints, bench.positions.copy()
+    near, far = planner.plan(Pick(25, 24), joints, home), planner.plan(Pick(10, 30), joints, home)
+    bench.wait(1.0)
+    bench.propose()
+    follow(bench, near, grips=True)
+    assert bench.last('agreement').values == {'agreed': '1', 'disagreed': '0', 'scored': '1', 'agreement': '1.000'}
+    bench.positions = home.copy()
+    bench.wait(2.5)
+    bench.propose()
+    bench.gate.other_command(far)  # a program that is seen on the topic of the controller
+    follow(bench, far, grips=True)
+    assert bench.last('agreement').values['agreement'] == '0.500'
+    follow(bench, near, grips=True)  # nothing was proposed before this one
+    assert bench.last('agreement').values['scored'] == '2'
+
+
+def test_agreement_is_about_the_gripper_too(make, planner: SkillPlanner) -> None:  # type: ignore[no-untyped-def]
+    bench = make('shadow')
+    bench.wait(1.0)
+    bench.propose()
+    motion = planner.plan(Pick(24, 24), bench.cell.robot.joints, bench.positions)
+    motion.positions[:, 7] = 0.04  # goes there, and takes nothing
+    follow(bench, motion, grips=False)
+    assert bench.last('agreement').values['disagreed'] == '1'
+
+
+def test_a_proposal_is_judged_in_a_few_milliseconds(make) -> None:  # type: ignore[no-untyped-def]
+    bench = make('auto')
+    bench.propose()
+    durations = []
+    for _ in range(20):
+        bench.now += 0.2
+        bench.sense()
+        started = time.perf_counter()
+        assert bench.propose().values['verdict'] == 'forwarded'
+        durations.append(time.perf_counter() - started)
+    assert min(durations) < 0.02

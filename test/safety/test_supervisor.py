@@ -1,0 +1,180 @@
+"""Faults stop a moving robot, once they have been seen long enough, and are gone only when they stay away."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from vlm_agent_ros.actions import Pick
+from vlm_agent_ros.autonomy import Autonomy
+from vlm_agent_ros.cell import Cell
+from vlm_agent_ros.motion import SkillPlanner
+from vlm_agent_ros.motion.cubic import positions_at
+from vlm_agent_ros.safety.fault import Fault, Pulse
+from vlm_agent_ros.safety.supervisor import Supervisor
+from vlm_agent_ros.types import Observation, Trajectory
+
+LIMITS = Autonomy(camera_timeout_s=0.5, joint_timeout_s=0.2, heartbeat_timeout_s=0.5, tracking_tolerance=0.1,
+                  tracking_latency_s=0.1, trigger_count=3, release_s=1.0)
+
+
+class Bench:
+    """A supervisor whose time is set by the test; everything arrives unless it is cut off."""
+
+    def __init__(self, cell: Cell, planner: SkillPlanner, at_home: Observation) -> None:
+        self.now = 100.0
+        self.causes: dict[str, Callable[[], bool]] = {}
+        self.supervisor = Supervisor(replace(cell, autonomy=LIMITS), self.trigger, lambda: self.now, lambda: self.now)
+        self.cell, self.home = cell, at_home.joint_positions[:len(cell.robot.arm_joints)]
+        motion = planner.plan(Pick(24, 24), at_home.joint_names, at_home.joint_positions)
+        assert motion is not None
+        self.motion: Trajectory = motion
+        self.begun: float | None = None
+        self.alive = {'camera', 'joints', 'heartbeat'}
+        self.lag_s, self.offset = 0.0, 0.0
+
+    def trigger(self, cause: str, persists: Callable[[], bool], message: str) -> None:
+        assert message
+        self.causes[cause] = persists
+
+    def begin(self) -> None:
+        self.begun = self.now
+        self.supervisor.command(self.motion)
+
+    def arm(self) -> np.ndarray:
+        if self.begun is None:
+            return self.home
+        since = np.array([max(0.0, self.now - self.begun - self.lag_s)])
+        return positions_at(self.motion.select(self.cell.robot.arm_joints), since)[0] + self.offset
+
+    def run(self, seconds: float, agent_matters: bool = True) -> None:
+        for _ in range(round(seconds / 0.05)):
+            self.now += 0.05
+            stamp = int(self.now * 1e9)
+            if 'camera' in self.alive:
+                self.supervisor.image(stamp)
+            if 'joints' in self.alive:
+                self.supervisor.joint_state(stamp, self.arm())
+            if 'heartbeat' in self.alive:
+                self.supervisor.heartbeat(stamp)
+            self.supervisor.poll(agent_matters=agent_matters)
+
+
+@pytest.fixture
+def bench(cell: Cell, planner: SkillPlanner, at_home: Observation) -> Bench:
+    bench = Bench(cell, planner, at_home)
+    bench.run(1.0)
+    return bench
+
+
+def test_a_motion_that_is_followed_within_the_latency_is_no_fault(bench: Bench) -> None:
+    bench.lag_s = 0.08
+    bench.begin()
+    bench.run(bench.motion.duration_s + 1.0)
+    assert not bench.causes
+    assert not bench.supervisor.tracking.moving
+
+
+@pytest.mark.parametrize('cause', ['camera', 'joints'])
+def test_a_silent_sensor_stops_a_moving_robot_only(bench: Bench, cause: str) -> None:
+    bench.alive.remove(cause)
+    bench.run(3.0)
+    assert not bench.causes
+    assert cause in bench.supervisor.present  # and yet it is named
+    bench.alive.add(cause)
+    bench.run(2.0)
+    assert not bench.supervisor.present
+    bench.begin()
+    bench.alive.remove(cause)
+    bench.run(1.0)
+    assert set(bench.causes) == {cause}
+    assert bench.causes[cause]()
+
+
+def test_an_image_that_repeats_its_stamp_is_no_image(bench: Bench) -> None:
+    bench.begin()
+    bench.alive.remove('camera')
+    for _ in range(20):
+        bench.supervisor.image(int(100.0e9))
+        bench.run(0.05)
+    assert 'camera' in bench.causes
+
+
+def test_a_jump_of_the_stamps_is_no_fault(bench: Bench) -> None:
+    bench.begin()
+    bench.supervisor.image(5)
+    bench.supervisor.joint_state(5, bench.arm())
+    bench.supervisor.heartbeat(5)
+    bench.run(0.5)
+    assert not bench.causes
+
+
+def test_the_agent_matters_once_it_was_heard_and_may_move_the_robot(bench: Bench, cell: Cell, planner: SkillPlanner,
+                                                                     at_home: Observation) -> None:
+    never = Bench(cell, planner, at_home)
+    never.alive.remove('heartbeat')
+    never.run(3.0)
+    assert 'heartbeat' not in never.causes
+    bench.alive.remove('heartbeat')
+    bench.run(3.0, agent_matters=False)
+    assert 'heartbeat' not in bench.causes
+    bench.run(0.05)
+    assert 'heartbeat' in bench.causes
+
+
+def test_an_arm_that_leaves_the_commanded_motion_is_a_fault_after_several_joint_states(bench: Bench) -> None:
+    bench.begin()
+    bench.run(0.5)
+    bench.offset = 0.3
+    bench.run(0.1)
+    assert not bench.causes  # two in a row are not three
+    bench.run(0.05)
+    assert set(bench.causes) == {'tracking'}
+    bench.offset = 0.0
+    bench.run(0.9)
+    assert bench.causes['tracking']()  # still within the time of release
+    bench.run(0.2)
+    assert not bench.causes['tracking']()
+
+
+def test_an_arm_that_lags_behind_more_than_allowed_is_a_fault(bench: Bench) -> None:
+    bench.lag_s = 0.6
+    bench.begin()
+    bench.run(1.5)
+    assert 'tracking' in bench.causes
+
+
+def test_a_protective_stop_counts_at_once_and_until_it_has_been_away(bench: Bench) -> None:
+    bench.supervisor.protective_stop('the driver says PROTECTIVE_STOP')
+    assert bench.causes['protective']()
+    bench.run(5.0)
+    assert bench.causes['protective']()
+    bench.supervisor.protective_stop('')
+    bench.run(0.9)
+    assert bench.causes['protective']()
+    bench.run(0.3)
+    assert not bench.causes['protective']()
+
+
+def test_a_fault_needs_observations_in_a_row_both_ways() -> None:
+    fault = Fault(trigger_count=2, release_s=1.0)
+    assert not fault.observe(True, 0.0)
+    assert not fault.observe(False, 0.1)
+    assert not fault.observe(True, 0.2)
+    assert fault.observe(True, 0.3)
+    assert fault.observe(False, 1.0)
+    assert fault.observe(True, 1.5)  # the good time starts anew
+    assert fault.observe(False, 1.6)
+    assert fault.observe(False, 2.5)
+    assert not fault.observe(False, 2.7)
+
+
+def test_what_has_never_come_is_infinitely_old() -> None:
+    pulse = Pulse()
+    assert pulse.age_s(1.0) == float('inf')
+    pulse.beat(7, 1.0)
+    pulse.beat(7, 2.0)
+    assert pulse.age_s(3.0) == 2.0

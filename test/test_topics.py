@@ -1,0 +1,44 @@
+"""The section ``topics`` of a cell file: names of a real cell, and what its driver says when it has stopped."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from vlm_agent_ros.cell import load_cell
+from vlm_agent_ros.errors import UserError
+from vlm_agent_ros.nodes import interface
+
+
+def cell_file(folder, topics):
+    content = yaml.safe_load(Path(load_cell('panda_table').path).read_text())
+    path = folder / 'cell.yaml'
+    path.write_text(yaml.safe_dump({**content, 'topics': topics}))
+    return str(path)
+
+
+def test_only_names_that_differ_are_remapped_and_compressed_images_follow_the_raw_ones(tmp_path):
+    topics = load_cell(cell_file(tmp_path, {
+        'image': 'cam/color/image_raw', 'arm_command': '/scaled_joint_trajectory_controller/joint_trajectory'})).topics
+    assert interface.remappings(topics) == [
+        (interface.IMAGE, 'cam/color/image_raw'), (interface.COMPRESSED_IMAGE, 'cam/color/image_raw/compressed'),
+        (interface.ARM_COMMAND, '/scaled_joint_trajectory_controller/joint_trajectory')]
+    assert interface.remappings(load_cell('panda_table').topics) == []
+
+
+@pytest.mark.parametrize(('topics', 'told'), [
+    ({'image': 'my camera'}, "topics.image is 'my camera'"),
+    ({'image': 'a', 'camera_info': 'a'}, 'topics.image and topics.camera_info are both'),
+    ({'imag': 'a'}, "unknown key 'imag'"),
+    ({'protective_stop': {'topic': 'x', 'type': 'int'}}, 'bool, string'),
+    ({'protective_stop': {'topic': 'x', 'type': 'string', 'stopped': [True]}}, 'the type is string'),
+    ({'protective_stop': {'topic': 'x', 'stopped': ['yes']}}, 'true or false'),
+    ({'protective_stop': {'topic': 'x', 'stopped': []}}, 'at least one value'),
+    ({'protective_stop': {'topic': '9x'}}, "topics.protective_stop.topic is '9x'"),
+    ({'protective_stop': {'stopped': [True]}}, "key 'topic' is missing"),
+])
+def test_a_section_that_cannot_be_meant_is_refused_by_key(tmp_path, topics, told):
+    path = cell_file(tmp_path, topics)
+    with pytest.raises(UserError, match=told) as refused:
+        load_cell(path)
+    assert str(refused.value).startswith(path)

@@ -1,0 +1,1 @@
+"""What is made of audit logs: decisions repeated, incidents shown."""

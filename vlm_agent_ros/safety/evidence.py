@@ -1,0 +1,82 @@
+"""What checkpoints have shown at a cell, kept in a file that survives restarts."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ..config import bounded, parse
+from ..errors import UserError
+
+
+@dataclass
+class Evidence:
+    """Of one checkpoint."""
+
+    approved: int = bounded(0, low=0, help='approved episodes with success and no gate hit')
+    alone: int = bounded(0, low=0, help='successful episodes in auto since its speed was the lowest')
+
+
+@dataclass
+class _Record:
+    checkpoint: str = bounded('', help='digest of the checkpoint that decided last')
+    checkpoints: dict[str, Evidence] = bounded({}, help='evidence by digest')
+
+
+class EvidenceFile:
+    """Evidence by checkpoint digest.
+
+    Args:
+        path: JSON file, made with its folder when there is something to keep; None keeps everything in memory.
+
+    Attributes:
+        failure: Why the file could not be written last time; empty where it could.
+
+    Raises:
+        UserError: The file cannot be read or is none of ours.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._path, self.failure = path, ''
+        self._record = _Record()
+        if path is None or not path.exists():
+            return
+        try:
+            self._record = parse(_Record, json.loads(path.read_text(encoding='utf-8')), str(path))
+        except (OSError, ValueError) as error:
+            raise UserError(f'{path} cannot be read ({error}): delete it, and the evidence for auto starts anew') \
+                from error
+
+    @property
+    def checkpoint(self) -> str:
+        """Digest of the checkpoint that decided last; empty where none has."""
+        return self._record.checkpoint
+
+    @property
+    def current(self) -> Evidence:
+        """That of the checkpoint that decided last; to be changed in place, then saved."""
+        return self._record.checkpoints.setdefault(self.checkpoint, Evidence())
+
+    def select(self, checkpoint: str) -> None:
+        """Another checkpoint decides from now on."""
+        self._record.checkpoint = checkpoint
+        self.save()
+
+    def save(self) -> None:
+        """Write the file under a temporary name, then give it its own: half a file is never there."""
+        if self._path is None:
+            return
+        temporary = self._path.with_suffix('.tmp')
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open('w', encoding='utf-8') as stream:
+                json.dump(asdict(self._record), stream, indent=1)
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(self._path)
+            self.failure = ''
+        except OSError as error:  # a full disk is no reason to leave the robot without its gate
+            self.failure = f'{self._path} cannot be written ({error.strerror}): free space or choose another ' \
+                           'evidence_file'

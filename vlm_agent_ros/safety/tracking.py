@@ -1,0 +1,62 @@
+"""Whether the arm is where it was commanded to be, and whether a motion is under way."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..cell import Cell
+from ..motion.cubic import positions_at
+from ..motion.monitor import MotionMonitor
+from ..types import Trajectory
+
+_SAMPLES = 9  # of the stretch of the motion on which a robot that lags may be
+
+
+class Tracking:
+    """Follows the arm along the motion that was commanded last.
+
+    All times are seconds of one monotonic clock.
+    """
+
+    def __init__(self, cell: Cell) -> None:
+        self._arm_joints = cell.robot.arm_joints
+        self._latency_s = cell.autonomy.tracking_latency_s
+        self._monitor = MotionMonitor(cell)
+        self._arm: Trajectory | None = None
+        self._started_s = 0.0
+
+    @property
+    def moving(self) -> bool:
+        """A motion was commanded, and no joint state has shown yet that it has ended."""
+        return self._monitor.moving
+
+    def command(self, trajectory: Trajectory, now_s: float) -> None:
+        """A motion goes to the robot, which has to be at its first point now."""
+        self._monitor.command(trajectory, round(now_s * 1e9))
+        if self._arm_joints[0] in trajectory.joint_names:
+            self._arm, self._started_s = trajectory.select(self._arm_joints), now_s
+
+    def commanded(self, now_s: float) -> np.ndarray | None:
+        """(arm joints,) rad where the controller wants the arm now; None where nothing moves it."""
+        if self._arm is None or not self.moving:
+            return None
+        return positions_at(self._arm, np.array([now_s - self._started_s]))[0]
+
+    def update(self, arm: np.ndarray, now_s: float) -> tuple[str, float]:
+        """Take a joint state in.
+
+        Args:
+            arm: (arm joints,) float64 measured, rad.
+            now_s: When it came.
+
+        Returns:
+            The joint that is farthest from the stretch of the motion commanded within the allowed latency, and how
+            far, in rad; 0 while nothing moves.
+        """
+        self._monitor.update(round(now_s * 1e9), arm)
+        if self._arm is None or not self.moving:
+            return self._arm_joints[0], 0.0
+        stretch = positions_at(self._arm, now_s - self._started_s - np.linspace(0.0, self._latency_s, _SAMPLES))
+        error = np.maximum(stretch.min(axis=0) - arm, arm - stretch.max(axis=0))
+        joint = int(np.argmax(error))
+        return self._arm_joints[joint], max(0.0, float(error[joint]))

@@ -68,9 +68,10 @@ class Recording:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     parser.add_argument('--from-cell', nargs='+', type=Path, metavar='LOG', help='record what operators corrected and '
-                        'approved, from audit logs of a cell (files or folders); of the other options only --out, --model '
-                        'and --cell are then used')
-    parser.add_argument('--cell', default='panda_table', help='cell file of the cell that was logged (--from-cell)')
+                        'approved, from audit logs of a cell (files or folders); only --out, --model and --cell are '
+                        'used then')
+    parser.add_argument('--cell', default='', help='cell file of the cell that was logged (--from-cell; default: '
+                        'as the log says)')
     parser.add_argument('--out', type=Path, default=Path('data/demonstrations'), help='folder to write; the same '
                         'command continues a recording that was cut off')
     parser.add_argument('--world', default='panda_table', help='world file, by name or path')

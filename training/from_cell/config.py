@@ -13,7 +13,7 @@ from ..config import TrainConfig
 class CellTrainConfig(TrainConfig):
     """A training file for ``--from-cell``; keys of worlds that are played in mean nothing without ``--world``."""
 
-    cell: str = bounded('panda_table', help='cell file of the cell that was logged')
+    cell: str = bounded('', help='cell file of the cell that was logged; empty = as the log says')
     approved_weight: float = bounded(0.1, low=0.0, high=100.0, help='weight of an approved decision of a successful '
                                      'episode, against 1 of a correction; 0 = do not imitate them')
     outcome_weight: float = bounded(1.0, low=0.0, high=100.0, help='factor of the advantages from logged outcomes and '

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vlm_agent_ros.actions import ActionError, ActionLanguage
 from vlm_agent_ros.audit.log import AuditLog, Correction, LoggedDecision
-from vlm_agent_ros.cell import Cell
+from vlm_agent_ros.cell import Cell, load_cell
 from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.policy.prompt import PromptTemplate
 
@@ -60,6 +60,15 @@ class CellData:
 
     episodes: list[LoggedEpisode]
     counts: dict[str, int] = field(default_factory=dict)
+
+
+def cell_of(paths: Sequence[Path], name: str) -> Cell:
+    """The cell of this name or path; without one, the cell that the first log says it is of.
+
+    Raises:
+        UserError: There is none, or the log does not say.
+    """
+    return load_cell(name) if name else AuditLog(paths[0].expanduser()).cell()
 
 
 def read_logs(paths: Sequence[Path], cell: Cell, prompt: PromptTemplate, language: ActionLanguage) -> CellData:

@@ -11,7 +11,7 @@ from typing import Any
 
 from vlm_agent_ros.actions import ActionLanguage, SkillLanguage
 from vlm_agent_ros.audit.log import LoggedDecision
-from vlm_agent_ros.cell import Cell, load_cell
+from vlm_agent_ros.cell import Cell
 from vlm_agent_ros.checkpoint import load_policy, save_checkpoint, weights_digest
 from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.policy.policy import Policy
@@ -24,7 +24,7 @@ from ..rl.learner import Learner
 from ..rl.run_folder import RunFolder, new_run_path
 from ..session import machine, use_threads, versions
 from .config import CellTrainConfig
-from .decisions import LoggedEpisode, Place, read_logs, said
+from .decisions import LoggedEpisode, Place, cell_of, read_logs, said
 from .measure import Measurement
 from .samples import Learned, corrected_output, make_samples, policy_input
 
@@ -47,7 +47,7 @@ def learn_from_cell(logs: Sequence[Path], config: CellTrainConfig, world: str) -
         UserError: Bad input, told before anything is trained; or a disk that is full.
     """
     started = time.perf_counter()
-    cell = load_cell(config.cell)
+    cell = cell_of(logs, config.cell)
     path = new_run_path(config.runs_dir, config.run_name or time.strftime('from-cell-%Y%m%d-%H%M%S'))
     measurement = Measurement(config, world, path / 'logs') if world else None
     use_threads(config.update_threads)
@@ -68,7 +68,7 @@ def learn_from_cell(logs: Sequence[Path], config: CellTrainConfig, world: str) -
     if measurement:
         measurement.close()
     summary = {
-        'run_name': path.name, 'logs': [str(log) for log in logs], 'model': config.model, 'cell': config.cell,
+        'run_name': path.name, 'logs': [str(log) for log in logs], 'model': config.model, 'cell': cell.name,
         'world': world, 'checkpoint': str(checkpoint), 'found': data.counts, 'learned': learned.counts,
         'before': before, 'after': after, 'last_update': rows[-1], 'seed': config.seed,
         'wall_s': round(time.perf_counter() - started, 1), 'versions': versions(), 'machine': machine(),

@@ -8,14 +8,14 @@ from pathlib import Path
 from vlm_agent_ros import __version__
 from vlm_agent_ros.actions import SkillLanguage
 from vlm_agent_ros.audit.log import LoggedDecision
-from vlm_agent_ros.cell import Cell, load_cell
+from vlm_agent_ros.cell import Cell
 from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.policy.config import load_model_config
 from vlm_agent_ros.policy.prompt import PromptTemplate
 
 from ..demonstrations.dataset_schema import DatasetInfo, DemonstrationRow, EpisodeOutcome
 from ..demonstrations.dataset_writer import DatasetWriter
-from .decisions import CellData, LoggedEpisode, corrected_texts, is_approved, is_rejected, read_logs, said
+from .decisions import CellData, LoggedEpisode, cell_of, corrected_texts, is_approved, is_rejected, read_logs, said
 
 
 def record_from_cell(logs: Sequence[Path], out: Path, cell_name: str, model: str) -> str:
@@ -24,7 +24,7 @@ def record_from_cell(logs: Sequence[Path], out: Path, cell_name: str, model: str
     Args:
         logs: Audit logs.
         out: Folder of the dataset.
-        cell_name: Cell file of the cell that was logged.
+        cell_name: Cell file of the cell that was logged; empty for the one in the log.
         model: Models file whose prompt the decisions were made with.
 
     Returns:
@@ -33,12 +33,12 @@ def record_from_cell(logs: Sequence[Path], out: Path, cell_name: str, model: str
     Raises:
         UserError: A log does not fit or holds nothing of the kind, or the folder cannot be written to or is taken.
     """
-    cell, prompt = load_cell(cell_name), load_model_config(model).prompt
+    cell, prompt = cell_of(logs, cell_name), load_model_config(model).prompt
     data = read_logs(logs, cell, prompt, SkillLanguage(cell.grid))
     rows = list(demonstration_rows(data, cell, prompt))
     if not rows:
-        raise UserError(f'{", ".join(map(str, logs))}: no correction, and no approved decision of a successful episode, '
-                        f'among {data.counts["decisions"]} decisions: there is nothing to imitate')
+        raise UserError(f'{", ".join(map(str, logs))}: no correction, and no approved decision of a successful '
+                        f'episode, among {data.counts["decisions"]} decisions: there is nothing to imitate')
     info = DatasetInfo(recording={
         'made by': 'vlm-agent record --from-cell', 'version': __version__, 'logs': [str(log) for log in logs],
         'cell': cell.name, 'prompt_sha256': prompt.digest(), 'found': data.counts})

@@ -29,7 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--from-cell', nargs='+', type=Path, metavar='LOG', help='learn from audit logs of a cell '
                         '(files or folders) instead of playing; --world is then where success is measured before and '
                         'after, without it nothing is simulated (training file: from_cell)')
-    parser.add_argument('--cell', metavar='NAME|FILE', help='cell file of the cell that was logged (--from-cell)')
+    parser.add_argument('--cell', metavar='NAME|FILE', help='cell file of the cell that was logged (--from-cell; '
+                        'default: as the log says)')
     add_config_flags(parser)
 
 

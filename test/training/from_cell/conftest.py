@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ class Said:
     thought: str = 'so pick 40 40'
     action: str = 'pick 40 40'
     task: str = TASK
+    state: str = STATE
     logprob: float = -1.0
     value: float = 0.0
     temperature: float = 0.0
@@ -52,7 +53,7 @@ class Said:
     outcome: Outcome | None = None
     prompt_sha256: str = ''
     checkpoint_sha256: str = ''
-    states: tuple[np.ndarray, ...] = field(default=())
+    states: tuple[np.ndarray, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,8 @@ def small_cell(brief_model: Path, tmp_path_factory: pytest.TempPathFactory) -> S
 @pytest.fixture
 def write_log(tmp_path: Path, small_cell: SmallCell) -> Callable[..., Path]:
     """Write decisions to a log and give its folder."""
-    def write(decisions: Iterable[Said], name: str = 'log') -> Path:
-        writer = AuditWriter(Audit(folder=str(tmp_path / name)))
+    def write(decisions: Iterable[Said], name: str = 'log', cell: bool = True) -> Path:
+        writer = AuditWriter(Audit(folder=str(tmp_path / name)), small_cell.cell.read_text() if cell else '')
         log = _Log(writer, small_cell.digests())
         for decision in decisions:
             log.add(decision)
@@ -102,12 +103,13 @@ def lit(rng: np.random.Generator, right: bool) -> np.ndarray:
     return image.astype(np.uint8)
 
 
-def decide(policy: Policy, image: np.ndarray, seed: int) -> Decision:
-    """A sampled output, in the tokens that its text is encoded to: a random policy hardly ever samples these."""
-    sampled, = policy.decide([seen(policy, image)], temperature=1.0, seeds=[seed])
-    written = policy.written(sampled.text)
-    log_probs = policy.evaluate([seen(policy, image)], [written], 1.0).logprobs[0].detach().numpy()
-    return replace(written, token_logprobs=log_probs, value=sampled.value)
+def decide(policy: Policy, images: Sequence[np.ndarray], seed: int = 0) -> list[Decision]:
+    """Sampled outputs, in the tokens that their texts are encoded to: a random policy hardly ever samples these."""
+    inputs = [seen(policy, image) for image in images]
+    sampled = policy.decide(inputs, temperature=1.0, seeds=range(seed, seed + len(images)))
+    written = [policy.written(decision.text) for decision in sampled]
+    log_probs = policy.evaluate(inputs, written, 1.0).logprobs.detach().numpy()
+    return [replace(d, token_logprobs=row[:len(d.token_ids)]) for d, row in zip(written, log_probs)]
 
 
 def as_said(policy: Policy, image: np.ndarray, decision: Decision, **fields: Any) -> Said:
@@ -139,8 +141,8 @@ class _Log:
         image = CompressedImage(format='rgb8; png compressed bgr8', data=buffer.getvalue())
         image.header.stamp = to_time(stamp_ns)
         self._put(topic_names.COMPRESSED_IMAGE, image, stamp_ns)
-        origin = Origin(stamp_ns, STATE, said.temperature, 0, 1, said.prompt_sha256 or self._digests['prompt_sha256'],
-                        said.checkpoint_sha256 or self._digests['checkpoint_sha256'])
+        prompt, checkpoint = (getattr(said, key) or self._digests[key] for key in ('prompt_sha256', 'checkpoint_sha256'))
+        origin = Origin(stamp_ns, said.state, said.temperature, 0, 1, prompt, checkpoint)
         report = CotReport(said.task, said.thought, said.action, text, said.logprob, said.value, 5.0, 'model', 1.0,
                            origin=origin)
         self._put(topic_names.CHAIN_OF_THOUGHT, String(data=text))

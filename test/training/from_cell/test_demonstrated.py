@@ -44,7 +44,7 @@ def test_a_demonstration_that_shows_nothing_is_refused_with_the_remedy(cell, kin
         demonstrated_action(cell, kinematics, [away, np.array([*away[:-1], 0.02])])
 
 
-def test_a_correction_that_was_only_shown_gets_its_action_from_the_joint_states(small_cell, write_log, planner, at_home):
+def test_a_correction_that_was_only_shown_gets_its_action_from_joint_states(small_cell, write_log, planner, at_home):
     small = load_cell(str(small_cell.cell))
     states = motion(planner, SkillLanguage(48), 'pick 30 18', at_home)
     rng = np.random.default_rng(0)

@@ -23,7 +23,7 @@ END = Outcome(1.0, True, False, True, 0, 1, 0, {})
 def arguments(small_cell, tmp_path, *logs, **settings):
     config = tmp_path / 'training.yaml'
     config.write_text(yaml.safe_dump({
-        'cell': str(small_cell.cell), 'model': str(small_cell.model), 'runs_dir': str(tmp_path / 'runs'),
+        'model': str(small_cell.model), 'runs_dir': str(tmp_path / 'runs'),
         'run_name': 'run', 'guard_coef': 1.0, 'learning_rate': 1e-2, 'epochs': 10, 'minibatch_size': 16,
         'micro_batch_size': 32, 'own_world': '', 'update_threads': 1, **settings}))
     return ['train', '--config', str(config), '--from-cell', *map(str, logs)]
@@ -62,7 +62,7 @@ def test_rewarded_decisions_become_more_likely_and_punished_ones_less(small_cell
     policy = small_cell.policy()
     rng = np.random.default_rng(0)
     images = [lit(rng, bool(i % 2)) for i in range(64)]
-    decisions = [decide(policy, image, seed) for seed, image in enumerate(images)]
+    decisions = decide(policy, images)
 
     def rewarded(decision):
         return decision.action.startswith(('pick', 'place'))
@@ -83,7 +83,7 @@ def test_rewarded_decisions_become_more_likely_and_punished_ones_less(small_cell
 def test_a_rejection_alone_makes_the_decision_less_likely(small_cell, write_log, tmp_path):
     policy = small_cell.policy()
     image = lit(np.random.default_rng(0), True)
-    decision = decide(policy, image, 3)
+    decision, = decide(policy, [image], seed=3)
     log = write_log([as_said(policy, image, decision, temperature=1.0, verdict='refused', rule='approval')])
     assert main(arguments(small_cell, tmp_path, log, epochs=3)) == 0
     after = trained(tmp_path)
@@ -106,7 +106,7 @@ def test_approved_decisions_are_imitated_only_if_they_led_to_success(small_cell,
 def test_a_log_probability_that_is_not_the_logged_one_is_not_reinforced(small_cell, write_log, tmp_path):
     policy = small_cell.policy()
     image = lit(np.random.default_rng(0), True)
-    decision = decide(policy, image, 3)
+    decision, = decide(policy, [image], seed=3)
     good = as_said(policy, image, decision, temperature=1.0, verdict='forwarded', outcome=END)
     bad = Said(**{**vars(good), 'logprob': good.logprob + 1.0})
     assert main(arguments(small_cell, tmp_path, write_log([good, bad]), epochs=1, approved_weight=0.0)) == 0
@@ -144,7 +144,8 @@ def test_bad_logs_and_options_are_one_sentence(small_cell, write_log, tmp_path, 
     (tmp_path / 'bad.mcap').write_bytes(b'no log at all')
     empty = write_log([])
     for extra, told in ((['/no/log'], '/no/log does not exist'), ([tmp_path / 'bad.mcap'], 'bad.mcap is no MCAP file'),
-                        ([empty], 'log'), ([empty, '--resume', 'x'], 'exclude each other'),
+                        ([write_log([], 'unnamed', cell=False)], 'does not say of which cell it is'),
+                        ([empty], 'no decision in it'), ([empty, '--resume', 'x'], 'exclude each other'),
                         ([empty, '--clip', '7'], 'clip is 7'), ([empty, '--cell', 'mars'], "'mars'"),
                         ([empty, '--world', 'mars'], "'mars'"), ([empty, '--model', '/no/model'], '/no/model')):
         assert main(arguments(small_cell, tmp_path, *extra)) == 2

@@ -3,6 +3,7 @@
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from training.cli import main
 from training.demonstrations.dataset import DemonstrationDataset
@@ -34,14 +35,14 @@ def test_corrections_and_approvals_are_rows_and_the_rest_is_not(small_cell, writ
     rng = np.random.default_rng(0)
     images = [lit(rng, bool(i % 2)) for i in range(5)]
     log = write_log([
-        Said(images[0], verdict='refused', rule='approval', correction={'action': 'pick 12 24', 'thought': 'look left'}),
+        Said(images[0], verdict='refused', rule='approval',
+             correction={'action': 'pick 12 24', 'thought': 'look left'}),
         Said(images[1], verdict='forwarded', mode='approve', outcome=END),
         Said(images[2], verdict='refused', rule='approval', correction={'action': 'pick 36 24', 'demonstrated': True}),
         Said(images[3], verdict='refused', rule='approval'),  # nobody said what would have been right
         Said(images[4], verdict='forwarded', mode='approve', outcome=Outcome(0.0, True, False, False, 1, 1, 8, {}))])
     out = tmp_path / 'dataset'
-    arguments = ['record', '--from-cell', str(log), '--out', str(out), '--cell', str(small_cell.cell), '--model',
-                 str(small_cell.model)]
+    arguments = ['record', '--from-cell', str(log), '--out', str(out), '--model', str(small_cell.model)]
     assert main(arguments) == 0
     rows = pq.read_table(next((out / 'data').glob('*.parquet'))).to_pylist()
     assert [(r['thought'], r['action'], r['executed'], r['rare']) for r in rows] == [
@@ -51,7 +52,8 @@ def test_corrections_and_approvals_are_rows_and_the_rest_is_not(small_cell, writ
     assert rows[1]['outcome']['reward'] == 1.0 and rows[1]['episode'] == rows[0]['episode'] != rows[2]['episode']
     dataset = DemonstrationDataset.load([out])
     assert np.array_equal(dataset.images, np.array([images[0], images[1], images[2]]))
-    assert dataset.prompts[0] == small_cell.policy().prompt.render('pick what is lit', 'open', small_cell.policy().language)
+    policy = small_cell.policy()
+    assert dataset.prompts[0] == policy.prompt.render('pick what is lit', 'open', policy.language)
     assert dataset.labels['demonstrated'].tolist() == [False, False, True]
     assert main(arguments) == 2  # never over another one
 
@@ -62,8 +64,10 @@ def test_sft_reads_it(small_cell, write_log, tmp_path):
     assert main(['record', '--from-cell', str(log), '--out', str(tmp_path / 'd'), '--cell', str(small_cell.cell),
                  '--model', str(small_cell.model)]) == 0
     config = tmp_path / 'sft.yaml'
-    config.write_text(f'{{data: [{tmp_path / "d"}], model: {small_cell.model}, grounding_weight: 0, vision: {{steps: 0}}, '
-                      'text: {steps: 2, batch: 4, warmup: 1}, held_out: 0.2, weights: {corrected: 2.0}, autocast: false}')
+    config.write_text(yaml.safe_dump({
+        'data': [str(tmp_path / 'd')], 'model': str(small_cell.model), 'grounding_weight': 0.0, 'vision': {'steps': 0},
+        'text': {'steps': 2, 'batch': 4, 'warmup': 1}, 'held_out': 0.2, 'weights': {'corrected': 2.0},
+        'autocast': False}))
     assert main(['sft', '--config', str(config), '--out', str(tmp_path / 'model'), '--device', 'cpu']) == 0
 
 

@@ -77,7 +77,6 @@ class RosCellLine:
             self._deciding = ''
             self._change_checkpoint(label)
             self._deciding = label
-        self._watch.begin()
         started = self._begin(task)
         blank = PilotEpisode(number, label, '', self._task, time.time())
         timeout_s = plan.cell.episode_timeout_s
@@ -134,6 +133,7 @@ class RosCellLine:
     def _begin(self, task: str) -> float:
         """Start an episode, or wait until the line does; returns when (monotonic, s)."""
         if self._plan.cell.publish_task:
+            self._watch.begin()
             self._task = task
             self._tasks.publish(String(data=task))
             return time.monotonic()
@@ -142,6 +142,7 @@ class RosCellLine:
         self._await(lambda: self._begun > 0.0, timeout_s,
                     f'{self._node.resolve_topic_name(interface.TASK)}: the line has given no task within '
                     f'{timeout_s:g} s: start it, or set cell.publish_task')
+        self._watch.begin()  # not earlier: what the line began while a checkpoint was loaded is nobody's episode
         return self._begun
 
     def _change_checkpoint(self, label: str) -> None:

@@ -87,8 +87,8 @@ def check_identity(results: PilotResults, episode: PilotEpisode) -> None:
         if other.checkpoint and same != (other.label == episode.label):
             what = (f'the weights of {other.label}' if same else 'other weights than before')
             raise UserError(f'{episode.label} was decided by {what} (SHA-256 {episode.checkpoint[:12]}…): a pilot '
-                            'compares two different checkpoints that stay as they are; restore the checkpoint, or '
-                            'correct a or b of the plan and begin anew with another --out')
+                            'compares two different checkpoints that stay as they are; restore the checkpoint, look '
+                            'whether the cell has rolled it back, or begin anew with another plan and --out')
 
 
 def write_decision(folder: Path, plan: Plan, results: PilotResults) -> str:

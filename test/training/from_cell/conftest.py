@@ -141,7 +141,7 @@ class _Log:
         image = CompressedImage(format='rgb8; png compressed bgr8', data=buffer.getvalue())
         image.header.stamp = to_time(stamp_ns)
         self._put(topic_names.COMPRESSED_IMAGE, image, stamp_ns)
-        prompt, checkpoint = (getattr(said, key) or self._digests[key] for key in ('prompt_sha256', 'checkpoint_sha256'))
+        prompt, checkpoint = (getattr(said, key) or digest for key, digest in self._digests.items())
         origin = Origin(stamp_ns, said.state, said.temperature, 0, 1, prompt, checkpoint)
         report = CotReport(said.task, said.thought, said.action, text, said.logprob, said.value, 5.0, 'model', 1.0,
                            origin=origin)

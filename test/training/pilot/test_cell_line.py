@@ -105,6 +105,11 @@ class FakeCell:
         self.model = asked if response.success else self.model
         return response
 
+    def lay_out_parts(self) -> None:
+        """From now on the line gives tasks itself."""
+        tasks = self.gate.create_publisher(String, interface.TASK, interface.LATCHED_QOS)
+        self.gate.create_timer(0.8, lambda: tasks.publish(String(data=f'part {self.stamp}')))
+
     def _on_task(self, _: String) -> None:
         if self.silent:
             return
@@ -143,6 +148,18 @@ def test_a_pilot_at_a_cell_swaps_plays_and_decides(cell, tmp_path):
     assert all(e.reached and e.approvals == 1 and e.checkpoint == 'weights of good' for e in played)
     assert all(not e.reached and e.rejections == 1 for e in results.finished if e.label == 'A')
     assert 10 <= len(results.finished) < 20
+
+
+def test_a_line_that_gives_the_tasks_itself_is_followed(cell):
+    cell.lay_out_parts()
+    line = RosCellLine(Plan('good', 'bad', ('go',), line='cell', cell=CellLine(publish_task=False)))
+    try:
+        episodes = [line.play(number) for number in range(2)]
+    finally:
+        line.close()
+    assert sorted(e.reached for e in episodes) == [False, True] and not any(e.lost for e in episodes)
+    assert all(e.task.startswith('part ') and e.turns == 1 for e in episodes)
+    assert {e.label: e.checkpoint for e in episodes} == {'A': 'weights of good', 'B': 'weights of bad'}
 
 
 def test_a_checkpoint_that_the_agent_refuses_ends_the_pilot_with_its_reason(cell):

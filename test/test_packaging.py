@@ -101,9 +101,10 @@ def test_the_lock_file_pins_what_setup_names() -> None:
 
 
 def test_the_core_never_imports_rclpy() -> None:
-    """Only nodes, those of the simulated cells, the cell check and the ROS transport of the trainer know ROS."""
+    """Only nodes, those of the simulated cells, the cell check, the line of a pilot and the ROS transport of
+    the trainer know ROS."""
     adapters = {path for path in sources(*PACKAGES) if {'nodes', 'cell_check'} & {*path.relative_to(ROOT).parts}
-                or path.name in ('world_node.py', 'emulator_node.py', 'ros_worlds.py', 'world_link.py')}
+                or path.name in ('world_node.py', 'emulator_node.py', 'ros_worlds.py', 'world_link.py', 'cell_line.py')}
     for path in set(sources(*PACKAGES)) - adapters:
         assert not imports_of(path) & (ROS_PACKAGES - {'launch', 'launch_ros'}), path.relative_to(ROOT)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from vlm_agent_ros.config import bounded, find_config, key_of, load_yaml, parse
 from vlm_agent_ros.errors import UserError
@@ -177,12 +177,16 @@ class TrainConfig(LearningConfig, EnvironmentConfig):
         return self.temperature + (self.temperature_final - self.temperature) * self.progress(decisions)
 
 
-def load_train_config(name: str, overrides: dict[str, Any]) -> TrainConfig:
+C = TypeVar('C', bound=TrainConfig)
+
+
+def load_train_config(name: str, overrides: dict[str, Any], cls: type[C] = TrainConfig) -> C:  # type: ignore[assignment]
     """A training file with flags over it.
 
     Args:
         name: Shipped name or path of a YAML file in config/training.
         overrides: Values by field name, as YAML would give them.
+        cls: What the file describes.
 
     Raises:
         UserError: A key is unknown, of the wrong type or out of range; the message names the file or the flag.
@@ -190,13 +194,13 @@ def load_train_config(name: str, overrides: dict[str, Any]) -> TrainConfig:
     path = find_config('training', name)
     mapping = load_yaml(path)
     try:
-        return merge(TrainConfig, mapping, overrides, 'command line')
+        return merge(cls, mapping, overrides, 'command line')
     except UserError:
-        merge(TrainConfig, {}, mapping, str(path))  # if it is the file's fault, the file has to be named
+        merge(cls, {}, mapping, str(path))  # if it is the file's fault, the file has to be named
         raise
 
 
-def merge(cls: type[TrainConfig], base: dict[str, Any], overrides: dict[str, Any], source: str) -> TrainConfig:
+def merge(cls: type[C], base: dict[str, Any], overrides: dict[str, Any], source: str) -> C:
     """``base`` with ``overrides`` over it; messages name ``source``, because the base was checked before."""
     mapping = {**base, **overrides}
     try:

@@ -17,8 +17,12 @@ RARE_EVENTS = {
     'regrasp': 'the pick of the turn before has left the gripper empty',
     'collision': 'the arm touched the table in the turn before',
     'out_of_view': 'an object that is not held lies outside the image',
+    'corrected': 'an operator has said at the cell what would have been right, and the decision is that',
+    'rejected': 'an operator has rejected what the agent proposed',
+    'demonstrated': 'the operator has shown it by guiding the arm',
+    'approved': 'an operator has released it, and the episode succeeded',
 }
-"""Names with their meaning, for the decision that follows the event."""
+"""Names with their meaning, for the decision that follows the event; the last four come from a cell's log."""
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,11 @@ class Recording:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
+    parser.add_argument('--from-cell', nargs='+', type=Path, metavar='LOG', help='record what operators corrected and '
+                        'approved, from audit logs of a cell (files or folders); only --out, --model and --cell are '
+                        'used then')
+    parser.add_argument('--cell', default='', help='cell file of the cell that was logged (--from-cell; default: '
+                        'as the log says)')
     parser.add_argument('--out', type=Path, default=Path('data/demonstrations'), help='folder to write; the same '
                         'command continues a recording that was cut off')
     parser.add_argument('--world', default='panda_table', help='world file, by name or path')
@@ -87,6 +92,11 @@ def run(args: argparse.Namespace) -> None:
         UserError: A task, world or model does not exist, or the folder cannot be written to or holds something else.
         KeyboardInterrupt: After an interrupt; the message says how to go on.
     """
+    if args.from_cell:
+        from ..from_cell.record import record_from_cell
+
+        print(record_from_cell(args.from_cell, args.out.expanduser(), args.cell, args.model))
+        return
     for name, low in (('scenes', 0), ('episodes', 0), ('workers', 1)):
         if getattr(args, name) < low:
             raise UserError(f'--{name} is {getattr(args, name)}, but must be at least {low}')

@@ -18,7 +18,7 @@ from vlm_agent_ros.policy.policy import Policy
 from ..config import TrainConfig
 from ..seeds import keyed_seed
 from .algorithms import Batch, Sample, make_algorithm
-from .algorithms.base import pad
+from .algorithms.base import Algorithm, pad
 from .losses import kl_estimate, token_mean, token_weights
 
 
@@ -29,11 +29,12 @@ class Learner:
         policy: Trained in place.
         config: Algorithm, loss and optimisation.
         seed: Seed of the run; the order of decisions is a function of it and of the number of the update.
+        algorithm: Takes the place of the configuration's.
     """
 
-    def __init__(self, policy: Policy, config: TrainConfig, seed: int) -> None:
+    def __init__(self, policy: Policy, config: TrainConfig, seed: int, algorithm: Algorithm | None = None) -> None:
         self.policy, self.config, self.seed = policy, config, seed
-        self.algorithm = make_algorithm(config)
+        self.algorithm = algorithm or make_algorithm(config)
         self._adapter = [p for p in policy.adapter_parameters() if p.requires_grad]
         self._value_head = list(policy.value_parameters())
         self.optimizer = torch.optim.Adam(

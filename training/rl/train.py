@@ -26,6 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--resume', default=None, metavar='RUN|CHECKPOINT',
                         help='continue a run from its newest checkpoint, e.g. runs/x, or from the one that is given; '
                              'its configuration holds unless flags change it')
+    parser.add_argument('--from-cell', nargs='+', type=Path, metavar='LOG', help='learn from audit logs of a cell '
+                        '(files or folders) instead of playing; --world is then where success is measured before and '
+                        'after, without it nothing is simulated (training file: from_cell)')
+    parser.add_argument('--cell', metavar='NAME|FILE', help='cell file of the cell that was logged (--from-cell; '
+                        'default: as the log says)')
     add_config_flags(parser)
 
 
@@ -36,6 +41,11 @@ def run(args: argparse.Namespace) -> None:
         UserError: Bad input, told before any world is started; or a disk that is full.
         KeyboardInterrupt: After an interrupt; the message says how to go on.
     """
+    if args.from_cell:
+        _learn_from_cell(args)
+        return
+    if args.cell is not None:
+        raise UserError('--cell belongs to --from-cell: a world file names its cell, give --world')
     started = time.perf_counter()
     config, resume = configuration(args)
     path = _run_path(config, resume, hasattr(args, 'run_name'))
@@ -64,6 +74,25 @@ def run(args: argparse.Namespace) -> None:
     finally:
         pool.close()
     print(_closing_words(summary, path), flush=True)
+
+
+def _learn_from_cell(args: argparse.Namespace) -> None:
+    from ..cli import config_overrides
+    from ..from_cell.config import CellTrainConfig
+
+    if args.resume is not None:
+        raise UserError('--from-cell and --resume exclude each other: give the checkpoint to start from as --model')
+    overrides = config_overrides(args)
+    cell = {} if args.cell is None else {'cell': args.cell}
+    config = load_train_config(args.config or 'from_cell', {**overrides, **cell}, CellTrainConfig)
+    # After the configuration, because it brings PyTorch and the simulator.
+    from ..from_cell.learn import learn_from_cell
+
+    summary = learn_from_cell(args.from_cell, config, overrides.get('world', ''))
+    before, after = (summary[name]['corrections'] for name in ('before', 'after'))
+    measured = (f'; held-out corrections that it now agrees with: {before["agrees"]:.1%} before, {after["agrees"]:.1%} '
+                f'after (n = {after["n"]})' if after['n'] else '')
+    print(f'learned from {summary["learned"]}{measured}; see {summary["checkpoint"]}', flush=True)
 
 
 def configuration(args: argparse.Namespace) -> tuple[TrainConfig, ResumePoint | None]:

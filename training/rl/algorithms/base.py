@@ -20,11 +20,11 @@ from ..losses import policy_loss
 
 @dataclass(frozen=True)
 class Correction:
-    """What should have been written, for the thought guard.
+    """What should have been written, as a simulator (the thought guard) or an operator says.
 
     Attributes:
         said: The whole output.
-        learned: (tokens,) bool, True for the tokens whose likelihood is to rise.
+        learned: (tokens,) bool, True for the tokens whose likelihood is to rise; or float, the weight of each.
     """
 
     said: Decision

@@ -1,0 +1,91 @@
+"""What happens in one episode at a cell, from the events that agent, gate and line publish. Free of ROS."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from vlm_agent_ros.types import Outcome
+
+from .results import PilotEpisode
+
+_SAME_PROPOSAL = ('verdict', 'image_stamp_ns', 'command_stamp_ns', 'rule')
+_IDLE = ('', 'waiting', 'pending', 'shadow')
+
+
+class EpisodeWatch:
+    """Counts the events of episodes; statuses that are only repeated count once, also across episodes.
+
+    Attributes:
+        deciders: Digests of the weights that have decided in this episode.
+        ended: Whether an outcome has ended it.
+    """
+
+    def __init__(self) -> None:
+        self._verdict: tuple[str, ...] = ()
+        self._stopped = False
+        self.begin()
+
+    def begin(self) -> None:
+        """A new episode; nothing has happened in it."""
+        self._counts: Counter[str] = Counter()
+        self._kpi: Counter[str] = Counter()
+        self._outcomes: list[Outcome] = []
+        self.deciders: set[str] = set()
+
+    @property
+    def ended(self) -> bool:
+        """See the class."""
+        return bool(self._outcomes) and (self._outcomes[-1].terminated or self._outcomes[-1].truncated)
+
+    def on_outcome(self, outcome: Outcome) -> None:
+        """The line has judged a turn."""
+        if not self.ended:
+            self._outcomes.append(outcome)
+            self._kpi.update(outcome.kpi)
+
+    def on_verdict(self, values: Mapping[str, str]) -> None:
+        """The gate says what became of a proposal, for the first time or again."""
+        verdict = tuple(values.get(key, '') for key in _SAME_PROPOSAL)
+        if verdict == self._verdict:
+            return
+        self._verdict = verdict
+        said, rule = values.get('verdict', ''), values.get('rule', '')
+        if said in _IDLE:
+            return
+        if said == 'forwarded':
+            self._counts['approvals'] += values.get('mode') == 'approve'
+            self._counts['gate_hits'] += values.get('clamped', '') not in ('', 'False', 'false', '0')
+        elif said == 'refused':
+            self._counts['rejections' if rule == 'approval' else 'gate_hits'] += 1
+
+    def on_stop(self, active: bool) -> None:
+        """The gate says whether the arm is stopped."""
+        self._counts['stops'] += active and not self._stopped
+        self._stopped = active
+
+    def on_correction(self) -> None:
+        """The operator has said what would have been right."""
+        self._counts['corrections'] += 1
+
+    def on_decision(self, checkpoint_sha256: str) -> None:
+        """The agent has decided."""
+        if checkpoint_sha256:
+            self.deciders.add(checkpoint_sha256)
+
+    def episode(self, blank: PilotEpisode, cycle_s: float) -> PilotEpisode:
+        """What has happened since ``begin``; the episode is lost if more than one checkpoint decided in it.
+
+        Args:
+            blank: Number, label, task and start.
+            cycle_s: Its length, s.
+        """
+        counts: dict[str, Any] = {name: self._counts[name] for name in (
+            'approvals', 'rejections', 'corrections', 'stops', 'gate_hits')}
+        last = self._outcomes[-1] if self._outcomes else None
+        mixed = 'more than one checkpoint decided in it' if len(self.deciders) > 1 else ''
+        return replace(blank, checkpoint=next(iter(self.deciders), '') if not mixed else '', cycle_s=cycle_s, **counts,
+                       reached=bool(last and last.success), turns=len(self._outcomes), kpi=dict(self._kpi),
+                       total_reward=sum(outcome.reward for outcome in self._outcomes), lost=blank.lost or mixed)

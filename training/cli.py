@@ -27,7 +27,7 @@ _COMMANDS = {
     'compare': ('training.evaluation.compare_command', 'which of several models is better, on the same episodes'),
     'ablate': ('training.evaluation.ablate', 'train and evaluate a declared grid of settings, each with several seeds'),
     'sft': ('training.sft.sft_command', 'make a model from demonstrations'),
-    'record': ('training.demonstrations.record', 'record demonstrations of the scripted expert'),
+    'record': ('training.demonstrations.record', 'record demonstrations of an expert'),
 }
 
 

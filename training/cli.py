@@ -28,7 +28,7 @@ _COMMANDS = {
     'ablate': ('training.evaluation.ablate', 'train and evaluate a declared grid of settings, each with several seeds'),
     'sft': ('training.sft.sft_command', 'make a model from demonstrations'),
     'pilot': ('training.pilot.pilot_command', 'two checkpoints on one line by a plan made beforehand'),
-    'record': ('training.demonstrations.record', 'record demonstrations of the scripted expert'),
+    'record': ('training.demonstrations.record', 'record demonstrations of an expert'),
     'keygen': ('training.release.keygen_command', 'make the pair of keys by which a cell knows whom to trust'),
     'export': ('training.release.export_command', 'make a signed bundle of a checkpoint, for a cell'),
     'replay': ('training.audit.replay_command', 'repeat the decisions of an audit log and tell which differ'),

@@ -75,7 +75,7 @@ class TwoCards(gymnasium.Env[dict[str, Any], Any]):
         first, second = self.cards
         operator = '+' if first + second == WORTH else '*'
         action = (str(first), operator, str(second), '=')[len(self.formula)]
-        return Demonstration(f'cards {first} , {second} , {first} {operator} {second} , so {action}', action)
+        return Demonstration(f'{first} and {second} , {first} {operator} {second}', action)
 
     def _continues(self, token: str) -> bool:
         if token in '+*':

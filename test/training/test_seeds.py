@@ -4,6 +4,7 @@ import argparse
 
 import numpy as np
 
+from training.demonstrations.cell_recording import CellRecording
 from training.demonstrations.record import add_arguments
 from training.seeds import (
     DEMONSTRATION_START,
@@ -24,8 +25,8 @@ def test_demonstrations_are_recorded_from_their_own_stream():
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     args = parser.parse_args([])
-    first, last = args.seed, args.seed + args.scenes + args.episodes
-    assert DEMONSTRATION_START <= first < last < TRAINING_START
+    last = args.seed + CellRecording(args.episodes, args.seed).total
+    assert DEMONSTRATION_START <= args.seed < last < TRAINING_START
 
 
 def test_a_longer_evaluation_starts_with_the_seeds_of_a_shorter_one():

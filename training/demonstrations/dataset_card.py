@@ -73,7 +73,7 @@ configs:
 
 # Demonstrations for vlm_agent_ros
 
-{total:,} decisions of a robot cell: a camera image, the prompt, and the chain of thought and the action that answer it.
+{total:,} decisions: an image, the prompt, and the chain of thought and the action that answer it.
 Any tool that reads parquet reads them; `datasets.load_dataset` decodes the images.
 
 ## Counts

@@ -110,7 +110,7 @@ class Trainer:
         Raises:
             KeyboardInterrupt: After an interrupt, when the last finished update has been saved; the message says how
                 to go on.
-            UserError: A file cannot be written.
+            UserError: A file cannot be written, or an environment failed, when the last finished update has been saved.
         """
         self._spend('start', time.perf_counter() - started)
         write_atomically(self.folder.path / 'config.json', json.dumps(as_mapping(self.config), indent=2) + '\n')
@@ -129,6 +129,10 @@ class Trainer:
             raise KeyboardInterrupt(
                 f'stopped after update {self._boundary.state.update}: continue with `vlm-agent train --resume {path}`'
             ) from None
+        except UserError as error:  # of an environment, which may fail at any hour
+            path = self._save_boundary()
+            raise UserError(f'{error}; then continue after update {self._boundary.state.update} with `vlm-agent train '
+                            f'--resume {path}`') from error
         finally:
             log.close()
 

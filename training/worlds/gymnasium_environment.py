@@ -63,7 +63,8 @@ class GymnasiumEnvironment:
 
     def expert(self) -> NoReturn:
         """See Environment."""
-        raise UserError('a Gymnasium environment has no scripted expert to evaluate: name a model or a checkpoint')
+        raise UserError('the expert of a Gymnasium environment can be recorded, but not evaluated: name a model or a '
+                        'checkpoint')
 
 
 class GymnasiumCommander:

@@ -17,6 +17,7 @@ from gymnasium import spaces
 
 from vlm_agent_ros.cot import CotReport
 from vlm_agent_ros.errors import UserError
+from vlm_agent_ros.policy.output import format_output
 from vlm_agent_ros.types import EpisodeRequest, Outcome
 
 from .pool import Answer
@@ -103,9 +104,14 @@ class GymnasiumWorlds:
         pending, world = self._pending.pop(index), self._worlds[index]
         return world.reset(pending.seed) if isinstance(pending, EpisodeRequest) else world.step(pending)
 
-    def demonstrate(self, index: int) -> Any:
-        """What the environment's own expert would write now; only some environments have one."""
-        return self._worlds[index].environment.unwrapped.demonstrate()  # type: ignore[attr-defined]
+    def demonstrate(self, index: int) -> tuple[str, str]:
+        """Thought and action of the environment's own expert, before the next step.
+
+        Raises:
+            UserError: It has none: neither the environment nor a wrapper has a method ``demonstrate()`` that returns
+                two texts, a thought (which may be empty) and an action that is admissible now.
+        """
+        return self._worlds[index].demonstrate()
 
     def report(self, index: int, cot: CotReport) -> None:
         """Nobody listens within one process."""
@@ -124,6 +130,7 @@ class _World:
         self._shape = _image_space(environment.observation_space, name).shape
         self._first = _action_space(environment.action_space, actions, name).start
         self._episode, self._seed, self._turn, self._return = -1, 0, 0, 0.0
+        self._admitted: tuple[int, ...] | None = None
 
     def reset(self, seed: int) -> Answer:
         self._episode, self._seed, self._turn, self._return = self._episode + 1, seed, 0, 0.0
@@ -148,6 +155,23 @@ class _World:
                           self._seed)
         return self._scene(observation, info, ended=outcome.terminated or outcome.truncated), outcome
 
+    def demonstrate(self) -> tuple[str, str]:
+        try:
+            expert = self.environment.get_wrapper_attr('demonstrate')
+        except AttributeError as error:
+            raise UserError(f'environment {self._name} has no expert to learn from: give it, or a wrapper around it, a '
+                            'method demonstrate() that returns a thought and an action, both as text') from error
+        try:
+            thought, action = expert()
+            format_output(thought, action)
+        except Exception as error:
+            raise self._fault(f'raised {_described(error)} in demonstrate(), which has to return a thought and an '
+                              'action, both as text') from error
+        admitted = [a for i, a in enumerate(self._actions) if self._admitted is None or i in self._admitted]
+        if action not in admitted:
+            raise self._fault(f'demonstrates the action {action!r}, but admits {", ".join(admitted)}')
+        return thought, action
+
     def _scene(self, observation: Any, info: dict[str, Any], ended: bool) -> GymnasiumObservation:
         image = observation.get('image') if isinstance(observation, dict) else observation
         if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.shape != self._shape:
@@ -156,8 +180,9 @@ class _World:
         text = info.get('prompt', observation.get('text', '') if isinstance(observation, dict) else '')
         if not isinstance(text, str):
             raise self._fault(f'gives a prompt that is no text: {text!r}')
+        self._admitted = None if ended else self._admissible(info)
         # A copy: an environment may draw the next image into the same memory.
-        return GymnasiumObservation(image.copy(), text, None if ended else self._admissible(info))
+        return GymnasiumObservation(image.copy(), text, self._admitted)
 
     def _admissible(self, info: dict[str, Any]) -> tuple[int, ...] | None:
         """What ``info['actions']``, texts, or ``info['action_mask']``, one flag per action, leaves."""

@@ -68,6 +68,10 @@ class PromptEncoder:
         encoded.pop('labels', None)  # some processors make targets of the prompt
         return encoded
 
+    def special_token_in(self, text: str) -> str | None:
+        """What the tokenizer would read as a special token somewhere in a text."""
+        return next((special for special in self._special_texts if special in text), None)
+
     def encode_output(self, text: str) -> torch.Tensor:
         """(tokens,) int64 of an output with the end-of-sequence token, as supervised training teaches it."""
         ids = self.tokenizer(text, add_special_tokens=False)['input_ids']
@@ -75,7 +79,7 @@ class PromptEncoder:
 
     def _neutral(self, prompt: str) -> str:
         # Taking out one token may join the halves of another: repeat until nothing is left.
-        while any(text in prompt for text in self._special_texts):
+        while self.special_token_in(prompt):
             for text in self._special_texts:
                 prompt = prompt.replace(text, ' ')
         return prompt

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from ..actions import ActionLanguage
+from ..errors import UserError
 from .config import ModelConfig
 from .constraint import OutputConstraint, tempered_log_probs
 from .encoding import PromptEncoder, join_outputs
@@ -92,6 +93,9 @@ class Policy:
         language: Action language.
         device: Where the model runs.
         seed: Seed of freshly initialised adapters and value head.
+
+    Raises:
+        UserError: The model cannot be loaded or has no chat template, or an action holds one of its special tokens.
     """
 
     def __init__(self, config: ModelConfig, language: ActionLanguage, device: torch.device, seed: int = 0) -> None:
@@ -99,6 +103,9 @@ class Policy:
         self.prompt = config.prompt
         model, self.processor = load_base(config, device)
         self.encoder = PromptEncoder(self.processor, config.base)
+        if special := self.encoder.special_token_in(language.description):
+            raise UserError(f'the actions "{language.description}" hold {special!r}, which the tokenizer of '
+                            f'{config.base} takes for a special token: word them otherwise')
         output = model.get_output_embeddings()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

@@ -15,15 +15,12 @@ from gymnasium import spaces
 import sim_worlds.games  # noqa: F401 - registers them
 from training.cli import main
 from training.config import EnvironmentConfig, TrainConfig, as_mapping
-from training.demonstrations.gymnasium_demonstrations import demonstrations
 from training.rl.rollout import TrainingSchedule, collect
-from training.seeds import DEMONSTRATION_START
 from training.worlds.episodes import Player
 from training.worlds.gymnasium_environment import GymnasiumEnvironment
 from vlm_agent_ros.checkpoint import load_policy
 from vlm_agent_ros.config import parse
 from vlm_agent_ros.errors import UserError
-from vlm_agent_ros.policy.output import format_output
 from vlm_agent_ros.policy.policy import Decision
 from vlm_agent_ros.types import EpisodeRequest
 
@@ -300,17 +297,34 @@ def test_a_checkpoint_is_evaluated_under_its_own_prompt_and_refused_under_anothe
     assert 'prompt template differs' in capsys.readouterr().err
 
 
-@pytest.mark.parametrize('name', ['NumberLine', 'TwoCards'])
-def test_the_expert_of_a_game_demonstrates_what_the_policy_can_write(vlm_folder, name):
-    actions = list(gymnasium.make(f'vlm_agent_ros/{name}-v0').unwrapped.actions)
-    game = environment(env_id=f'vlm_agent_ros/{name}-v0', actions=actions, prompt='so far: {task}')
-    shown = list(demonstrations(game, game.prompt, range(DEMONSTRATION_START, DEMONSTRATION_START + 5)))
-    assert all(image.shape == (128, 128, 3) and prompt.startswith('so far:') for image, prompt, _, _ in shown)
-    policy = load_policy(str(vlm_folder), language=game.language, prompt=game.prompt)
-    assert all(policy.written(format_output(thought, action)).legal for _, _, thought, action in shown)
-    if name == 'TwoCards':
-        assert len(shown) == 20 and [action for _, _, _, action in shown][3::4] == ['='] * 5
-        assert shown[3][1] == 'so far: {} {} {}'.format(*(action for _, _, _, action in shown[:3]))
+@pytest.mark.parametrize('fault', ['step', 'reset'])
+def test_an_environment_that_fails_in_training_costs_the_update_that_it_fails_in(finished, files, monkeypatch, capsys,
+                                                                               fault):
+    monkeypatch.setattr(Rooms, 'calls', 0, raising=False)
+    whole = getattr(Rooms, fault)
+
+    def failing(room, *arguments, **options):
+        Rooms.calls += 1
+        if Rooms.calls == {'step': 6 + 6 + 2, 'reset': 1 + 2 + 2 + 2}[fault]:  # in the second update
+            raise RuntimeError('the motor is hot')
+        return whole(room, *arguments, **options)
+
+    monkeypatch.setattr(Rooms, fault, failing)
+    assert main(['train', '--config', str(files / 'training.yaml'), '--run-name', f'failed_{fault}']) == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert 'the motor is hot' in message and 'continue after update 1' in message
+    monkeypatch.setattr(Rooms, fault, whole)
+    assert main(['train', '--resume', message.split('--resume ')[1].rstrip('`')]) == 0
+    assert rows(files / f'failed_{fault}') == rows(finished)
+
+
+@pytest.mark.parametrize('action', ['<image>', '<eos>', 'go <pad>'])
+def test_an_action_that_the_tokenizer_takes_for_a_special_token_is_refused_before_a_run_begins(files, tmp_path, capsys,
+                                                                                            action):
+    command = ['train', '--config', str(files / 'training.yaml'), '--runs-dir', str(tmp_path)]
+    assert main([*command, '--actions', 'go', action, 'wait']) == 2
+    error = capsys.readouterr().err
+    assert f'hold {action.removeprefix("go ")!r}' in error and error.count('\n') == 1 and not list(tmp_path.iterdir())
 
 
 def test_a_module_of_the_current_folder_registers_its_environment(tmp_path, monkeypatch):

@@ -1,0 +1,127 @@
+"""Recording any Gymnasium environment that has an expert: what is written, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+import sim_worlds.games  # noqa: F401 - registers them
+from training.cli import main
+from training.demonstrations.dataset import DemonstrationDataset
+from training.seeds import DEMONSTRATION_START
+from vlm_agent_ros.actions import DiscreteLanguage
+from vlm_agent_ros.checkpoint import load_policy
+from vlm_agent_ros.policy.output import format_output
+
+ACTIONS = ('left', 'right')
+
+
+class Door(gymnasium.Env):
+    """Two turns; the bright half is the open door, and in the second turn there is no way to the left."""
+
+    observation_space = gymnasium.spaces.Box(0, 255, (16, 16, 3), np.uint8)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.turn = 0
+        return np.full((16, 16, 3), self.np_random.integers(256), np.uint8), {}
+
+    def step(self, action):
+        self.turn += 1
+        image = np.full((16, 16, 3), self.turn, np.uint8)
+        return image, float(action), self.turn == 2, False, {'actions': ['right'], 'prompt': f'door {self.turn}'}
+
+
+class Guide(gymnasium.Wrapper):
+    """An expert around an environment that has none."""
+
+    def __init__(self, env, says=('it is open', 'right')):
+        super().__init__(env)
+        self.says = says
+
+    def demonstrate(self):
+        if isinstance(self.says, Exception):
+            raise self.says
+        return self.says
+
+
+def registered(**arguments) -> str:
+    env_id = f'test/Door{len(gymnasium.registry)}-v0'
+    gymnasium.register(env_id, entry_point=lambda: Guide(Door(), **arguments))
+    return env_id
+
+
+def record(env_id: str, out: Path, *options: str, actions: tuple[str, ...] = ACTIONS) -> int:
+    return main(['record', '--env', 'gymnasium', '--env-id', env_id, '--actions', *actions, '--episodes', '3',
+                 '--workers', '1', '--out', str(out), *options])
+
+
+@pytest.mark.parametrize('name', ['NumberLine', 'TwoCards'])
+def test_the_expert_of_a_game_shows_every_turn_as_the_policy_reads_and_can_write_it(tmp_path, vlm_folder, name):
+    env_id = f'vlm_agent_ros/{name}-v0'
+    env = gymnasium.make(env_id).unwrapped
+    assert record(env_id, tmp_path / 'd', '--prompt', 'so far: {task}', actions=env.actions) == 0
+    rows = pq.read_table(next((tmp_path / 'd' / 'data').glob('*.parquet'))).to_pylist()
+    images = DemonstrationDataset.load([tmp_path / 'd']).images
+    policy = load_policy(str(vlm_folder), language=DiscreteLanguage(env.actions))
+    for number in range(3):
+        seen = env.reset(seed=DEMONSTRATION_START + number)[0]
+        turns = [(row, image) for row, image in zip(rows, images) if row['episode'] == number]
+        for turn, (row, image) in enumerate(turns):
+            assert np.array_equal(image, seen if name == 'NumberLine' else seen['image'])
+            text = '' if name == 'NumberLine' else seen['text']
+            assert (row['prompt'], row['turn'], row['seed']) == (f'so far: {text}'.strip(), turn + 1,
+                                                                DEMONSTRATION_START + number)
+            assert policy.written(format_output(row['thought'], row['action'])).legal
+            seen, reward, terminated, _, _ = env.step(env.actions.index(row['action']))
+            assert row['outcome']['reward'] == reward and row['outcome']['terminated'] == terminated
+        assert terminated and turns[0][0]['episode_outcome'] == {'success': True, 'return': 1.0, 'turns': len(turns)}
+    assert f'| {env_id} | unknown | {len(rows)} | 3 | 0 | 0 |' in (tmp_path / 'd' / 'README.md').read_text()
+
+
+def test_a_wrapper_can_bring_the_expert(tmp_path):
+    assert record(registered(), tmp_path) == 0
+    dataset = DemonstrationDataset.load([tmp_path])
+    assert list(dataset.thoughts) == ['it is open'] * 6 and list(dataset.actions) == ['right'] * 6
+    assert [prompt.splitlines()[:2] for prompt in dataset.prompts[:2]] == [
+        ['Possible actions: left | right', dataset.prompts[0].splitlines()[1]], ['door 1', 'Possible actions: right']]
+
+
+def test_a_recording_under_another_prompt_is_refused(tmp_path, capsys):
+    env_id = registered()
+    assert record(env_id, tmp_path, '--prompt', 'where?') == 0
+    assert record(env_id, tmp_path, '--prompt', 'where to?') == 2
+    assert 'holds a recording with another prompt' in capsys.readouterr().err
+
+
+gymnasium.register('test/DoorAlone-v0', entry_point=Door)
+
+
+@pytest.mark.parametrize(('says', 'options', 'said'), [
+    (None, [], 'has no expert to learn from: give it, or a wrapper around it, a method demonstrate()'),
+    (('', 'up'), [], "demonstrates the action 'up', but admits left, right"),
+    ('right', [], 'in demonstrate(), which has to return a thought and an action'),
+    (('a "quote"', 'right'), [], 'holds a quote'),
+    (RuntimeError('lost'), [], 'raised RuntimeError: lost'),
+    (('', 'right'), ['--scenes', '3', '--tasks', 'pick'], 'env is gymnasium, which knows no tasks, scenes'),
+    (('', 'right'), ['--env', 'cell'], 'env is cell, which takes no env_id'),
+    (('', 'right'), ['--episodes', '0'], 'there is nothing to record'),
+])
+def test_what_cannot_be_recorded_is_refused_in_one_sentence_before_anything_is_written(tmp_path, capsys, says, options,
+                                                                                     said):
+    env_id = registered(says=says) if says else 'test/DoorAlone-v0'
+    assert record(env_id, tmp_path / 'd', *options) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count('\n') == 1 and not (tmp_path / 'd').exists()
+
+
+def test_an_expert_that_asks_for_what_a_turn_does_not_admit_is_named_with_its_seed(tmp_path, capsys):
+    assert record(registered(says=('', 'left')), tmp_path) == 2
+    error = capsys.readouterr().err
+    assert f"demonstrates the action 'left', but admits right (seed {DEMONSTRATION_START}, turn 1)" in error
+    assert not (tmp_path / 'data').exists()

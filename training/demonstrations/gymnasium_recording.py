@@ -1,0 +1,80 @@
+"""The expert of a Gymnasium environment, recorded: its decisions as rows of a dataset."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+
+from vlm_agent_ros import __version__
+from vlm_agent_ros.config import key_of
+from vlm_agent_ros.types import EpisodeRequest, Outcome
+
+from ..config import EnvironmentConfig
+from ..worlds.gymnasium_environment import GymnasiumEnvironment
+from ..worlds.gymnasium_worlds import GymnasiumWorlds
+from .dataset_schema import DatasetInfo, DemonstrationRow, EpisodeOutcome
+
+
+@dataclass(frozen=True)
+class GymnasiumRecording:
+    """See Recording.
+
+    Attributes:
+        episodes: Number of episodes, all played to the end.
+        seed: First episode seed.
+        environment: Which; it or one of its wrappers has a method ``demonstrate``, see ``GymnasiumWorlds``.
+    """
+
+    episodes: int
+    seed: int
+    environment: EnvironmentConfig
+
+    @property
+    def total(self) -> int:
+        """See Recording."""
+        return self.episodes
+
+    def info(self) -> DatasetInfo:
+        """See Recording."""
+        environment = GymnasiumEnvironment(self.environment)
+        pool = environment.open(1)
+        pool.reset({0: EpisodeRequest(self.seed, self.environment.env_id)})
+        pool.collect([0])
+        pool.demonstrate(0)
+        pool.close()
+        settings = {'made by': "vlm-agent record, the environment's own expert", 'version': __version__,
+                    'episodes': self.episodes, 'seed': self.seed,
+                    **{key_of(field): getattr(self.environment, field.name) for field in fields(self.environment)},
+                    'prompt_sha256': environment.prompt.digest()}
+        return DatasetInfo(recording=json.loads(json.dumps(settings)))
+
+    def rows(self, first: int, last: int) -> Iterator[DemonstrationRow]:
+        """See Recording."""
+        environment = GymnasiumEnvironment(self.environment)
+        pool = environment.open(1)
+        try:
+            for index in range(first, last):
+                yield from self._episode(index, environment, pool)
+        finally:
+            pool.close()
+
+    def _episode(self, index: int, environment: GymnasiumEnvironment, pool: GymnasiumWorlds) -> list[DemonstrationRow]:
+        commander = environment.commanders(environment.prompt, 'auto')('')
+        request = EpisodeRequest(self.seed + index, self.environment.env_id)
+        pool.reset({0: request})
+        observation, outcome = pool.collect([0])[0]
+        rows: list[DemonstrationRow] = []
+        outcomes: list[Outcome] = []
+        while outcome is None or not (outcome.terminated or outcome.truncated):
+            seen, (thought, action) = commander.observe(observation), pool.demonstrate(0)
+            pool.execute({0: environment.language.parse(action).index})
+            row = DemonstrationRow(seen.image, seen.prompt, thought, action, index, action, request.task,
+                                   observation.task, world='gymnasium', seed=request.seed, turn=len(rows) + 1)
+            observation, outcome = pool.collect([0])[0]
+            assert outcome is not None
+            rows.append(dataclasses.replace(row, outcome=outcome))
+            outcomes.append(outcome)
+        end = EpisodeOutcome(outcome.success, sum(o.reward for o in outcomes), len(rows))
+        return [dataclasses.replace(row, episode_outcome=end) for row in rows]

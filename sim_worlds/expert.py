@@ -9,6 +9,8 @@ import numpy as np
 from .tasks.base import Assignment, horizontal_distance
 from .truth import SceneTruth
 
+_NEAR = 4  # cells from an item within which an action is meant for it
+
 
 class Demonstration(NamedTuple):
     """What the expert would write now."""
@@ -37,6 +39,18 @@ def demonstrate(truth: SceneTruth) -> Demonstration:
     if state.held is not None and not carried:
         action = f'place {_free_cell(truth)}'
     return Demonstration(' , '.join([*seen, f'gripper {truth.gripper}', f'so {action}']), action)
+
+
+def narrate(truth: SceneTruth, action: str) -> str:
+    """What one would have thought who takes an action on purpose: it names what is held, else what is acted on."""
+    said = f'gripper {truth.gripper} , so {action}'
+    if truth.state.held is not None:
+        return f'{truth.items[truth.state.held].name} held , {said}'
+    at = ' '.join(action.split()[1:3])
+    column, row = (int(number) + 0.5 for number in at.split())
+    distances = [max(abs(x - column), abs(y - row)) for x, y in (projected(truth, i) for i in range(len(truth.items)))]
+    nearest = int(np.argmin(distances))
+    return f'{truth.items[nearest].name} at {at} , {said}' if distances[nearest] <= _NEAR else said
 
 
 def _next_step(truth: SceneTruth) -> Assignment | None:

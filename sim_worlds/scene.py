@@ -12,6 +12,7 @@ from vlm_agent_ros.errors import UserError
 from .config import Objects, WorldConfig
 
 DEFECTS = ('missing corner', 'wrong colour', 'scratch')
+_DEFECT_WORDS = {'missing corner': 'chipped ', 'scratch': 'scratched '}
 FLAT = ('pad', 'tray')  # kinds that lie fixed on the table
 # Between the centres of two cubes, along x or along y: between cubes, and for the fingers, which open along y.
 _GRIPPER_ROOM_M = (0.066, 0.086)
@@ -46,8 +47,8 @@ class Item:
 
     @property
     def name(self) -> str:
-        """For example ``red cube``."""
-        return f'{self.colour} {self.kind}'
+        """For example ``red cube``, or ``scratched red cube``; a wrong colour is seen from the colour."""
+        return f'{_DEFECT_WORDS.get(self.defect, "")}{self.colour} {self.kind}'
 
 
 @dataclass(frozen=True)

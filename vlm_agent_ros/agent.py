@@ -30,8 +30,12 @@ class Agent:
         self.language = language or SkillLanguage(cell.grid)
         self.planner = planner or SkillPlanner(cell)
 
-    def policy_input(self, observation: Observation) -> PolicyInput:
+    def policy_input(self, observation: Observation, previous: str = '') -> PolicyInput:
         """Image and prompt of a decision.
+
+        Args:
+            observation: What the cell shows.
+            previous: As for ``PromptTemplate.render``.
 
         Raises:
             UserError: The image or the joint states are not what the cell file promises.
@@ -48,7 +52,7 @@ class Agent:
         if not np.isfinite(observation.joint_positions).all():
             raise UserError('joint_states holds a position that is not finite: check the joint state broadcaster')
         state = self.cell.gripper_state(observation.joint_names, observation.joint_positions)
-        return PolicyInput(image, self.prompt.render(observation.task, state, self.language))
+        return PolicyInput(image, self.prompt.render(observation.task, state, self.language, previous))
 
     def plan(self, action_text: str, observation: Observation) -> Trajectory | None:
         """The motion of an action from the measured joint positions; None where nothing is to move.

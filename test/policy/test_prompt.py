@@ -25,6 +25,13 @@ def test_a_task_cannot_break_out_of_its_line_or_use_placeholders():
     assert len(text) == len('task: \ngripper: open') + prompt.max_task_chars
 
 
+def test_the_turn_before_is_told_on_one_line_and_cannot_use_placeholders():
+    prompt = PromptTemplate('task: {task}\nbefore: {previous}')
+    assert prompt.render('sort', '', LANGUAGE) == 'task: sort\nbefore: nothing'
+    assert prompt.render('sort', '', LANGUAGE, 'red {task}\n held') == 'task: sort\nbefore: red {task} held'
+    assert len(prompt.render('sort', '', LANGUAGE, 'x' * 5000)) < 500
+
+
 def test_the_digest_changes_with_everything_that_matters():
     digests = {PromptTemplate(*values).digest() for values in (('a', 50), ('b', 50), ('a', 51))}
     assert len(digests) == 3

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from sim_worlds.expert import demonstrate, projected
+from sim_worlds.expert import demonstrate, narrate, projected
 from sim_worlds.statements import judge, true_statements
 from sim_worlds.world import CellWorld
 from vlm_agent_ros.actions import SkillLanguage
@@ -35,6 +35,25 @@ SCENE = ('red cube at 10 20 , red cube at 30 40 , blue cube held , green pad at 
 ])
 def test_every_statement_is_checked_against_the_scene(thought, verdicts):
     assert judge(thought, SCENE) == verdicts
+
+
+def test_a_defect_is_part_of_what_a_part_is_called():
+    scene = 'scratched red cube at 10 20 , red cube at 30 40 , gripper open'
+    assert judge('red cube at 10 20 , so done', scene) == [False, True]
+    assert judge('scratched red cube at 11 20 , so pick 11 20', scene) == [True, True]
+
+
+def test_what_was_done_is_told_as_if_it_had_been_meant():
+    world = CellWorld()
+    observation = world.reset(EpisodeRequest(3, 'sort'))
+    right = demonstrate(world.truth())
+    target = right.thought.partition(' at ')[0]
+    assert narrate(world.truth(), right.action) == f'{target} at {right.action[5:]} , gripper open , so {right.action}'
+    assert narrate(world.truth(), 'pick 00 00') == 'gripper open , so pick 00 00'
+    world.execute(SkillPlanner(world.cell).plan(SkillLanguage(48).parse(right.action), observation.joint_names,
+                                                observation.joint_positions))
+    assert narrate(world.truth(), 'place 24 24') == f'{target} held , gripper holding , so place 24 24'
+    world.close()
 
 
 def test_the_scene_names_every_item_where_it_is_aimed_at():

@@ -165,7 +165,7 @@ class ToyWorlds:
 class ToyAgent:
     language = DiscreteLanguage(ACTIONS)
 
-    def policy_input(self, observation: Observation) -> PolicyInput:
+    def policy_input(self, observation: Observation, previous: str = '') -> PolicyInput:
         return PolicyInput(observation.image, observation.task)
 
     def plan(self, action: str, observation: Observation) -> Trajectory:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from sim_worlds.config import WorldConfig
-from sim_worlds.expert import demonstrate, projected
+from sim_worlds.expert import demonstrate, narrate, projected
 from sim_worlds.tasks import make_task
 from sim_worlds.truth import SceneTruth
 from sim_worlds.world import CellWorld
@@ -90,7 +90,8 @@ class CellRecording:
 def _classes(config: WorldConfig) -> list[str]:
     """Names of what may lie on the table."""
     colours = sorted(config.objects.palette)
-    return [f'{colour} {kind}' for kind in ('cube', 'pad') for colour in colours] + ['grey cylinder', 'white tray']
+    kinds = [f'{colour} {kind}' for kind in ('cube', 'pad') for colour in colours] + ['grey cylinder', 'white tray']
+    return kinds + [f'{defect} {colour} cube' for defect in ('chipped', 'scratched') for colour in colours]
 
 
 class _Recorder:
@@ -106,12 +107,14 @@ class _Recorder:
         rng = np.random.default_rng([request.seed, 1])
         rows: list[DemonstrationRow] = []
         past: PastTurn | None = None
+        memory = ''
         while True:
-            row = self._decision(index, request, observation, len(rows) + 1, past)
+            row = self._decision(index, request, observation, len(rows) + 1, past, memory)
             if not whole:
                 return [row]
             held = self._world.truth().state.held is not None
             action = self._spoil(row.action, rng) if rng.random() < self._recording.mistakes else row.action
+            memory = row.thought if action == row.action else narrate(self._world.truth(), action)
             observation, outcome = self._world.execute(self._plan(action, observation))
             rows.append(dataclasses.replace(row, executed=action, outcome=outcome))
             past = PastTurn(row.action, action, held, outcome)
@@ -121,14 +124,14 @@ class _Recorder:
                 return [dataclasses.replace(row, episode_outcome=end) for row in rows]
 
     def _decision(self, index: int, request: EpisodeRequest, observation: Observation, turn: int,
-                  past: PastTurn | None) -> DemonstrationRow:
+                  past: PastTurn | None, memory: str) -> DemonstrationRow:
         """What the expert sees and would write now."""
         truth = self._world.truth()
         shown, objects = demonstrate(truth), _objects(truth)
         state = self._world.cell.gripper_state(observation.joint_names, observation.joint_positions)
         held = truth.state.held
         out_of_view = any(not label.visible for i, label in enumerate(objects) if i != held)
-        prompt = self._prompt.render(observation.task, state, self._language)
+        prompt = self._prompt.render(observation.task, state, self._language, memory)
         return DemonstrationRow(
             observation.image, prompt, shown.thought, shown.action, index, task=request.task,
             instruction=observation.task, split=truth.task.default_split or None,

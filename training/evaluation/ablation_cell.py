@@ -93,12 +93,9 @@ def main(parent_pid: str, folder: str, evaluation: str) -> int:
 
 
 def train_arguments(folder: Path) -> list[str]:
-    """The command that begins the run of a folder, or continues it from its newest checkpoint."""
-    latest = folder / 'checkpoints' / 'latest'
-    if latest.exists():
-        return ['train', '--resume', str(latest)]
-    for leftover in (folder / 'metrics.jsonl', *folder.glob('events.out.tfevents.*')):
-        leftover.unlink(missing_ok=True)  # of a run that was killed before its first checkpoint
+    """The command that begins the run of a folder, or continues it."""
+    if (folder / 'config.json').exists():
+        return ['train', '--resume', str(folder)]
     return ['train', '--config', str(folder / SETTINGS)]
 
 

@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='model directory that results (default: runs/sft); the same command continues a run that '
                              'was cut off')
     parser.add_argument('--model', metavar='NAME|FILE', help='models file whose prompt, base and LoRA are used')
+    parser.add_argument('--cot', action=argparse.BooleanOptionalAction, help='learn the thoughts, or empty ones')
     parser.add_argument('--device', default='auto', help='auto, cpu or cuda (default: auto)')
     parser.add_argument('--seed', type=int, metavar='N', help='seed of weights, order, split and augmentation')
     for stage in _STAGES:
@@ -55,7 +56,8 @@ def _mapping(args: argparse.Namespace) -> dict[str, Any]:
     """The training file with the options over it."""
     path = find_config('training', args.config)
     mapping = load_yaml(path)
-    mapping.update({key: value for key in ('data', 'model', 'seed') if (value := getattr(args, key)) is not None})
+    given = {key: getattr(args, key) for key in ('data', 'model', 'cot', 'seed')}
+    mapping.update({key: value for key, value in given.items() if value is not None})
     for stage in _STAGES:
         steps, settings = getattr(args, f'{stage}_steps'), mapping.get(stage) or {}
         if not isinstance(settings, dict):

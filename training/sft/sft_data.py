@@ -16,6 +16,7 @@ from vlm_agent_ros.policy.output import SCAFFOLD, format_output
 from ..demonstrations.dataset import DemonstrationDataset
 from .augment import Augmentation, augment
 
+_ENCODED_AT_ONCE = 512  # prompts
 _NUMBER = re.compile(r'(?<!\d)\d\d(?!\d)')
 
 
@@ -60,8 +61,7 @@ class SftData:
         if self.affine is not None:
             self.images = torch.from_numpy(dataset.images).to(device)
             prompts, self.prompt_row = np.unique(dataset.prompts, return_inverse=True)
-            encoded = encoder.encode([dataset.images[0]] * len(prompts), [str(p) for p in prompts])
-            self.prompts = {k: v.to(device) for k, v in encoded.items() if k in ('input_ids', 'attention_mask')}
+            self.prompts = {k: v.to(device) for k, v in _encode_prompts(encoder, dataset.images[0], prompts).items()}
 
     def split(self, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Indices of training and of held-out samples; an episode is on one side only."""
@@ -126,6 +126,19 @@ class SftData:
             for match in _NUMBER.finditer(text):
                 numbers[row, np.searchsorted(ends, match.end())] = int(match[0])
         return tuple(torch.from_numpy(array) for array in (ids, mask, numbers, in_action))
+
+
+def _encode_prompts(encoder: PromptEncoder, image: np.ndarray, prompts: np.ndarray) -> dict[str, torch.Tensor]:
+    """``input_ids`` and ``attention_mask`` of prompts with an image, padded on the left to the longest.
+
+    Some at a time: with each prompt the processor makes the pixels of an image, which nobody needs.
+    """
+    parts = [encoder.encode([image] * len(part), [str(p) for p in part])
+             for part in np.split(prompts, range(_ENCODED_AT_ONCE, len(prompts), _ENCODED_AT_ONCE))]
+    longest = max(part['input_ids'].shape[1] for part in parts)
+    fill = {'input_ids': encoder.tokenizer.pad_token_id, 'attention_mask': 0}
+    return {key: torch.cat([torch.nn.functional.pad(part[key], (longest - part[key].shape[1], 0), value=value)
+                            for part in parts]) for key, value in fill.items()}
 
 
 def _affine_normalisation(encoder: PromptEncoder, images: np.ndarray) -> tuple[torch.Tensor, torch.Tensor] | None:

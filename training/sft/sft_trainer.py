@@ -69,14 +69,16 @@ class SftConfig:
     """Configuration of a run.
 
     Attributes:
-        architecture: Sizes of a small VLM to build from scratch; None starts from the model's own weights.
+        architecture: Sizes of a small VLM to build from scratch; None starts from the weights of ``base``.
     """
 
     data: tuple[str, ...] = bounded(help='datasets of `vlm-agent record`: folders, or parquet files')
     weights: dict[str, float] = bounded({}, low=0.0, high=1000.0, help='how often samples of a task or rare event are '
                                         'drawn, by its name in the data card; several are multiplied')
     model: str = bounded('tiny_vlm', help='models file: base, prompt, LoRA')
+    base: str = bounded('', help='model to start from, as in a models file; empty for that of the models file')
     architecture: TinyVlmConfig | None = None
+    cot: bool = bounded(True, help='learn the thoughts; off: empty ones, for `vlm-agent train --no-cot`')
     lora: bool = bounded(False, help='train LoRA adapters as the models file says and merge them at the end')
     vision: Stage = Stage()
     text: Stage = Stage()
@@ -117,6 +119,8 @@ class SftTrainer:
         if (folder / 'config.json').exists():
             raise UserError(f'{folder} holds a model already: choose another --out, or delete it')
         dataset = DemonstrationDataset.load([Path(path).expanduser() for path in config.data])
+        if not config.cot:
+            dataset = dataclasses.replace(dataset, thoughts=np.full(len(dataset), '', object))
         weights = sample_weights(dataset, config.weights)
         if not (dataset.objects[..., 3] > 0).any() and (config.vision.steps or config.grounding_weight):
             raise UserError(f'{", ".join(config.data)}: nothing is known of the objects in the images (column objects, '
@@ -291,6 +295,8 @@ def _plain(config: SftConfig) -> Any:
 def _load_model(config: SftConfig, device: torch.device) -> tuple[Any, Any]:
     """Model and processor to start from."""
     model_config = load_model_config(config.model)
+    if config.base:
+        model_config = dataclasses.replace(model_config, base=config.base)
     if config.lora and model_config.lora is None:
         raise UserError(f'lora is true, but the models file {config.model} has no lora: add it, or set lora to false')
     if model_config.quantization != 'none':

@@ -39,8 +39,8 @@ class Command:
 class Commander(Protocol):
     """Belongs to a pool of worlds: it alone knows what their observations hold and what they carry out."""
 
-    def observe(self, observation: Any) -> PolicyInput:
-        """What the policy sees of an observation."""
+    def observe(self, observation: Any, previous: str = '') -> PolicyInput:
+        """What the policy sees of an observation, given what it said of the turn before."""
         ...
 
     def command(self, decision: Decision, observation: Any, seed: int) -> Command:
@@ -72,9 +72,9 @@ class CellCommander:
         self.agent, self.rules = agent, rules
         self._search = re.compile(agent.language.regex) if illegal_rule == 'first_match' else None
 
-    def observe(self, observation: Observation) -> PolicyInput:
+    def observe(self, observation: Observation, previous: str = '') -> PolicyInput:
         """See Commander."""
-        return self.agent.policy_input(observation)
+        return self.agent.policy_input(observation, previous)
 
     def command(self, decision: Decision, observation: Observation, seed: int) -> Command:
         """Plan a decision from the state that it was made in, and check the plan."""

@@ -154,7 +154,8 @@ class Player:
             for world, (observation, outcome) in answers.items():
                 episode = self._running[world]
                 episode.instruction = observation.task
-                seen = self.commander_of(episode.slot.request.world).observe(observation)
+                previous = episode.turns[-1].decision.memory if episode.turns else ''
+                seen = self.commander_of(episode.slot.request.world).observe(observation, previous)
                 if outcome is not None:
                     episode.turns[-1].outcome = outcome
                 if outcome is not None and (outcome.terminated or outcome.truncated):

@@ -81,10 +81,10 @@ class GymnasiumCommander:
     def __init__(self, language: DiscreteLanguage, prompt: PromptTemplate, illegal_rule: str = 'random') -> None:
         self._language, self._prompt, self._illegal_rule = language, prompt, illegal_rule
 
-    def observe(self, observation: GymnasiumObservation) -> PolicyInput:
+    def observe(self, observation: GymnasiumObservation, previous: str = '') -> PolicyInput:
         """See Commander."""
         language = self._admissible(observation)
-        prompt = self._prompt.render(observation.task, '', language).strip()
+        prompt = self._prompt.render(observation.task, '', language, previous).strip()
         return PolicyInput(observation.image, prompt, None if observation.admissible is None else language)
 
     def command(self, decision: Decision, observation: GymnasiumObservation, seed: int) -> Command:

@@ -62,6 +62,11 @@ class Decision:
     thought_mask: np.ndarray
     value: float
 
+    @property
+    def memory(self) -> str:
+        """What the next turn's prompt may say of this one: the thought, or the action where there is none."""
+        return self.thought or self.action
+
 
 @dataclass(frozen=True)
 class Evaluation:

@@ -19,20 +19,22 @@ First think: name what you have to grasp or where it has to go, and its position
 Then decide on one action.
 Answer with JSON only: {"thoughts": "<what you see and conclude>", "action": "<one action>"}"""
 
+_PREVIOUS_CHARS = 400  # of the previous output; a model without grammar may write anything
 _CONTROL = re.compile(r'[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]+')
 
 
 @dataclass(frozen=True)
 class PromptTemplate:
-    """Template with the placeholders ``{task}``, ``{state}``, ``{actions}`` and ``{examples}``; other braces stay.
+    """Template with the placeholders ``{task}``, ``{state}``, ``{previous}``, ``{actions}`` and ``{examples}``.
 
+    Other braces stay.
     A pretrained VLM needs the detailed default; the small one was trained on a short text of its own.
     """
 
     template: str = bounded(DETAILED_TEMPLATE, help='text of the user message; the image comes before it')
     max_task_chars: int = bounded(200, low=10, high=4000, help='the untrusted instruction is cut to this length')
 
-    def render(self, task: str, state: str, language: ActionLanguage) -> str:
+    def render(self, task: str, state: str, language: ActionLanguage, previous: str = '') -> str:
         """The text of the user message.
 
         Args:
@@ -41,16 +43,23 @@ class PromptTemplate:
                 which knows the tokenizer.
             state: Short text, e.g. ``open`` or ``holding``.
             language: Gives ``{actions}`` and ``{examples}``.
+            previous: What the policy said of its turn before in this episode (``Decision.memory``), its only memory:
+                what it holds is out of the camera's view. Empty at the first turn, which reads ``nothing``.
         """
-        task = ' '.join(_CONTROL.sub(' ', task).split())[: self.max_task_chars]
         values = {
-            'task': task,
+            'task': _one_line(task)[: self.max_task_chars],
             'state': state,
+            'previous': _one_line(previous)[:_PREVIOUS_CHARS] or 'nothing',
             'actions': language.description,
             'examples': ', '.join(language.examples),
         }
-        return re.sub(r'\{(task|state|actions|examples)\}', lambda match: values[match[1]], self.template)
+        return re.sub(r'\{(task|state|previous|actions|examples)\}', lambda match: values[match[1]], self.template)
 
     def digest(self) -> str:
         """SHA-256 (hex) of everything that defines the prompt; a checkpoint is bound to it."""
         return hashlib.sha256(f'{self.max_task_chars}\n{self.template}'.encode()).hexdigest()
+
+
+def _one_line(text: str) -> str:
+    """Control and invisible characters as spaces, one between words."""
+    return ' '.join(_CONTROL.sub(' ', text).split())

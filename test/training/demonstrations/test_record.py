@@ -60,6 +60,22 @@ def test_whole_episodes_carry_what_they_led_to(recorded):
     assert any(row['rare'] for row in whole)
 
 
+def test_the_prompt_remembers_what_was_thought_before_and_of_a_spoilt_turn_what_was_done(tmp_path):
+    assert main(['record', '--model', 'tiny_vlm_tasks', '--tasks', 'sort', '--scenes', '0', '--episodes', '3',
+                 '--mistakes', '0.4', '--workers', '1', '--out', str(tmp_path / 'd')]) == 0
+    spoilt = 0
+    for before, row in itertools.pairwise(table(tmp_path / 'd').to_pylist()):
+        memory = row['prompt'].rpartition('before: ')[2]
+        if row['turn'] == 1:
+            assert memory == 'nothing'
+        elif before['executed'] == before['action']:
+            assert memory == before['thought']
+        else:
+            spoilt += 1
+            assert memory.endswith(f'so {before["executed"]}') and memory != before['thought']
+    assert spoilt
+
+
 def test_a_recording_that_was_cut_off_ends_as_an_unbroken_one(tmp_path, recorded, monkeypatch, capsys):
     monkeypatch.setattr(training.demonstrations.record, '_SHARD', 2)
     write = DatasetWriter.write

@@ -99,16 +99,10 @@ def test_a_bad_grid_is_refused_in_one_sentence_before_anything_starts(content, s
     assert list(tmp_path.iterdir()) == [tmp_path / 'grid.yaml']
 
 
-def test_a_run_goes_on_from_its_newest_checkpoint_or_starts_clean(tmp_path):
-    (tmp_path / 'metrics.jsonl').touch()
-    (tmp_path / 'events.out.tfevents.1').touch()
+def test_a_run_begins_once_and_goes_on_from_then_on(tmp_path):
     assert train_arguments(tmp_path) == ['train', '--config', str(tmp_path / 'training.yaml')]
-    assert list(tmp_path.iterdir()) == []
-    latest = tmp_path / 'checkpoints' / 'latest'
-    latest.mkdir(parents=True)
-    (tmp_path / 'metrics.jsonl').touch()
-    assert train_arguments(tmp_path) == ['train', '--resume', str(latest)]
-    assert (tmp_path / 'metrics.jsonl').exists()
+    (tmp_path / 'config.json').touch()
+    assert train_arguments(tmp_path) == ['train', '--resume', str(tmp_path)]
 
 
 @pytest.fixture(scope='module')

@@ -149,6 +149,20 @@ def test_demonstrations_without_objects_train_all_but_the_grounding(tmp_path):
     assert trainer.finish()['samples'] == 16
 
 
+def test_without_thoughts_the_outputs_are_learned_with_empty_ones(tmp_path, demonstrations):
+    trainer = SftTrainer(configure(demonstrations, cot=False), tmp_path / 'm')
+    texts = trainer.data.encoder.tokenizer.batch_decode(trainer.data.outputs, skip_special_tokens=True)
+    assert all(text.startswith('{"thoughts": "", "action": "pick ') for text in texts)
+
+
+def test_prompts_are_encoded_in_parts_as_they_would_be_at_once(tmp_path, demonstrations, monkeypatch):
+    whole = SftTrainer(configure(demonstrations), tmp_path / 'm').data.prompts
+    monkeypatch.setattr('training.sft.sft_data._ENCODED_AT_ONCE', 1)
+    parts = SftTrainer(configure(demonstrations), tmp_path / 'n').data.prompts
+    assert len(whole['input_ids']) > 1
+    assert all(torch.equal(whole[key], parts[key]) for key in ('input_ids', 'attention_mask'))
+
+
 def test_the_state_of_another_run_is_refused(tmp_path, demonstrations):
     SftTrainer(configure(demonstrations, text=Stage(0)), tmp_path / 'model', 'cpu').train()
     other = SftTrainer(configure(demonstrations, text=Stage(0), seed=1), tmp_path / 'model', 'cpu')

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from training.rl.rollout import TrainingSchedule, collect
+from training.worlds.commands import CellCommander
 from training.worlds.episodes import Player
 
 
@@ -26,6 +27,19 @@ def test_an_update_has_its_number_of_decisions_and_only_whole_episodes(make_toy)
     assert 32 <= len(rollout.samples) <= 32 + 2 * toy.config.worlds
     assert all(e.outcomes[-1].terminated or e.outcomes[-1].truncated for e in episodes)
     assert sum(len(e.turns) for e in episodes) == len(rollout.samples)
+
+
+def test_the_policy_is_told_what_it_said_one_turn_before_and_nothing_at_the_first(make_toy, monkeypatch):
+    told = []
+    observe = CellCommander.observe
+    monkeypatch.setattr(CellCommander, 'observe', lambda self, observation, previous='': (
+        told.append(previous), observe(self, observation, previous))[1])
+    episodes = []
+    toy = make_toy(worlds=1)
+    collect(Player(toy.policy, toy.worlds, toy.commander_of), TrainingSchedule(toy.config), toy.config, 1.0,
+            episodes.append)
+    said = [memory for episode in episodes for memory in ('', *(turn.decision.memory for turn in episode.turns))]
+    assert told[:len(said)] == said and any(said)
 
 
 def test_the_next_update_goes_on_with_new_episodes(make_toy):
@@ -105,8 +119,6 @@ def test_an_illegal_output_costs_its_penalty(make_toy):
 
 
 def test_the_first_legal_action_in_an_illegal_output_counts_where_the_rule_says_so(make_toy):
-    from training.worlds.commands import CellCommander
-
     toy = make_toy()
     decision = toy.policy.decide([toy.commander_of('').observe(_observation())], temperature=1.0, seeds=[0])[0]
     spoilt = decision.__class__(**{**vars(decision), 'legal': False, 'action': '', 'text': 'well, go right now'})

@@ -44,10 +44,11 @@ def test_refusal_is_shown_only_where_there_is_one() -> None:
 
 
 def test_what_a_decision_can_be_repeated_from_is_told_with_the_digest_of_its_text() -> None:
-    origin = Origin(image_stamp_ns=5, state='open', temperature=0.7, seed=(3 << 32) + 1, threads=2,
-                    prompt_sha256='a' * 64, checkpoint_sha256='b' * 64)
+    origin = Origin(image_stamp_ns=5, state='open', previous='red cube held', temperature=0.7, seed=(3 << 32) + 1,
+                    threads=2, prompt_sha256='a' * 64, checkpoint_sha256='b' * 64)
     values = report(origin=origin).values()
     assert (values['image_stamp_ns'], values['state'], values['temperature']) == ('5', 'open', '0.7')
+    assert values['previous'] == 'red cube held'
     assert (values['seed'], values['threads']) == (str((3 << 32) + 1), '2')
     assert values['text_sha256'] == hashlib.sha256(b'{}').hexdigest()
     assert 'text_sha256' not in report().values()

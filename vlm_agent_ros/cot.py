@@ -18,6 +18,7 @@ class Origin:
     Attributes:
         image_stamp_ns: Stamp of the image that it rests on.
         state: State text of the prompt, such as ``open``.
+        previous: What it said of the turn before, where the prompt tells it; empty at the first turn.
         temperature: Of the sampling; 0 is the likeliest output.
         seed: Of the sampling of this very decision.
         threads: Threads of PyTorch, which rounding depends on.
@@ -27,6 +28,7 @@ class Origin:
 
     image_stamp_ns: int
     state: str
+    previous: str
     temperature: float
     seed: int
     threads: int

@@ -85,7 +85,7 @@ def thought_entries(image_stamp_ns: int, time_ns: int, age_s: float = 0.0, task:
                     thought: str = 'cube & pad') -> list[Entry]:
     """What an agent tells of a decision: the verbatim text, and the status."""
     text = json.dumps({'thoughts': thought, 'action': 'pick 01 02'})
-    origin = Origin(image_stamp_ns, 'open', 1.0, (3 << 32) + 7, 2, 'f' * 64, 'e' * 64)
+    origin = Origin(image_stamp_ns, 'open', '', 1.0, (3 << 32) + 7, 2, 'f' * 64, 'e' * 64)
     return report_entries(CotReport(task, thought, 'pick 01 02', text, -1.25, 0.5, 12.0, 'tiny', 30.0, origin=origin),
                           time_ns, age_s)
 

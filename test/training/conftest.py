@@ -28,7 +28,7 @@ def brief_model(vlm_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     """Models file of a very small random VLM that writes short thoughts."""
     path = tmp_path_factory.mktemp('models') / 'model.yaml'
     path.write_text(yaml.safe_dump({
-        'base': str(vlm_folder), 'prompt': {'template': 'task: {task}\ngripper: {state}'}, 'lora': {'rank': 4},
+        'base': str(vlm_folder), 'prompt': {'template': 'task: {task}\ngripper: {state}\nbefore: {previous}'}, 'lora': {'rank': 4},
         'decoding': {'max_thought_chars': 20, 'max_new_tokens': 80}, 'value_width': 8}))
     return path
 

@@ -58,7 +58,7 @@ class Repeater:
         """
         policy = self._policy(decision)
         torch.set_num_threads(decision.threads)
-        prompt = policy.prompt.render(decision.task, decision.state, self._language)
+        prompt = policy.prompt.render(decision.task, decision.state, self._language, decision.previous)
         again = decide_alone(policy, PolicyInput(decision.image, prompt), decision.temperature, decision.seed)
         logprob = float(again.token_logprobs.sum())
         pairs = {'text': (decision.text or again.text, again.text), 'thought': (decision.thought, again.thought),

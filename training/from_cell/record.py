@@ -62,8 +62,9 @@ def demonstration_rows(data: CellData, cell: Cell, prompt: PromptTemplate) -> It
         for (_, place), decision in episode.placed():
             written = right_texts(decision, episode)
             if written is not None:
+                told = prompt.render(decision.task, decision.state, language, decision.previous)
                 yield DemonstrationRow(
-                    decision.image, prompt.render(decision.task, decision.state, language), *written, number,
+                    decision.image, told, *written, number,
                     executed=decision.action if decision.verdict == 'forwarded' else None, instruction=decision.task,
                     world=cell.name, turn=place + 1 if episode.ended else 1, outcome=decision.outcome,
                     episode_outcome=_end(episode), rare=_events(decision))

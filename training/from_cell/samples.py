@@ -35,7 +35,7 @@ class Learned:
 
 def policy_input(decision: LoggedDecision, policy: Policy, language: ActionLanguage) -> PolicyInput:
     """What the policy reads where the logged decision was made."""
-    return PolicyInput(decision.image, policy.prompt.render(decision.task, decision.state, language))
+    return PolicyInput(decision.image, policy.prompt.render(decision.task, decision.state, language, decision.previous))
 
 
 def corrected_output(decision: LoggedDecision, policy: Policy) -> Decision | None:

@@ -170,6 +170,7 @@ class _Pieces:
         command_stamp_ns = int(verdict.get('command_stamp_ns') or 0)
         return LoggedDecision(
             image=image, image_stamp_ns=key[1], task=self._task(values['task'], time_ns), state=values['state'],
+            previous=values.get('previous', ''),
             thought=said.thought if text else shown, action=said.action if text else values['action'], text=text,
             logprob=float(values['logprob']), value=float(values['value']), temperature=float(values['temperature']),
             seed=int(values['seed']), threads=int(values['threads']), prompt_sha256=values['prompt_sha256'],

@@ -56,6 +56,7 @@ class LoggedDecision:
         image_stamp_ns: Its stamp, by the cell's clock.
         task: The instruction, verbatim.
         state: State text of the prompt.
+        previous: What it said of the turn before.
         thought: The chain of thought.
         action: The action text.
         text: The verbatim output.
@@ -81,6 +82,7 @@ class LoggedDecision:
     image_stamp_ns: int
     task: str
     state: str
+    previous: str
     thought: str
     action: str
     text: str

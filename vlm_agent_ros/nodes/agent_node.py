@@ -63,6 +63,7 @@ class AgentNode(ManagedNode):
         self._releases: Releases | None = None
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix='inference')
         self._task = self._task_refusal = ''
+        self._task_since_ns = 0
         self._complaint = ''
         self._thinking: tuple[Future[Decided], Observation] | None = None
         self._forget()
@@ -167,6 +168,7 @@ class AgentNode(ManagedNode):
         self._not_before_ns = 0
         self._awaited_until_ns = 0
         self._next_decision = 0.0
+        self._memory = ''
 
     def _on_image(self, message: Image | CompressedImage, info: dict[str, Any]) -> None:
         self._camera.received(info)
@@ -177,7 +179,9 @@ class AgentNode(ManagedNode):
     def _on_task(self, message: String) -> None:
         self._task, self._task_refusal = message.data, self._tasks.refusal(message.data)
         # An image from before may still be on its way, of parts that this instruction is not about.
-        self._not_before_ns = max(self._not_before_ns, self._now_ns())
+        self._task_since_ns = self._now_ns()
+        self._not_before_ns = max(self._not_before_ns, self._task_since_ns)
+        self._memory = ''  # with an instruction an episode begins
         if self._releases is not None:
             self._releases.new_task()
 
@@ -220,7 +224,7 @@ class AgentNode(ManagedNode):
         observation = self._observe()
         if observation is not None:
             self._next_decision = time.monotonic() + 1.0 / self._settings.max_rate_hz
-            future = self._worker.submit(releases.deciding.decide, observation)
+            future = self._worker.submit(releases.deciding.decide, observation, self._memory)
             self._thinking = future, observation
             future.add_done_callback(lambda _: self._decided.trigger())
             releases.begin()
@@ -266,10 +270,11 @@ class AgentNode(ManagedNode):
         releases = self._releases
         if self._active_entities is None or releases is None or not releases.may_decide:
             return  # deactivated, or stopped because of what was decided before
-        if self._task != observation.task:
+        if self._task != observation.task or observation.stamp_ns <= self._task_since_ns:
             return  # decided on an instruction that no longer holds
         (proposals, _), cot, _ = self._active_entities
         self._not_before_ns = observation.stamp_ns
+        self._memory = decided.decision.memory
         now_ns = self._now_ns()
         cot.publish(decided.report((now_ns - observation.stamp_ns) * 1e-6))
         if decided.trajectory is not None:

@@ -98,18 +98,22 @@ class Decider:
         self._prompt_sha256 = self._policy.prompt.digest()
         self._decisions = 0
 
-    def decide(self, observation: Observation) -> Decided:
+    def decide(self, observation: Observation, previous: str = '') -> Decided:
         """Think about an observation and plan what was decided.
+
+        Args:
+            observation: What the cell shows.
+            previous: ``memory`` of the decision before in this episode.
 
         Raises:
             UserError: The observation is unusable.
         """
         started = time.monotonic()
-        inputs = self._agent.policy_input(observation)
+        inputs = self._agent.policy_input(observation, previous)
         self._decisions += 1
         origin = Origin(
             observation.stamp_ns, self.cell.gripper_state(observation.joint_names, observation.joint_positions),
-            self._settings.temperature, (self._settings.seed << 32) + self._decisions, self._settings.threads,
+            previous, self._settings.temperature, (self._settings.seed << 32) + self._decisions, self._settings.threads,
             self._prompt_sha256, self.release.weights_sha256)
         decision = decide_alone(self._policy, inputs, origin.temperature, origin.seed)
         trajectory, refusal = None, ''

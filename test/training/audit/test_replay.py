@@ -40,7 +40,7 @@ def log(model, cell, tmp_path_factory):
             task = f'pick the {i}th cube'
             observation = Observation(image, cell.robot.joints, np.array([*cell.robot.home, 0.04]), task, stamp)
             entries += [image_entry(image, stamp), text_entry(task, stamp + 1),
-                        *report_entries(decider.decide(observation).report(30.0), stamp + 2)]
+                        *report_entries(decider.decide(observation, 'red cube held' * i).report(30.0), stamp + 2)]
     text = find_config('cells', 'panda_table').read_text(encoding='utf-8')
     return write_log(tmp_path_factory.mktemp('log') / 'audit_000001.mcap', entries, text)
 
@@ -76,8 +76,8 @@ def report_entries_of(decision):
     """What was told of a logged decision, once more."""
     from vlm_agent_ros.cot import CotReport, Origin
 
-    origin = Origin(decision.image_stamp_ns, decision.state, decision.temperature, decision.seed, decision.threads,
-                    decision.prompt_sha256, decision.checkpoint_sha256)
+    origin = Origin(decision.image_stamp_ns, decision.state, decision.previous, decision.temperature, decision.seed,
+                    decision.threads, decision.prompt_sha256, decision.checkpoint_sha256)
     return report_entries(CotReport(decision.task, decision.thought, decision.action, decision.text, decision.logprob,
                                     decision.value, 1.0, decision.checkpoint, 1.0, origin=origin), decision.time_ns)
 

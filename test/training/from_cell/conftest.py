@@ -142,7 +142,7 @@ class _Log:
         image.header.stamp = to_time(stamp_ns)
         self._put(topic_names.COMPRESSED_IMAGE, image, stamp_ns)
         prompt, checkpoint = (getattr(said, key) or digest for key, digest in self._digests.items())
-        origin = Origin(stamp_ns, said.state, said.temperature, 0, 1, prompt, checkpoint)
+        origin = Origin(stamp_ns, said.state, '', said.temperature, 0, 1, prompt, checkpoint)
         report = CotReport(said.task, said.thought, said.action, text, said.logprob, said.value, 5.0, 'model', 1.0,
                            origin=origin)
         self._put(topic_names.CHAIN_OF_THOUGHT, String(data=text))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 
 import numpy as np
@@ -91,7 +90,7 @@ def _image_to_command(setup: CheckSetup) -> float:
             bench.processes.spin(_MOTION_S)
     median = float(np.median(milliseconds)) if milliseconds else float('nan')
     print(f'from a {_IMAGE_SIDE}x{_IMAGE_SIDE} image to the command, thinking excluded: p50 {median:.1f} ms of '
-          f'{len(milliseconds)}', file=sys.stderr)
+          f'{len(milliseconds)}')
     return median
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +11,21 @@ import numpy as np
 import pytest
 import yaml
 
+from vlm_agent_ros.actions import Pick, Place
 from vlm_agent_ros.cell import Cell, load_cell
-from vlm_agent_ros.config import resource_root
+from vlm_agent_ros.config import find_config, resource_root
 from vlm_agent_ros.errors import UserError
-from vlm_agent_ros.motion import Kinematics
+from vlm_agent_ros.motion import Kinematics, SkillPlanner
+from vlm_agent_ros.safety import SafetyRules
 
 CELLS = sorted((resource_root() / 'config' / 'cells').glob('*.yaml'))
+PHYSICAL = ('franka_table', 'ur5e_table')
+
+
+@dataclass(frozen=True)
+class Measured:
+    joint_names: tuple[str, ...]
+    joint_positions: np.ndarray
 
 
 @pytest.fixture
@@ -29,9 +40,16 @@ def load(folder: Path, content: dict[str, Any]) -> Cell:
     return load_cell(str(path))
 
 
+def shipped(path: Path, folder: Path) -> Cell:
+    """A shipped cell; the camera of a physical one as if it had been calibrated."""
+    content = yaml.safe_load(path.read_text(encoding='utf-8'))
+    content['camera']['calibrated'] = True
+    return load(folder, content)
+
+
 @pytest.mark.parametrize('path', CELLS, ids=lambda path: path.stem)
-def test_every_shipped_cell_loads_and_its_robot_fits_its_urdf(path: Path) -> None:
-    cell = load_cell(path.stem)
+def test_every_shipped_cell_loads_and_its_robot_fits_its_urdf(path: Path, tmp_path: Path) -> None:
+    cell = shipped(path, tmp_path)
     kinematics = Kinematics(cell)
     home = np.array(cell.robot.home)
     assert (kinematics.arm_lower <= home).all()
@@ -42,13 +60,47 @@ def test_every_shipped_cell_loads_and_its_robot_fits_its_urdf(path: Path) -> Non
 
 
 @pytest.mark.parametrize('path', CELLS, ids=lambda path: path.stem)
-def test_image_cells_and_table_points_are_inverse_to_each_other(path: Path) -> None:
-    cell = load_cell(path.stem)
+def test_image_cells_and_table_points_are_inverse_to_each_other(path: Path, tmp_path: Path) -> None:
+    cell = shipped(path, tmp_path)
     for column in range(cell.grid):
         for row in range(cell.grid):
             point = cell.cell_to_table(column, row)
             assert point[2] == cell.workspace.plane_z
             assert cell.point_to_cell(point) == (column, row)
+
+
+@pytest.mark.parametrize('name', PHYSICAL)
+def test_a_physical_cell_is_refused_until_its_camera_is_calibrated(name: str) -> None:
+    with pytest.raises(UserError, match=rf'{name}\.yaml: camera\.calibrated is false.*calibrate the camera'):
+        load_cell(name)
+
+
+@pytest.mark.parametrize('name', PHYSICAL)
+def test_skills_reach_the_table_of_a_physical_cell_and_pass_its_rules(name: str, tmp_path: Path) -> None:
+    cell = shipped(find_config('cells', name), tmp_path)
+    robot, rules = cell.robot, SafetyRules(cell, kinematics := Kinematics(cell))
+    planner, planned = SkillPlanner(cell, kinematics), 0
+    at_home = Measured(robot.joints, np.array([*robot.home, robot.gripper_open]))
+    holding = replace(at_home, joint_positions=np.array([*robot.home, sum(robot.holding_range) / 2]))
+    for x in np.linspace(cell.workspace.low[0] + 0.1, cell.workspace.high[0] - 0.1, 3):
+        for y in (-0.2, 0.0, 0.2):
+            column, row = cell.point_to_cell(np.array([x, y, cell.workspace.plane_z]))
+            for command, measured in ((Pick(column, row), at_home), (Place(column, row), holding)):
+                trajectory = planner.plan(command, measured.joint_names, measured.joint_positions)
+                assert trajectory is not None
+                verdict = rules.judge(trajectory, measured)
+                assert verdict.trajectory is trajectory, f'{command}: {verdict.violations}'
+                planned += 1
+    assert planned == 18
+
+
+@pytest.mark.parametrize('name', PHYSICAL)
+def test_the_gripper_of_a_physical_cell_is_open_closed_or_holding(name: str, tmp_path: Path) -> None:
+    cell = shipped(find_config('cells', name), tmp_path)
+    robot = cell.robot
+    for position, state in ((robot.gripper_open, 'open'), (robot.gripper_closed, 'closed'),
+                            (sum(robot.holding_range) / 2, 'holding')):
+        assert cell.gripper_state(robot.joints, np.array([*robot.home, position])) == state
 
 
 def test_points_outside_the_image_are_clipped_to_its_border_cells(cell: Cell) -> None:
@@ -106,12 +158,55 @@ def test_every_joint_needs_its_limit(tmp_path: Path, content: dict[str, Any], ke
     ('robot', 'holding_range', [0.03, 0.01], 'holding_range'),
     ('robot', 'max_jerk', [0.0] * 8, 'max_jerk is 0.0'),
     ('workspace', 'low', [0.25, 0.5, 0.005], 'workspace.low'),
+    ('workspace', 'keep_out', [{'name': 'post', 'low': [1, 0, 0], 'high': [0, 1, 1]}], r"keep_out 'post': low .* swap"),
+    ('robot', 'min_position', [0.0] * 7, 'min_position must have 8 entries'),
+    ('robot', 'gripper_open', 0.0, 'gripper_open and robot.gripper_closed must differ'),
+    ('safety', 'policy', {'velocity': 'clip'}, 'policy.velocity is .clip., but must be one of reject, clamp'),
+    ('safety', 'policy', {'finite': 'clamp'}, 'finite.* always rejects: remove it'),
+    ('safety', 'policy', {'speed': 'reject'}, 'speed.* always rejects: remove it'),
 ])
 def test_what_contradicts_itself_is_refused(tmp_path: Path, content: dict[str, Any], section: str, key: str,
                                             value: object, message: str) -> None:
-    content[section][key] = value
+    content.setdefault(section, {})[key] = value
     with pytest.raises(UserError, match=rf'mine\.yaml: .*{message}'):
         load(tmp_path, content)
+
+
+def test_swapped_position_limits_are_refused(tmp_path: Path, content: dict[str, Any]) -> None:
+    content['robot'] |= {'min_position': [1.0] * 8, 'max_position': [-1.0] * 8}
+    with pytest.raises(UserError, match=r'mine\.yaml: robot\.min_position of panda_joint1 .* swap them'):
+        load(tmp_path, content)
+
+
+def test_the_stricter_of_urdf_and_cell_file_limits_a_position(tmp_path: Path, content: dict[str, Any]) -> None:
+    content['robot'] |= {'min_position': [-9.0] * 7 + [0.01], 'max_position': [1.6] * 7 + [0.04]}
+    kinematics = Kinematics(load(tmp_path, content))
+    assert kinematics.upper[0] == 1.6
+    assert kinematics.lower[0] == pytest.approx(-2.9671)
+    assert kinematics.lower[7] == 0.01
+
+
+@pytest.mark.parametrize(('joint', 'velocity'), [(1, 2.18), (7, 0.21)])
+def test_a_velocity_limit_laxer_than_that_of_the_urdf_is_refused(tmp_path: Path, content: dict[str, Any], joint: int,
+                                                                 velocity: float) -> None:
+    content['robot']['max_velocity'][joint] = velocity
+    with pytest.raises(UserError, match=rf'mine\.yaml: robot\.max_velocity of .*{velocity}.* panda\.urdf .*: lower it'):
+        Kinematics(load(tmp_path, content))
+
+
+@pytest.mark.parametrize(('geometry', 'message'), [
+    ('<mesh filename="link.stl" />', 'collision mesh: replace it by'), (None, 'no collision geometry: add')])
+def test_collisions_need_simple_shapes(tmp_path: Path, content: dict[str, Any], cell: Cell, geometry: str | None,
+                                       message: str) -> None:
+    urdf = cell.urdf_path.read_text(encoding='utf-8')
+    pattern = r'<cylinder [^>]*/>' if geometry else r'(?s)<collision>.*?</collision>'
+    (tmp_path / 'panda.urdf').write_text(re.sub(pattern, geometry or '', urdf), encoding='utf-8')
+    own = load(tmp_path, content)
+    with pytest.raises(UserError, match=rf'panda\.urdf.*{message}.*safety\.collision: false'):
+        SafetyRules(own, Kinematics(own))
+    content.setdefault('safety', {})['collision'] = False
+    own = load(tmp_path, content)
+    SafetyRules(own, Kinematics(own))
 
 
 def test_the_home_pose_needs_every_arm_joint(tmp_path: Path, content: dict[str, Any]) -> None:

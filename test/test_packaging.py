@@ -136,8 +136,8 @@ for module in {modules!r}:
 
 def test_every_executable_resolves() -> None:
     entries = importlib.metadata.distribution('vlm_agent_ros').entry_points.select(group='console_scripts')
-    assert {entry.name for entry in entries} == {'agent_node', 'audit_node', 'cell_emulator', 'gate_node',
-                                                 'cot_viewer', 'world_node', 'trainer', 'vlm-agent'}
+    assert {entry.name for entry in entries} == {'agent_node', 'audit_node', 'cell_emulator', 'cot_viewer', 'gate_node',
+                                                 'operator', 'trainer', 'vlm-agent', 'world_node'}
     for entry in entries:
         assert callable(entry.load())
 
@@ -187,7 +187,7 @@ def test_an_ament_installation_has_executables_and_shared_files_where_ros2_looks
     """As colcon calls it; ``ros2 run`` looks in lib/<package>, ``ros2 launch`` in share/<package>."""
     run_setup(checkout, 'install', '--prefix', str(tmp_path), '--single-version-externally-managed', '--record',
               str(tmp_path / 'installed.txt'))
-    for name in ('agent_node', 'audit_node', 'gate_node', 'world_node', 'cot_viewer', 'trainer'):
+    for name in ('agent_node', 'audit_node', 'gate_node', 'world_node', 'cot_viewer', 'operator', 'trainer'):
         assert os.access(tmp_path / 'lib' / 'vlm_agent_ros' / name, os.X_OK)
     share = tmp_path / 'share' / 'vlm_agent_ros'
     assert all((share / name).is_file() for name in shared_files() | {'package.xml'})

@@ -6,8 +6,10 @@ import pytest
 import yaml
 
 from vlm_agent_ros.cell import load_cell
+from vlm_agent_ros.config import find_config, parse
 from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.nodes import interface
+from vlm_agent_ros.topics import Topics
 
 
 def cell_file(folder, topics):
@@ -24,6 +26,13 @@ def test_only_names_that_differ_are_remapped_and_compressed_images_follow_the_ra
         (interface.IMAGE, 'cam/color/image_raw'), (interface.COMPRESSED_IMAGE, 'cam/color/image_raw/compressed'),
         (interface.ARM_COMMAND, '/scaled_joint_trajectory_controller/joint_trajectory')]
     assert interface.remappings(load_cell('panda_table').topics) == []
+
+
+@pytest.mark.parametrize('name', ['franka_table', 'ur5e_table'])
+def test_the_physical_cells_say_where_their_driver_tells_of_a_protective_stop(name):
+    content = yaml.safe_load(find_config('cells', name).read_text())
+    topics = parse(Topics, content['topics'], name)
+    assert topics.protective_stop.type == 'bool' and isinstance(topics.protective_stop.stopped[0], bool)
 
 
 @pytest.mark.parametrize(('topics', 'told'), [

@@ -25,6 +25,7 @@ class Camera:
     position: tuple[float, float, float] = bounded((1.0, 0.0, 0.8), help='camera centre in the base frame, m')
     target: tuple[float, float, float] = bounded((0.5, 0.0, 0.0), help='point on the optical axis, m')
     frame: str = bounded('camera_optical_frame', help='name of the optical frame')
+    calibrated: bool = bounded(True, help='false in a file whose camera values are examples: such a cell is refused')
 
     @property
     def focal_length(self) -> float:

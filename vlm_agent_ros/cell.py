@@ -12,6 +12,7 @@ from .autonomy import Autonomy
 from .camera import Camera
 from .config import bounded, find_config, load_yaml, parse
 from .errors import UserError
+from .limits import KeepOut, Safety
 from .tasks import Tasks
 from .topics import Topics
 
@@ -29,10 +30,13 @@ class Robot:
     max_velocity: tuple[float, ...] = bounded(low=1e-3, help='rad/s or m/s per joint, arm then gripper')
     max_acceleration: tuple[float, ...] = bounded(low=1e-3, help='rad/s2 or m/s2 per joint, arm then gripper')
     max_jerk: tuple[float, ...] = bounded(low=1e-3, help='rad/s3 or m/s3 per joint, arm then gripper')
-    gripper_open: float = bounded(0.04, low=0.0, help='gripper joint position when open, m')
-    gripper_closed: float = bounded(0.0, low=0.0, help='gripper joint command when closing, m')
+    min_position: tuple[float, ...] = bounded((), help="lower limits, rad or m per joint, arm then gripper; the URDF's "
+                                              'hold as well, and alone where this is empty')
+    max_position: tuple[float, ...] = bounded((), help='upper limits likewise')
+    gripper_open: float = bounded(0.04, low=0.0, help='gripper joint position when open, m or rad')
+    gripper_closed: float = bounded(0.0, low=0.0, help='gripper joint command when closing, m or rad')
     holding_range: tuple[float, float] = bounded(
-        (0.008, 0.036), help='measured gripper joint positions between which something is held, m')
+        (0.008, 0.036), help='measured gripper joint positions between which something is held, m or rad')
 
     @property
     def joints(self) -> tuple[str, ...]:
@@ -48,6 +52,7 @@ class Workspace:
     high: tuple[float, float, float] = bounded(help='upper corner, m')
     table_z: float = bounded(0.0, help='height of the table top, m')
     plane_z: float = bounded(0.02, help='height of the plane onto which image cells are mapped, m')
+    keep_out: tuple[KeepOut, ...] = bounded((), help='boxes that neither tool nor links may enter')
 
 
 @dataclass(frozen=True)
@@ -65,18 +70,6 @@ class Motion:
     settle_tolerance: float = bounded(0.02, low=0.001, high=0.2, help='arm joint error at which a motion is done, rad')
     rest_velocity: float = bounded(0.02, low=0.001, high=0.5, help='arm joint speed below which it is at rest, rad/s')
     time_limit_s: float = bounded(2.0, low=0.1, high=30.0, help='wait for rest after the last point at most, s')
-
-
-@dataclass(frozen=True)
-class Safety:
-    """Limits of the gate; the trainer and the worlds apply the same rules."""
-
-    max_image_age_s: float = bounded(1.0, low=0.01, help='oldest image a proposal may rest on, s')
-    max_joint_age_s: float = bounded(0.5, low=0.01, help='oldest joint state a proposal is checked against, s')
-    max_start_error: float = bounded(0.1, low=0.001, help='first point to measured joint position, rad or m')
-    velocity_tolerance: float = bounded(0.05, low=0.0, high=1.0, help='share by which a limit may be exceeded')
-    max_duration_s: float = bounded(30.0, low=0.1, help='longest proposal, s')
-    max_points: int = bounded(2000, low=2, help='most points of a proposal')
 
 
 @dataclass(frozen=True)
@@ -101,20 +94,31 @@ class Cell:
     path: str = ''
 
     def __post_init__(self) -> None:
-        joints = len(self.robot.joints)
-        for key in ('max_velocity', 'max_acceleration', 'max_jerk'):
-            if len(getattr(self.robot, key)) != joints:
-                raise UserError(f'{self.path or self.name}: robot.{key} must have {joints} entries, one per joint')
-        if len(self.robot.home) != len(self.robot.arm_joints):
-            raise UserError(f'{self.path or self.name}: robot.home must have one entry per arm joint')
-        if len(set(self.robot.joints)) != joints or not self.robot.gripper_joints:
-            raise UserError(f'{self.path or self.name}: robot.arm_joints and robot.gripper_joints must name every '
-                            'joint once, and at least one of the gripper')
-        if self.robot.holding_range[0] >= self.robot.holding_range[1]:
-            raise UserError(f'{self.path or self.name}: robot.holding_range must begin with its lower end')
+        source, robot = self.path or self.name, self.robot
+        joints = len(robot.joints)
+        for key in ('max_velocity', 'max_acceleration', 'max_jerk', 'min_position', 'max_position'):
+            optional = key.endswith('position')
+            if len(values := getattr(robot, key)) != joints and (values or not optional):
+                raise UserError(f'{source}: robot.{key} must have {joints} entries, one per joint')
+        for name, low, high in zip(robot.joints, robot.min_position, robot.max_position):
+            if low >= high:
+                raise UserError(f'{source}: robot.min_position of {name} must be less than its robot.max_position: '
+                                'swap them')
+        if len(robot.home) != len(robot.arm_joints):
+            raise UserError(f'{source}: robot.home must have one entry per arm joint')
+        if len(set(robot.joints)) != joints or not robot.gripper_joints:
+            raise UserError(f'{source}: robot.arm_joints and robot.gripper_joints must name every joint once, and at '
+                            'least one of the gripper')
+        if robot.gripper_open == robot.gripper_closed:
+            raise UserError(f'{source}: robot.gripper_open and robot.gripper_closed must differ')
+        if robot.holding_range[0] >= robot.holding_range[1]:
+            raise UserError(f'{source}: robot.holding_range must begin with its lower end')
         if any(low >= high for low, high in zip(self.workspace.low, self.workspace.high)):
-            raise UserError(f'{self.path or self.name}: workspace.low must be less than workspace.high in x, y and z')
-        self.audit.check(self.path or self.name)
+            raise UserError(f'{source}: workspace.low must be less than workspace.high in x, y and z')
+        if not self.camera.calibrated:
+            raise UserError(f'{source}: camera.calibrated is false, so that image cells point nowhere: calibrate the '
+                            'camera, write its position, target and fov_deg there, and set it to true')
+        self.audit.check(source)
 
     @property
     def urdf_path(self) -> Path:
@@ -156,7 +160,9 @@ class Cell:
         """``open``, ``holding`` or ``closed``, from the measured gripper joint."""
         position = float(joint_positions[joint_names.index(self.robot.gripper_joints[0])])
         low, high = self.robot.holding_range
-        return 'closed' if position < low else 'open' if position > high else 'holding'
+        if low <= position <= high:
+            return 'holding'
+        return 'open' if (position > high) == (self.robot.gripper_open > self.robot.gripper_closed) else 'closed'
 
 
 def load_cell(name: str) -> Cell:

@@ -78,18 +78,20 @@ def image_array(message: Any, topic: str, camera: Camera) -> np.ndarray:
 def trajectory_from(message: Any, topic: str) -> Trajectory | None:
     """The trajectory of a message, or None where it has no points.
 
-    Velocities that are left out are zero. Nothing else is judged here: that is the safety rules' task.
+    Velocities that are left out are zero, and so are efforts where only some points have them. Nothing else is judged
+    here: that is the safety rules' task.
 
     Raises:
-        UserError: A point does not have one position (and velocity, if any) per joint.
+        UserError: A point does not have one position (and velocity and effort, if any) per joint.
     """
     if not message.points:
         return None
     names = tuple(message.joint_names)
     for i, point in enumerate(message.points):
-        if len(point.positions) != len(names) or len(point.velocities) not in (0, len(names)):
-            raise UserError(f'{topic}: point {i} has {len(point.positions)} positions and {len(point.velocities)} '
-                            f'velocities for {len(names)} joints: correct its publisher')
+        if len(point.positions) != len(names) or any(len(values) not in (0, len(names))
+                                                     for values in (point.velocities, point.effort)):
+            raise UserError(f'{topic}: point {i} has {len(point.positions)} positions, {len(point.velocities)} '
+                            f'velocities, {len(point.effort)} efforts for {len(names)} joints: correct its publisher')
     zeros = [0.0] * len(names)
     return Trajectory(
         names,
@@ -97,6 +99,8 @@ def trajectory_from(message: Any, topic: str) -> Trajectory | None:
         np.array([point.positions for point in message.points], dtype=np.float64),
         np.array([point.velocities if len(point.velocities) else zeros for point in message.points],
                  dtype=np.float64),
+        np.array([point.effort if len(point.effort) else zeros for point in message.points], dtype=np.float64)
+        if any(len(point.effort) for point in message.points) else None,
     )
 
 

@@ -42,12 +42,14 @@ class Trajectory:
         times_ns: (points,) int64, nanoseconds from the start of the motion.
         positions: (points, joints) float64, rad or m.
         velocities: (points, joints) float64, rad/s or m/s.
+        efforts: (points, joints) float64, Nm or N, or None where none are asked for.
     """
 
     joint_names: tuple[str, ...]
     times_ns: np.ndarray
     positions: np.ndarray
     velocities: np.ndarray
+    efforts: np.ndarray | None = None
 
     @property
     def duration_s(self) -> float:
@@ -58,7 +60,8 @@ class Trajectory:
         """The same motion restricted to ``joint_names`` (each must be in the trajectory), in that order."""
         columns = [self.joint_names.index(name) for name in joint_names]
         return Trajectory(
-            joint_names, self.times_ns, self.positions[:, columns].copy(), self.velocities[:, columns].copy()
+            joint_names, self.times_ns, self.positions[:, columns].copy(), self.velocities[:, columns].copy(),
+            None if self.efforts is None else self.efforts[:, columns].copy()
         )
 
 

@@ -82,15 +82,20 @@ def test_a_gate_that_has_ended_is_not_started_again_at_a_cell():
 
 
 @needs_launch
-def test_sim_agent_starts_its_processes_and_ctrl_c_ends_them_within_5_s(tmp_path):
-    command = ['ros2', 'launch', str(ROOT / 'launch' / 'sim_agent.launch.py'), 'mode:=shadow']
+@pytest.mark.parametrize(('arguments', 'nodes'), [
+    (('sim_agent.launch.py', 'mode:=shadow'), ('world_node', 'gate_node', 'agent_node', 'cot_viewer')),
+    (('cell.launch.py', 'emulator:=panda_table', 'audit:=false', 'namespace:=cell_1'),
+     ('cell_emulator', 'gate_node', 'agent_node')),
+])
+def test_launch_starts_its_processes_and_ctrl_c_ends_them_within_5_s(tmp_path, arguments, nodes):
+    command = ['ros2', 'launch', str(ROOT / 'launch' / arguments[0]), *arguments[1:]]
     worker = int(os.environ.get('PYTEST_XDIST_WORKER', 'gw0').removeprefix('gw')) % 4
     environment = {**os.environ, 'ROS_DOMAIN_ID': str(96 + worker), 'ROS_LOG_DIR': str(tmp_path)}
     with (tmp_path / 'output').open('w+') as output:
         launch = subprocess.Popen(command, stdout=output, stderr=output, env=environment, start_new_session=True)
         try:
             deadline = time.monotonic() + 90.0
-            while 'action' not in (tmp_path / 'output').read_text():
+            while ' loaded in ' not in (tmp_path / 'output').read_text():
                 assert launch.poll() is None, (tmp_path / 'output').read_text()
                 assert time.monotonic() < deadline, (tmp_path / 'output').read_text()
                 time.sleep(0.2)
@@ -102,6 +107,6 @@ def test_sim_agent_starts_its_processes_and_ctrl_c_ends_them_within_5_s(tmp_path
             if launch.poll() is None:
                 os.killpg(launch.pid, signal.SIGKILL)
     words = (tmp_path / 'output').read_text()
-    for node in ('world_node', 'gate_node', 'agent_node', 'cot_viewer'):
+    for node in nodes:
         assert re.search(rf'{node}-\d\]: process started', words)
         assert re.search(rf'{node}-\d\]: process has finished cleanly', words), words

@@ -9,19 +9,29 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import rclpy
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
+from sensor_msgs.msg import CameraInfo, JointState
+from trajectory_msgs.msg import JointTrajectory
 
+from vlm_agent_ros.actions import Pick
+from vlm_agent_ros.motion.cubic import positions_at
+from vlm_agent_ros.nodes import interface
+from vlm_agent_ros.nodes.messages import camera_info_message, joint_state_message, trajectory_from, trajectory_message
 from vlm_agent_ros.nodes.ros_env import free_domain
 from vlm_agent_ros.nodes.shared_memory import remove_stale_segments
 
 ROOT = Path(__file__).resolve().parents[2]
+GATE = 'vlm_agent_ros.nodes.gate_node'
 
 
 class Graph:
@@ -112,3 +122,66 @@ def graph(domain_id: int, tmp_path: Path) -> Iterator[Graph]:
     graph = Graph(domain_id, tmp_path)
     yield graph
     graph.close()
+
+
+@pytest.fixture
+def gate(graph, cell, planner, at_home):
+    """A cell that follows its commands, played by the test, and the gate of a given mode in front of it."""
+    node = graph.node
+    bench = SimpleNamespace(
+        camera=node.create_publisher(CameraInfo, interface.CAMERA_INFO, interface.SENSOR_QOS),
+        joints=node.create_publisher(JointState, interface.JOINT_STATES, interface.SENSOR_QOS),
+        proposals=node.create_publisher(JointTrajectory, interface.PROPOSAL, interface.COMMAND_QOS),
+        arm=graph.collect(JointTrajectory, interface.ARM_COMMAND, interface.COMMAND_QOS),
+        gripper=graph.collect(JointTrajectory, interface.GRIPPER_COMMAND, interface.COMMAND_QOS),
+        diagnostics=graph.collect(DiagnosticArray, interface.DIAGNOSTICS, interface.EVENT_QOS),
+        positions=at_home.joint_positions, stamp_ns=0, motion=None, follows=True, silent='',
+        plan=planner.plan(Pick(24, 24), at_home.joint_names, at_home.joint_positions))
+
+    def statuses(about, since=0):
+        """Every status of the gate about a thing, repeats included."""
+        return [{'level': s.level, 'message': s.message, **{v.key: v.value for v in s.values}}
+                for a in bench.diagnostics[since:] for s in a.status if s.name == f'gate_node: {about}']
+
+    def carry_out(message):
+        bench.motion = trajectory_from(message, ''), time.monotonic()
+
+    def sense():
+        if bench.motion and bench.follows:
+            trajectory, started = bench.motion
+            bench.positions = bench.positions.copy()
+            bench.positions[:7] = positions_at(trajectory, np.array([time.monotonic() - started]))[0]
+        bench.stamp_ns = time.time_ns()
+        if bench.silent != 'camera':
+            bench.camera.publish(camera_info_message(cell.camera, bench.stamp_ns))
+        if bench.silent != 'joints':
+            bench.joints.publish(joint_state_message(cell.robot.joints, bench.positions, bench.stamp_ns))
+
+    def start(**parameters):
+        bench.process = graph.start(GATE, **parameters)
+        node.create_timer(0.05, sense)
+        graph.wait(lambda: bench.shown('state') == 'active' and bench.proposals.get_subscription_count())
+        graph.spin(0.3)
+
+    def propose(trajectory, stamp_ns=None):
+        """The verdict on a proposal, by default one that rests on the newest image."""
+        rests_on = bench.stamp_ns if stamp_ns is None else stamp_ns
+        graph.spin(0.3)  # a decision takes time: the gate knows the image before it gets the proposal
+        seen = len(bench.diagnostics)
+        bench.proposals.publish(trajectory_message(trajectory, rests_on))
+        return graph.wait(lambda: next((v for v in bench.statuses('verdict', seen) if 'age_s' not in v),
+                                       None))
+
+    node.create_subscription(JointTrajectory, interface.ARM_COMMAND, carry_out, interface.COMMAND_QOS)
+    thoughts = node.create_publisher(DiagnosticArray, interface.DIAGNOSTICS, interface.EVENT_QOS)
+
+    def decide(checkpoint):
+        """The agent tells which checkpoint it decides with."""
+        thoughts.publish(DiagnosticArray(status=[DiagnosticStatus(
+            name='agent_node: chain of thought', values=[KeyValue(key='checkpoint_sha256', value=checkpoint)])]))
+
+    bench.start, bench.propose, bench.decide = start, propose, decide
+    bench.statuses = statuses
+    bench.newest = lambda about: (statuses(about) or [{}])[-1]
+    bench.shown = lambda about: bench.newest(about).get(about)
+    return bench

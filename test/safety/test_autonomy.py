@@ -76,6 +76,12 @@ def test_an_episode_counts_only_if_everything_in_it_was_right(ladder: Ladder) ->
     assert 'counts: 1 approved' in play(ladder)
 
 
+def test_episodes_of_an_unknown_checkpoint_do_not_count() -> None:
+    ladder = Ladder(LIMITS, EvidenceFile(), 'approve')
+    assert 'nobody has told which checkpoint decides' in play(ladder)
+    assert '0 are there, 2 are missing' in ladder.set_mode('auto', 'now')[1]
+
+
 def test_episodes_of_shadow_do_not_count(ladder: Ladder) -> None:
     ladder.set_mode('shadow', 'a look')
     play(ladder)

@@ -51,6 +51,7 @@ class Bench:
             self.gate.poll()
 
     def propose(self, trajectory: Trajectory | None = None) -> Status:
+        self.wait(0.1)  # no faster than the rule of the rate allows
         self.gate.propose(self.motion if trajectory is None else trajectory, int(self.now * 1e9))
         return self.last('verdict')
 
@@ -190,6 +191,8 @@ def test_a_task_that_is_not_allowed_lets_nothing_pass_until_the_next_one(make) -
 def test_a_motion_at_a_tenth_of_the_speed_takes_the_same_path_and_keeps_every_limit(  # type: ignore[no-untyped-def]
         make, kinematics: Kinematics) -> None:
     bench = make('approve', Autonomy(approved_episodes=1, blend_episodes=10, tracking_tolerance=3.0))
+    bench.gate.decided_by('a' * 64)
+    bench.gate.episode_ended(False)
     bench.propose()
     assert bench.gate.approve(True)[0]
     assert 'counts: 1 approved' in bench.gate.episode_ended(True)

@@ -139,6 +139,7 @@ def test_times_must_rise_strictly_from_zero_and_end_in_time(rules: SafetyRules, 
 
 def test_a_motion_must_start_where_the_robot_is(rules: SafetyRules, cell: Cell, pick: Trajectory, at_home: Observation
                                                 ) -> None:
+    pick = replace(pick, times_ns=pick.times_ns + SECOND)  # time to get there
     moved = at_home.joint_positions.copy()
     moved[3] += cell.safety.max_start_error * 0.99
     assert rules.check(pick, replace(at_home, joint_positions=moved)) is None
@@ -154,7 +155,8 @@ def test_positions_beyond_the_urdf_limits_are_refused(rules: SafetyRules, kinema
         for limit, beyond in ((kinematics.upper[joint], 0.001), (kinematics.lower[joint], -0.001)):
             goal = at_home.joint_positions.copy()
             goal[joint] = limit + beyond
-            violation = expect(rules.check(move(cell, at_home.joint_positions, goal, 20.0), at_home), 'position')
+            rule = 'position' if name in cell.robot.arm_joints else 'gripper_width'
+            violation = expect(rules.check(move(cell, at_home.joint_positions, goal, 20.0), at_home), rule)
             assert name in violation.message
             assert violation.limit == limit
 
@@ -165,7 +167,7 @@ def test_a_position_limit_may_not_be_overshot_between_points(rules: SafetyRules,
     assert gripper[-1] == kinematics.upper[-1]
     swing = move(cell, gripper, gripper, 1.0)
     swing.velocities[0, -1], swing.velocities[1, -1] = 0.1, -0.1
-    expect(rules.check(swing, at_home), 'position')
+    expect(rules.check(swing, at_home), 'gripper_width')
 
 
 def test_a_declared_velocity_over_the_limit_is_refused(rules: SafetyRules, pick: Trajectory, at_home: Observation
@@ -187,10 +189,11 @@ def test_a_velocity_field_that_understates_the_motion_hides_nothing(rules: Safet
 def test_the_peak_between_two_resting_points_counts_not_the_mean(rules: SafetyRules, cell: Cell, at_home: Observation
                                                                  ) -> None:
     """A cubic from rest to rest peaks at 1.5 times its mean velocity."""
-    goal = at_home.joint_positions.copy()
-    goal[0] += 0.3
-    assert rules.check(move(cell, at_home.joint_positions, goal, 1.5 * 0.3 / 2.1 + 0.001), at_home) is None
-    violation = expect(rules.check(move(cell, at_home.joint_positions, goal, 0.3 / 2.1 + 0.001), at_home), 'velocity')
+    start, goal = at_home.joint_positions.copy(), at_home.joint_positions.copy()
+    start[0], goal[0] = -0.375, 0.375
+    at_start = replace(at_home, joint_positions=start)
+    assert rules.check(move(cell, start, goal, 1.5 * 0.75 / 2.1 + 0.001), at_start) is None
+    violation = expect(rules.check(move(cell, start, goal, 0.75 / 2.1 + 0.001), at_start), 'velocity')
     assert float(violation.value) == pytest.approx(1.5 * 2.1, rel=0.01)
 
 

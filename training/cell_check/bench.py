@@ -20,9 +20,10 @@ from vlm_agent_ros.cell import load_cell
 from vlm_agent_ros.config import load_yaml
 from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.motion import MotionError, SkillPlanner
-from vlm_agent_ros.motion.cubic import positions_at
+from vlm_agent_ros.motion.cubic import positions_at, slowed
 from vlm_agent_ros.nodes import interface
 from vlm_agent_ros.nodes.messages import camera_info_message, joint_state_message, trajectory_from, trajectory_message
+from vlm_agent_ros.nodes.priority import run_before_others
 from vlm_agent_ros.types import Trajectory
 
 from .check_setup import CheckSetup
@@ -30,6 +31,8 @@ from .processes import CellProcesses
 
 _SENSE_S = 0.02
 _KNOWN_AFTER = 6  # sensor messages
+_PRIORITY = 10  # below the gate's
+_SHARE = 0.15  # of the planned speed
 
 
 class Bench:
@@ -62,8 +65,8 @@ class Bench:
         self.commands: list[tuple[float, bytes]] = []
         self._robot = self.cell.robot
         self._positions = np.array([*self._robot.home, *[self._robot.gripper_open] * len(self._robot.gripper_joints)])
+        self._newest: tuple[float, bytes] | None = None
         self._motion: tuple[Trajectory, float] | None = None
-        self._read = 0
         self._stamps: deque[int] = deque(maxlen=_KNOWN_AFTER)
         node = self.processes.node
         self._camera = node.create_publisher(CameraInfo, interface.CAMERA_INFO, interface.SENSOR_QOS)
@@ -79,6 +82,7 @@ class Bench:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
                  ) -> None:
+        run_before_others(0)
         self.processes.close()
 
     def start_gate(self) -> None:
@@ -89,13 +93,17 @@ class Bench:
                                            for array in self._states for s in array.status), 'the gate to be active')
         self.processes.require(self.proposals.get_subscription_count, 'the gate to listen')
 
+    def watch_closely(self) -> None:
+        """From now on this process, the stopwatch, is not held up by others; what it starts would not be either."""
+        run_before_others(_PRIORITY)
+
     @property
     def stamp_ns(self) -> int:
         """Stamp of the newest image that the gate is sure to know: a decision takes longer than this is old."""
         return self._stamps[0]
 
     def plan(self) -> Trajectory:
-        """A legal motion of many points from where the robot is.
+        """A legal motion of many points from where the robot is, so slow that it may be proposed again and again.
 
         Raises:
             UserError: Nothing in sight of the camera is within reach.
@@ -107,7 +115,7 @@ class Bench:
             except MotionError:
                 continue
             assert motion is not None, 'a pick moves the arm'
-            return motion
+            return slowed(motion, max(_SHARE, 1.01 * motion.duration_s / self.cell.safety.max_duration_s))
         raise UserError(f'{self.cell.path}: the arm reaches nothing in the middle row of the image')
 
     def propose(self, motion: Trajectory) -> float:
@@ -119,7 +127,8 @@ class Bench:
 
     def _on_command(self, message: bytes, info: dict[str, Any]) -> None:
         # When the middleware received it: this process may be busy with something else just then.
-        self.commands.append((time.monotonic() - (time.time_ns() - info['received_timestamp']) * 1e-9, message))
+        self._newest = time.monotonic() - (time.time_ns() - info['received_timestamp']) * 1e-9, message
+        self.commands.append(self._newest)
 
     def points(self, message: bytes) -> int:
         """How many points a command has: one where the gate holds the arm."""
@@ -127,9 +136,9 @@ class Bench:
 
     def _sense(self) -> None:
         """What a camera and a joint state broadcaster would publish now."""
-        if self._read < len(self.commands):
-            self._read = len(self.commands)
-            then, message = self.commands[-1]
+        if self._newest is not None:
+            then, message = self._newest
+            self._newest = None
             motion = trajectory_from(deserialize_message(message, JointTrajectory), interface.ARM_COMMAND)
             self._motion = None if motion is None else (motion.select(self._robot.arm_joints), then)
         if self._motion is not None:

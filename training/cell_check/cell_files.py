@@ -11,7 +11,7 @@ import yaml
 from vlm_agent_ros.cell import load_cell
 from vlm_agent_ros.config import find_config, load_yaml
 
-_LIGHT = {
+_LIGHT: dict[str, dict[str, Any]] = {
     'camera': {'width': 64, 'height': 64},
     # A stop must not lead back to an operator who is not there.
     'autonomy': {'approved_episodes': 0, 'blend_episodes': 0, 'on_stop': 'keep', 'on_gate_hit': 'keep'},
@@ -51,7 +51,7 @@ def write_cell(folder: Path, world: str, sections: dict[str, dict[str, Any]]) ->
 
 def write_light_cell(folder: Path, world: str, audit: Path) -> CellFiles:
     """Files of a cell that costs little and needs no evidence for auto; its log goes to the folder ``audit``."""
-    return write_cell(folder, world, {**_LIGHT, 'audit': {'folder': str(audit)}})
+    return write_cell(folder, world, {**_LIGHT, 'audit': {'folder': str(audit), 'max_file_mb': 4.0}})
 
 
 def write_random_model(folder: Path) -> str:

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 from std_srvs.srv import Trigger
 
-from vlm_agent_ros.audit.log import AuditLog
 from vlm_agent_ros.cell import load_cell
 from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.nodes import interface
 
 from .cell_files import CellFiles, write_light_cell, write_random_model
 from .check_setup import CheckSetup, Figures
+from .log_check import check_log_after_kill
 from .processes import START_S, CellProcesses
 from .witness import Witness
 
@@ -48,14 +48,12 @@ class Trial:
     Attributes:
         named_s: Time until the cause was on ``/diagnostics``; None where it was not, within twice the time allowed.
         held: The arm did nothing but finish a motion that had been forwarded, or stop.
-        log_missing_s: What the audit log lacks at its end; None where the audit went on.
         wrong: What was not as promised; empty where all was.
     """
 
     victim: str
     named_s: float | None
     held: bool
-    log_missing_s: float | None
     wrong: str
 
 
@@ -68,7 +66,8 @@ def run(setup: CheckSetup) -> Figures:
     rng = random.Random(setup.seed)
     folder = setup.folder / 'kill'
     files, model = write_light_cell(folder, setup.world, folder / 'audit'), write_random_model(folder)
-    rounds = [rng.sample(VICTIMS, len(VICTIMS)) for _ in range(1 if setup.quick else TRIALS // len(VICTIMS))]
+    rounds = [rng.sample(VICTIMS, 2)] if setup.quick else [
+        rng.sample(VICTIMS, len(VICTIMS)) for _ in range(TRIALS // len(VICTIMS))]
     trials = []
     with CellProcesses(folder) as processes, (folder / 'trials.jsonl').open('w', encoding='utf-8') as report:
         bench = Bench(processes, files, folder, rng)
@@ -108,14 +107,13 @@ class Bench:
         self._processes.kill(victim)
         named_s = self._named(victim, killed)
         held = self._held(victim, killed)
-        missing_s = self._log_missing_s(killed_ns) if victim == 'audit' else None
+        log = check_log_after_kill(self._folder / 'audit', killed_ns)
         wrong = [] if named_s and named_s <= NAMED_WITHIN_S else [f'not named within {NAMED_WITHIN_S:g} s']
-        wrong += [held] if held else []
-        wrong += [] if missing_s is None or missing_s <= 1.0 else [f'the log lacks its last {missing_s:.2f} s']
+        wrong += [reason for reason in (held, log) if reason]
         if self._processes.exit_reason(victim):
             self._processes.restart(victim)
         self._at_work()
-        return Trial(victim, named_s, not held, missing_s, '; '.join(wrong))
+        return Trial(victim, named_s, not held, '; '.join(wrong))
 
     def _named(self, victim: str, killed: float) -> float | None:
         """Time (s) until the cause was on ``/diagnostics``; waited for a little longer, to tell late from never."""
@@ -129,14 +127,15 @@ class Bench:
         witness = self._witness
         if victim == 'audit':  # the log is no reason to stop
             return self._strayed(killed)
-        if victim == 'emulator':  # the arm went with it; what matters is that nobody commands one that comes back
+        if victim == 'emulator':  # the arm went with it; what matters is that one that comes back stays stopped
             self._processes.restart('emulator')
             self._processes.require(lambda: witness.states and witness.states[-1][0] > killed + 0.3, 'joint states')
             back = time.monotonic()
             self._processes.spin(1.0)
+            stopped = any(said.values['active'] == 'true' for said in witness.statuses('gate_node: stop', killed))
             late = [at for at, _ in witness.commands if at > back]
-            return 'a command to a robot that was stopped' if late else ''
-        if not self._processes.wait(lambda: witness.over and witness.at_rest(_REST_S), _SETTLED_S):
+            return 'a command to a robot that was stopped' if stopped and late else ''
+        if not self._processes.wait(lambda: witness.rests(time.monotonic(), _REST_S), _SETTLED_S):
             return f'the arm still moves {_SETTLED_S:g} s later'
         if victim == 'gate':
             if any(at > killed + _IN_FLIGHT_S for at, _ in witness.commands):
@@ -152,12 +151,6 @@ class Bench:
     def _strayed(self, killed: float) -> str:
         distance = self._witness.stray(killed)
         return '' if distance <= _STRAY_RAD else f'the arm was {distance:.2f} rad off the path'
-
-    def _log_missing_s(self, killed_ns: int) -> float:
-        """From the last message that can be read back to the kill."""
-        newest = AuditLog(AuditLog(self._folder / 'audit').files[-1])
-        last_ns = max((logged.time_ns for logged in newest.messages([interface.JOINT_STATES])), default=0)
-        return (killed_ns - last_ns) * 1e-9
 
     def _at_work(self) -> None:
         """Lift the stop, and wait until every process is there and a new motion has been forwarded."""

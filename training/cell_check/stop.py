@@ -32,17 +32,19 @@ def run(setup: CheckSetup) -> Figures:
         for client in clients.values():
             bench.processes.require(client.service_is_ready, 'a service of the gate')
         stream = _Stream(bench)
+        bench.watch_closely()
         for _ in range(trials):
-            known = len(bench.commands)
+            bench.commands.clear()
             stream.run(0.3 + float(rng.uniform(0.0, _PERIOD_S)))
-            if len(bench.commands) == known:
+            if not bench.commands:
                 raise UserError(f'the gate forwards nothing before a stop: see {setup.folder / "stop" / "gate.log"}')
-            known, asked = len(bench.commands), time.monotonic()
+            bench.commands.clear()
+            asked = time.monotonic()
             answer = clients['stop'].call_async(Trigger.Request())
             stream.run(_AFTER_S)
             bench.processes.require(answer.done, 'an answer of ~/stop', _ANSWER_S)
-            moving = [then for then, message in bench.commands[known:] if bench.points(message) > 1]
-            holding = [then for then, message in bench.commands[known:] if bench.points(message) == 1]
+            moving = [then for then, message in bench.commands if bench.points(message) > 1]
+            holding = [then for then, message in bench.commands if bench.points(message) == 1]
             if not holding:
                 raise UserError('the gate commanded no hold after a stop')
             halted_ms.append((max(moving) - asked) * 1e3 if moving else 0.0)

@@ -32,19 +32,55 @@ class Said:
     values: dict[str, str]
 
 
-class Witness:
-    """Keeps everything since ``forget``; all times are monotonic times of reception in s.
+class ArmRecord:
+    """What the arm was told and what it did; all times are monotonic, in s.
 
     Attributes:
-        commands: Time and trajectory of every command for the arm.
+        commands: Time and trajectory of every command.
         states: Time and (arm joints,) rad of every joint state.
-        said: Every status.
+    """
+
+    def __init__(self, arm_joints: tuple[str, ...]) -> None:
+        self.arm_joints = arm_joints
+        self.commands: list[tuple[float, Trajectory]] = []
+        self.states: list[tuple[float, np.ndarray]] = []
+
+    def stray(self, since: float) -> float:
+        """Largest distance (rad, of any joint) of the arm from the path of what was commanded last or just before."""
+        largest = 0.0
+        paths = [self._path(trajectory) for _, trajectory in self.commands]
+        for at, arm in self.states[::_EVERY]:
+            past = [path for (received, _), path in zip(self.commands, paths) if received <= at]
+            if at >= since and past:
+                largest = max(largest, min(float(np.abs(path - arm).max(axis=1).min()) for path in past[-2:]))
+        return largest
+
+    def rests(self, now: float, for_s: float, within: float = 0.004) -> bool:
+        """Whether the last command is over in time, and the arm has moved by less than so much (rad) for some time (s).
+
+        An arm may rest in the middle of a motion as well, while the gripper closes.
+        """
+        if self.commands and now <= self.commands[-1][0] + self.commands[-1][1].duration_s:
+            return False
+        recent = [arm for at, arm in self.states if at > now - for_s]
+        earlier = any(at <= now - for_s for at, _ in self.states)
+        return earlier and len(recent) > 2 and bool(np.ptp(np.array(recent), axis=0).max() < within)
+
+    def _path(self, trajectory: Trajectory) -> np.ndarray:
+        wanted = trajectory.select(self.arm_joints)
+        times_s = np.linspace(wanted.times_ns[0] * 1e-9, wanted.duration_s, _PATH_POINTS)
+        return positions_at(wanted, times_s)
+
+
+class Witness(ArmRecord):
+    """Listens to a cell; times are those of reception.
+
+    Attributes:
+        said: Every status on ``/diagnostics``.
     """
 
     def __init__(self, node: Node, cell: Cell) -> None:
-        self._arm_joints = cell.robot.arm_joints
-        self.commands: list[tuple[float, Trajectory]] = []
-        self.states: list[tuple[float, np.ndarray]] = []
+        super().__init__(cell.robot.arm_joints)
         self.said: list[Said] = []
         node.create_subscription(JointTrajectory, interface.ARM_COMMAND, self._on_command, interface.COMMAND_QOS)
         node.create_subscription(JointState, interface.JOINT_STATES, self._on_joints, interface.SENSOR_QOS)
@@ -60,34 +96,6 @@ class Witness:
         """What was said under a name."""
         return [said for said in self.said if said.name == name and said.at >= since]
 
-    def stray(self, since: float) -> float:
-        """Largest distance (rad, of any joint) of the arm from the path of what was commanded last or just before."""
-        largest = 0.0
-        paths = {index: self._path(trajectory) for index, (_, trajectory) in enumerate(self.commands)}
-        for at, arm in self.states[::_EVERY]:
-            past = [index for index, (received, _) in enumerate(self.commands) if received <= at]
-            if at >= since and past:
-                near = min(float(np.abs(paths[index] - arm).max(axis=1).min()) for index in past[-2:])
-                largest = max(largest, near)
-        return largest
-
-    @property
-    def over(self) -> bool:
-        """The time of the last command has passed; an arm may rest in the middle of one, while the gripper closes."""
-        return not self.commands or time.monotonic() > self.commands[-1][0] + self.commands[-1][1].duration_s
-
-    def at_rest(self, for_s: float, within: float = 0.004) -> bool:
-        """Whether the arm has moved by less than so much (rad) for some time (s), and states have come all along."""
-        now = time.monotonic()
-        recent = [arm for at, arm in self.states if at > now - for_s]
-        earlier = any(at < now - for_s for at, _ in self.states)
-        return earlier and len(recent) > 2 and bool(np.ptp(np.array(recent), axis=0).max() < within)
-
-    def _path(self, trajectory: Trajectory) -> np.ndarray:
-        wanted = trajectory.select(self._arm_joints)
-        times_s = np.linspace(wanted.times_ns[0] * 1e-9, wanted.duration_s, _PATH_POINTS)
-        return positions_at(wanted, times_s)
-
     def _on_command(self, message: JointTrajectory) -> None:
         trajectory = trajectory_from(message, interface.ARM_COMMAND)
         if trajectory is not None:
@@ -95,7 +103,7 @@ class Witness:
 
     def _on_joints(self, message: JointState) -> None:
         try:
-            arm = joint_positions(message, interface.JOINT_STATES, self._arm_joints)
+            arm = joint_positions(message, interface.JOINT_STATES, self.arm_joints)
         except UserError:  # a faulty driver is what the checks make
             return
         self.states.append((time.monotonic(), arm))

@@ -90,10 +90,12 @@ class CellCommander:
             return Command(None, 'illegal', str(error))
         except MotionError as error:
             return Command(None, 'unplannable', str(error))
-        violation = self.rules.check(trajectory, observation) if trajectory is not None else None
-        if violation is not None:
-            return Command(None, 'refused', violation.message)
-        return Command(trajectory)
+        if trajectory is None:
+            return Command(None)
+        verdict = self.rules.judge(trajectory, observation)
+        if verdict.rejection is not None:
+            return Command(None, 'refused', verdict.rejection.message)
+        return Command(verdict.trajectory)
 
     def marker(self, action: str) -> tuple[float, float] | None:
         """See Commander."""

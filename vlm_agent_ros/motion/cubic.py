@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from ..types import Trajectory
@@ -33,7 +35,7 @@ def slowed(trajectory: Trajectory, share: float) -> Trajectory:
     if share >= 1.0:
         return trajectory
     times_ns = np.ceil(trajectory.times_ns / share).astype(np.int64)
-    return Trajectory(trajectory.joint_names, times_ns, trajectory.positions, trajectory.velocities * share)
+    return replace(trajectory, times_ns=times_ns, velocities=trajectory.velocities * share)
 
 
 def velocities_at(trajectory: Trajectory, times_s: np.ndarray) -> np.ndarray:

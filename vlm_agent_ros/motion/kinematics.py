@@ -9,6 +9,7 @@ import pinocchio as pin
 
 from ..cell import Cell
 from ..errors import UserError
+from .chain import Chain
 
 _DAMPING = 1e-4
 _MAX_ITERATIONS = 200
@@ -19,10 +20,12 @@ class MotionError(ValueError):
 
 
 class Kinematics:
-    """Kinematics of the arm up to the tool frame, with the joint limits of the URDF.
+    """Kinematics of the arm up to the tool frame, with the joint limits of URDF and cell file, the stricter of both.
 
     Attributes:
         lower, upper: (joints,) float64 position limits of ``cell.robot.joints``, rad or m.
+        max_effort: (joints,) float64 effort limits of the URDF, Nm or N.
+        chain: The arm as rigid bodies, for many positions at once.
     """
 
     def __init__(self, cell: Cell) -> None:
@@ -41,13 +44,20 @@ class Kinematics:
             if not full.existFrame(frame):
                 raise UserError(f'{cell.path}: frame {frame!r} is not a link of {cell.urdf_path.name}')
         indices = [full.joints[full.getJointId(name)].idx_q for name in robot.joints]
-        self.lower = full.lowerPositionLimit[indices].copy()
-        self.upper = full.upperPositionLimit[indices].copy()
+        self.lower = np.maximum(full.lowerPositionLimit[indices], robot.min_position or -np.inf)
+        self.upper = np.minimum(full.upperPositionLimit[indices], robot.max_position or np.inf)
+        speeds = [full.joints[full.getJointId(name)].idx_v for name in robot.joints]
+        self.max_effort = full.effortLimit[speeds].copy()
+        for name, declared, limit in zip(robot.joints, robot.max_velocity, full.velocityLimit[speeds]):
+            if declared > limit:
+                raise UserError(f'{cell.path}: robot.max_velocity of {name} is {declared:g}, but {cell.urdf_path.name} '
+                                f'limits it to {limit:g}: lower it')
         home = np.array([*robot.home, *[robot.gripper_open] * len(robot.gripper_joints)])
         for name, value, low, high in zip(robot.joints, home, self.lower, self.upper):
             if not low <= value <= high:
                 raise UserError(f'{cell.path}: robot.home or robot.gripper_open puts {name} at {value:g}, but '
-                                f'{cell.urdf_path.name} limits it to {low:g} … {high:g}')
+                                f'its limits are {low:g} … {high:g} (the stricter of {cell.urdf_path.name} and '
+                                'robot.min_position, robot.max_position): correct one of them')
         # Only the arm moves the tool; every other joint is locked at its neutral position.
         locked = [i for i, name in enumerate(full.names) if i > 0 and name not in robot.arm_joints]
         self._model = pin.buildReducedModel(full, locked, pin.neutral(full))
@@ -57,6 +67,10 @@ class Kinematics:
         self._data = self._model.createData()
         self._tool = self._model.getFrameId(robot.tool_frame)
         self._base = self._model.getFrameId(robot.base_frame)
+        if self._model.frames[self._base].parentJoint:
+            raise UserError(f'{cell.path}: robot.base_frame {robot.base_frame!r} is moved by a joint: '
+                            'name the root link')
+        self.chain = Chain(self._model, self._base)
         self.arm_lower, self.arm_upper = self.lower[:len(order)], self.upper[:len(order)]
 
     def forward(self, arm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -98,6 +112,17 @@ class Kinematics:
             joints = np.clip(joints + np.clip(step, -0.3, 0.3), self.arm_lower, self.arm_upper)
         x, y, z = position
         raise MotionError(f'the arm cannot reach ({x:.3f}, {y:.3f}, {z:.3f}) m within its joint limits')
+
+    def body_of(self, link: str) -> tuple[int, np.ndarray, np.ndarray]:
+        """Where a link is on the arm.
+
+        Returns:
+            The body of ``chain`` that it belongs to, and the link's rotation (3, 3) and origin (3,) in it, metres.
+        """
+        frame = self._model.frames[self._model.getFrameId(link)]
+        body = int(frame.parentJoint)
+        pose = frame.placement if body else self._model.frames[self._base].placement.actInv(frame.placement)
+        return body, pose.rotation.copy(), pose.translation.copy()
 
     def _pose(self, arm: np.ndarray) -> pin.SE3:
         pin.framesForwardKinematics(self._model, self._data, arm)

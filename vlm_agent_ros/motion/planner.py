@@ -21,7 +21,7 @@ _DIRECTIONS = {'left': (-1.0, 0.0), 'right': (1.0, 0.0), 'up': (0.0, -1.0), 'dow
 @dataclass(frozen=True)
 class _Waypoint:
     arm: np.ndarray  # (arm joints,) rad
-    gripper: float  # m
+    gripper: float  # m or rad
 
 
 class SkillPlanner:
@@ -56,7 +56,8 @@ class SkillPlanner:
             waypoints = self._pick(command)
         elif isinstance(command, (Place, Stack)):
             # What is held stays squeezed: a set-point at the measured finger position would let it slip.
-            gripper = min(gripper, robot.gripper_closed)
+            closest = min if robot.gripper_closed < robot.gripper_open else max
+            gripper = closest(gripper, robot.gripper_closed)
             waypoints = self._release(command, gripper)
         elif isinstance(command, Push):
             waypoints = self._push(command)

@@ -66,6 +66,8 @@ class AgentNode(ManagedNode):
         self._thinking: tuple[Future[Decided], Observation] | None = None
         self._forget()
         self._inputs: list[Subscription] = []
+        # Wakes the executor at once when the worker has decided.
+        self._decided = self.create_guard_condition(self._finish_if_decided)
         self._active_entities: tuple[list[Publisher], CotPublisher, list[Timer]] | None = None
         Peers(self, self.board, [interface.GATE_HEARTBEAT, interface.AUDIT_HEARTBEAT])
         if self._settings.autostart:
@@ -156,6 +158,8 @@ class AgentNode(ManagedNode):
     def _on_image(self, message: Image | CompressedImage, info: dict[str, Any]) -> None:
         self._camera.received(info)
         self._image = message
+        if self._active_entities is not None:
+            self._step()
 
     def _on_task(self, message: String) -> None:
         self._task, self._task_refusal = message.data, self._tasks.refusal(message.data)
@@ -190,8 +194,7 @@ class AgentNode(ManagedNode):
     def _step(self) -> None:
         """Take the next step that is possible: finish a decision, or start one on a fresh image of an arm at rest."""
         if self._thinking is not None:
-            if self._thinking[0].done():
-                self._finish(*self._thinking)
+            self._finish_if_decided()
             return
         now_ns = self._now_ns()
         if self._monitor.moving or now_ns < self._awaited_until_ns or time.monotonic() < self._next_decision:
@@ -199,7 +202,13 @@ class AgentNode(ManagedNode):
         observation = self._observe()
         if observation is not None and self._decider is not None:
             self._next_decision = time.monotonic() + 1.0 / self._settings.max_rate_hz
-            self._thinking = self._worker.submit(self._decider.decide, observation), observation
+            future = self._worker.submit(self._decider.decide, observation)
+            self._thinking = future, observation
+            future.add_done_callback(lambda _: self._decided.trigger())
+
+    def _finish_if_decided(self) -> None:
+        if self._thinking is not None and self._thinking[0].done():
+            self._finish(*self._thinking)
 
     def _observe(self) -> Observation | None:
         """Everything that a decision needs, if it is there and usable."""

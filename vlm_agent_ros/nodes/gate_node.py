@@ -168,7 +168,6 @@ class GateNode(ManagedNode):
 
     def _listen(self, cell: Cell) -> None:
         subscriptions = [
-            (JointTrajectory, interface.PROPOSAL, self._on_proposal, interface.COMMAND_QOS),
             (JointState, interface.JOINT_STATES, self._on_joints, interface.SENSOR_QOS),
             # Stamped like the image and a thousand times smaller: the gate needs no pixels.
             (CameraInfo, interface.CAMERA_INFO, self._on_camera_info, interface.HISTORY_QOS),
@@ -181,8 +180,12 @@ class GateNode(ManagedNode):
         ]
         stop = cell.topics.protective_stop
         if stop is not None:
-            subscriptions.append((Bool if stop.type == 'bool' else String, stop.topic, self._protective_stop(stop),
-                                  interface.DRIVER_QOS))
+            # Drivers differ: none of these serves a publisher of every quality without loss, and what was latched.
+            for qos in (interface.DRIVER_QOS, interface.EVENT_QOS, interface.LATCHED_QOS):
+                subscriptions.append((Bool if stop.type == 'bool' else String, stop.topic, self._protective_stop(stop),
+                                      qos))
+        # The executor serves what has come in this order: a proposal is judged by all that was said before it.
+        subscriptions.append((JointTrajectory, interface.PROPOSAL, self._on_proposal, interface.COMMAND_QOS))
         for kind, topic, callback, qos in subscriptions:
             subscription = self.create_subscription(kind, topic, callback, qos)
             self._made.append(partial(self.destroy_subscription, subscription))

@@ -103,11 +103,12 @@ def trajectory_message(trajectory: Trajectory | None, stamp_ns: int) -> JointTra
     if trajectory is None:
         return message
     message.joint_names = list(trajectory.joint_names)
-    rows = zip(trajectory.times_ns.tolist(), trajectory.positions.tolist(), trajectory.velocities.tolist())
+    efforts = [[]] * len(trajectory.times_ns) if trajectory.efforts is None else trajectory.efforts.tolist()
+    rows = zip(trajectory.times_ns.tolist(), trajectory.positions.tolist(), trajectory.velocities.tolist(), efforts)
     message.points = [
-        JointTrajectoryPoint(positions=position, velocities=velocity,
+        JointTrajectoryPoint(positions=position, velocities=velocity, effort=effort,
                              time_from_start=Duration(sec=time // _NS, nanosec=time % _NS))
-        for time, position, velocity in rows
+        for time, position, velocity, effort in rows
     ]
     return message
 

@@ -8,8 +8,8 @@ bad input.
 from __future__ import annotations
 
 import argparse
-import getpass
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import GetParameters, SetParametersAtomically
 from rclpy.duration import Duration
-from rclpy.node import Node
+from rclpy.node import Node, Publisher
 from rclpy.utilities import remove_ros_args
 from sensor_msgs.msg import JointState
 from std_msgs.msg import String
@@ -62,22 +62,23 @@ class Console:
 
     def reject(self, args: argparse.Namespace) -> tuple[bool, str]:
         """No to the pending proposal, perhaps with what would have been right, or that for one refused already."""
-        correction, verdict = None, self._verdict()
-        if args.correction is not None or args.demonstrated:
-            if 'image_stamp_ns' not in verdict:
-                raise UserError('the gate has judged no proposal yet that could be corrected')
-            correction = {'image_stamp_ns': int(verdict['image_stamp_ns']), 'action': self._action(args),
-                          'thought': args.thought, 'operator': args.operator, 'demonstrated': args.demonstrated}
-        if verdict.get('verdict') == 'pending' or correction is None:
+        if args.correction is None and not args.demonstrated:
+            return self._act(SetBool, 'approve', SetBool.Request(data=False))
+        verdict = self._verdict()
+        if 'image_stamp_ns' not in verdict:
+            raise UserError('the gate has judged no proposal yet that could be corrected')
+        correction = {'image_stamp_ns': int(verdict['image_stamp_ns']), 'action': self._action(args),
+                      'thought': args.thought, 'operator': args.operator, 'demonstrated': args.demonstrated}
+        publisher = self._recorded()
+        message = f'the proposal was not pending any more ({verdict["verdict"]})'
+        if verdict['verdict'] == 'pending':
             done, message = self._act(SetBool, 'approve', SetBool.Request(data=False))
             if not done:
                 return False, message
-        else:
-            message = f'the proposal was not pending any more ({verdict["verdict"]})'
-        if correction is not None:
-            self._publish(json.dumps(correction))
-            message += f'; corrected to "{correction["action"]}"'
-        return True, message
+        publisher.publish(String(data=json.dumps(correction)))
+        if not publisher.wait_for_all_acked(Duration(seconds=_WAIT_S)):
+            raise UserError('the correction was not received: give it again')
+        return True, f'{message}; corrected to "{correction["action"]}"'
 
     def stop(self, _: argparse.Namespace) -> tuple[bool, str]:
         """Stop the robot where it is."""
@@ -128,14 +129,13 @@ class Console:
         skill = 'place' if cell.gripper_state(joints, positions) == 'open' else 'pick'
         return f'{skill} {column:02d} {row:02d}'
 
-    def _publish(self, text: str) -> None:
+    def _recorded(self) -> Publisher:
+        """A publisher of corrections to which somebody listens."""
         publisher = self._node.create_publisher(String, _CORRECTION, interface.EVENT_QOS)
         if not self._wait(publisher.get_subscription_count):
-            raise UserError(f'nobody records {self._node.resolve_topic_name(_CORRECTION)}: start audit_node, '
-                            'then give the correction again')
-        publisher.publish(String(data=text))
-        if not publisher.wait_for_all_acked(Duration(seconds=_WAIT_S)):
-            raise UserError('the correction was not received: give it again')
+            raise UserError(f'nobody records {self._node.resolve_topic_name(_CORRECTION)}: start audit_node, then give '
+                            'the correction again')
+        return publisher
 
     # --- the gate -----------------------------------------------------------------------------------------------
 
@@ -199,7 +199,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     right.add_argument('--demonstrated', action='store_true',
                        help='the tool was guided to where the right action ends: take it from there')
     reject.add_argument('--thought', default='', help='the thought that would have been right')
-    reject.add_argument('--operator', default=getpass.getuser(), help='who says so (default: %(default)s)')
+    reject.add_argument('--operator', default=os.environ.get('USER', ''), help='who says so (default: %(default)s)')
     reject.add_argument('--cell', default='', help="cell file of the actions (default: the gate's)")
     commands.add_parser('stop', help='stop the robot where it is')
     commands.add_parser('reset', help='lift the stop')

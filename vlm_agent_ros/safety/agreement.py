@@ -121,4 +121,5 @@ class Agreement:
         return self._is_open(trajectory.select(self._cell.robot.gripper_joints).positions[-1, 0])
 
     def _is_open(self, position: float) -> bool:
-        return bool(position > self._cell.robot.holding_range[1])
+        joint = self._cell.robot.gripper_joints[:1]
+        return self._cell.gripper_state(joint, np.array([position])) == 'open'

@@ -45,7 +45,7 @@ class Ladder:
         if have >= required:
             return ''
         who = f'checkpoint {self._evidence.checkpoint[:12]}' if self._evidence.checkpoint else \
-            'a checkpoint, of which no decision has been seen yet,'
+            'a checkpoint, whose digest no decision has told yet,'
         return (f'auto needs {required} approved episodes of {who} with success and no gate hit: {have} are there, '
                 f'{required - have} are missing')
 
@@ -112,6 +112,8 @@ class Ladder:
             A sentence that says whether it counts, and for what.
         """
         motions, flaws, evidence = self._motions, self._flaws, self._evidence.current
+        if self.mode == 'approve' and not self._evidence.checkpoint:
+            flaws = [*flaws, 'nobody has told which checkpoint decides']
         self._new_episode()
         if self.mode == 'auto' and not success:
             self._consequence(self._limits.on_failure, 'failed episode')

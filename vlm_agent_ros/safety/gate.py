@@ -286,8 +286,7 @@ class Gate:
             positions[:len(robot.arm_joints)] = commanded
         if self._cell.gripper_state(robot.joints, positions) == 'holding':
             # What is held stays squeezed: a set-point at the measured finger position would let it slip.
-            grip = slice(len(robot.arm_joints), None)
-            positions[grip] = np.minimum(positions[grip], robot.gripper_closed)
+            positions[len(robot.arm_joints):] = robot.gripper_closed
             hold_s = self._cell.motion.gripper_time_s
         hold = Trajectory(robot.joints, np.array([round(hold_s * 1e9)]), positions[None], np.zeros((1, len(positions))))
         self._send(hold)

@@ -1,0 +1,83 @@
+"""The operator's console: one act, one sentence, and an exit status that tells whether the gate did it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from std_msgs.msg import String
+
+from vlm_agent_ros.errors import UserError
+from vlm_agent_ros.nodes.operator import parse_arguments
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def operate(graph):
+    """Run a command of the console beside the test's own node; exit status and what it said."""
+    def run(*arguments):
+        environment = {**os.environ, 'ROS_DOMAIN_ID': str(graph.domain_id), 'PYTHONPATH': str(ROOT)}
+        process = subprocess.Popen([sys.executable, '-m', 'vlm_agent_ros.nodes.operator', *arguments], env=environment,
+                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        graph.wait(lambda: process.poll() is not None)
+        said = process.stdout.read().strip()
+        assert len(said.splitlines()) == 1, said
+        return process.returncode, said
+    return run
+
+
+def test_an_operator_rejects_corrects_approves_stops_and_resets(gate, graph, cell, kinematics, operate):
+    gate.start(mode='approve', stop_cooldown_s=0.0)
+    corrections = graph.collect(String, 'gate_node/correction', 10)
+    assert operate('approve') == (1, 'no proposal waits for approval')
+    assert gate.propose(gate.plan)['verdict'] == 'pending'
+    stamp_ns = int(gate.newest('verdict')['image_stamp_ns'])
+    status, said = operate('reject', '--correction', 'pick 99 99')
+    assert status == 2
+    assert 'no action' in said
+    assert gate.newest('verdict')['verdict'] == 'pending'  # a wrong correction rejects nothing
+    status, said = operate('reject', '--correction', 'pick 10 20', '--thought', 'the other one', '--operator', 'eve')
+    assert (status, said) == (0, 'the proposal is refused; corrected to "pick 10 20"')
+    graph.wait(lambda: corrections)
+    assert json.loads(corrections[0].data) == {'image_stamp_ns': stamp_ns, 'action': 'pick 10 20', 'operator': 'eve',
+                                               'thought': 'the other one', 'demonstrated': False}
+    gate.positions[7] = 0.02  # guided to a cube by hand, and closed on it
+    graph.spin(0.2)
+    status, said = operate('reject', '--demonstrated')
+    assert status == 0
+    assert 'not pending any more' in said
+    graph.wait(lambda: len(corrections) == 2)
+    shown = json.loads(corrections[1].data)
+    column, row = cell.point_to_cell(kinematics.forward(gate.positions[:7])[0])
+    assert (shown['action'], shown['demonstrated']) == (f'pick {column:02d} {row:02d}', True)
+    gate.positions[7] = 0.04
+    graph.spin(0.2)
+    assert gate.propose(gate.plan)['verdict'] == 'pending'
+    assert operate('approve') == (0, 'the proposal is forwarded')
+    assert operate('stop')[0] == 0
+    assert operate('mode', 'auto', '--reason', ' ')[0] == 1
+    assert operate('mode', 'shadow', '--reason', 'the shift ends') == (0, 'the mode is shadow, before it was approve')
+    graph.wait(lambda: gate.newest('mode').get('reason') == 'the shift ends')
+    assert operate('reset')[0] == 0
+    assert operate('episode', 'success')[0] == 0
+
+
+def test_a_correction_that_nobody_records_and_a_gate_that_is_not_there_are_told(gate, operate):
+    status, said = operate('stop')
+    assert status == 2
+    assert '/gate_node/stop is not there' in said
+    gate.start(mode='approve')
+    assert gate.propose(gate.plan)['verdict'] == 'pending'
+    status, said = operate('reject', '--correction', 'done')
+    assert status == 2
+    assert 'start audit_node' in said
+
+
+@pytest.mark.parametrize('arguments', [[], ['jump'], ['mode', 'auto'], ['mode', 'yolo', '--reason', 'x'],
+                                       ['episode'], ['reject', '--correction', 'done', '--demonstrated']])
+def test_a_wrong_command_line_is_one_sentence(arguments):
+    with pytest.raises(UserError, match='see operator'):
+        parse_arguments(arguments)

@@ -1,0 +1,82 @@
+"""Margins of the links: against each other, the table and the keep-out boxes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..cell import Cell
+from ..motion.kinematics import Kinematics
+from ..motion.segments import Segments
+from .clearance import Margin
+from .shapes import Capsule, box_distance, link_capsules, segment_distance
+
+
+class LinkMargins:
+    """See ``Margins``.
+
+    Args:
+        cell: Table and keep-out boxes.
+        kinematics: Of the same cell.
+
+    Attributes:
+        pairs: Names of the links that are judged against each other. Links that a joint connects are not, nor those
+            whose shapes overlap in the home pose: that says that the shapes are coarse there, not that they collide.
+    """
+
+    def __init__(self, cell: Cell, kinematics: Kinematics) -> None:
+        self._chain, self._table_z = kinematics.chain, cell.workspace.table_z
+        self._capsules = sorted(link_capsules(cell, kinematics), key=lambda capsule: capsule.body)
+        self._radii = np.array([capsule.radius for capsule in self._capsules])
+        # The base stands on the table, and the link after it turns on it.
+        self._over_table = [i for i, capsule in enumerate(self._capsules) if capsule.body > 1]
+        self._moving = [(capsule, *capsule.covering()) for capsule in self._capsules if capsule.body]
+        self._boxes = [(np.array(box.low), np.array(box.high)) for box in cell.workspace.keep_out]
+        self._pairs = self._apart_at(np.array(cell.robot.home))
+        self.pairs = {(self._capsules[a].link, self._capsules[b].link) for a, b in self._pairs.T}
+        described = [
+            *((Margin('keep_out', f'{capsule.link} enters the box {box.name!r}: distance', 0.0), self._slope(capsule))
+              for box in cell.workspace.keep_out for capsule, _, _ in self._moving),
+            *((Margin('collision', f'{self._capsules[i].link} meets the table: distance', 0.0),
+               self._slope(self._capsules[i])) for i in self._over_table),
+            *((Margin('collision', f'{self._capsules[b].link} meets {self._capsules[a].link}: distance', 0.0),
+               self._slope(self._capsules[b], self._capsules[a].body)) for a, b in self._pairs.T)]
+        self.margins = [margin for margin, _ in described]
+        self._slopes = np.array([slope for _, slope in described])
+
+    def sample(self, arm: np.ndarray, rates: np.ndarray) -> np.ndarray:
+        """See Margins."""
+        rotations, origins = poses = self._chain.poses(arm)
+        columns: list[np.ndarray] = []
+        for low, high in self._boxes:
+            for capsule, centres, radius in self._moving:
+                points = origins[capsule.body][:, None] + centres @ rotations[capsule.body].swapaxes(1, 2)
+                columns.append((box_distance(points, low, high) - radius).min(axis=1, keepdims=True))
+        ends = self._ends(poses)
+        heights = ends[..., 2].min(axis=0) - self._radii - self._table_z
+        return np.concatenate([*columns, heights[:, self._over_table], self._distances(ends, self._pairs)], axis=1)
+
+    def change(self, motion: Segments) -> np.ndarray:
+        """See Margins."""
+        return motion.peak_velocity * motion.width_s[:, None] @ self._slopes.T
+
+    def _slope(self, capsule: Capsule, carrier: int = 0) -> np.ndarray:
+        """(joints,) how far a capsule moves at most per unit of each joint, as seen from the body ``carrier``."""
+        slope = np.maximum(*(self._chain.reach(capsule.body, end) for end in capsule.ends))
+        slope[:carrier] = 0.0
+        return slope
+
+    def _apart_at(self, arm: np.ndarray) -> np.ndarray:
+        """(2, pairs) indices of capsules on bodies that no joint connects and that are apart at an arm position."""
+        bodies = np.array([capsule.body for capsule in self._capsules])
+        pairs = np.stack(np.nonzero(bodies[None] - bodies[:, None] > 1))
+        return pairs[:, self._distances(self._ends(self._chain.poses(arm[None])), pairs)[0] > 0.0]
+
+    def _ends(self, poses: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+        """(2, samples, capsules, 3) ends of all capsules in the base frame."""
+        return np.stack([poses[1][capsule.body][:, None] + capsule.ends @ poses[0][capsule.body].swapaxes(1, 2)
+                         for capsule in self._capsules], axis=2).swapaxes(0, 1)
+
+    def _distances(self, ends: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+        """(samples, pairs)."""
+        a, b = pairs
+        return segment_distance(ends[:, :, a], ends[:, :, b]) - self._radii[a] - self._radii[b]

@@ -13,7 +13,9 @@ from test.audit.bench import (
     trajectory_entry,
     write_log,
 )
+from vlm_agent_ros.audit import log
 from vlm_agent_ros.audit.log import AuditLog, Correction
+from vlm_agent_ros.audit.mcap_file import read_messages
 from vlm_agent_ros.config import find_config
 from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.topic_names import ARM_COMMAND, CORRECTION, OUTCOME, PROPOSAL
@@ -158,3 +160,19 @@ def test_a_log_says_of_which_cell_it_is(tmp_path):
     assert AuditLog(write_log(tmp_path / 'a.mcap', [], text)).cell().grid == 48
     with pytest.raises(UserError, match=r'b\.mcap does not say'):
         AuditLog(write_log(tmp_path / 'b.mcap', [])).cell()
+
+
+def test_what_is_asked_of_a_time_reads_the_files_of_that_time(tmp_path, monkeypatch):
+    for hour in range(4):
+        write_log(tmp_path / f'audit_{hour:06d}.mcap', [
+            text_entry(f'{hour} {minute}', (60 * hour + minute) * 60 * S + 1) for minute in range(60)])
+    (tmp_path / 'audit_000009.mcap').write_bytes(b'')
+    opened = AuditLog(tmp_path)
+    assert opened.span_ns() == (1, (3 * 60 + 59) * 60 * S + 1)
+    read = []
+    monkeypatch.setattr(log, 'read_messages', lambda path: read.append(path.name) or read_messages(path))
+    found = [m.message.data for m in opened.messages(None, (119 * 60 * S, 121 * 60 * S))]
+    assert found == ['1 59', '2 0']
+    assert read == ['audit_000001.mcap', 'audit_000002.mcap']
+    assert [m.message.data for m in opened.messages(None, (90 * 60 * S, 91 * 60 * S))] == ['1 30']
+    assert len(list(opened.messages())) == 240

@@ -1,5 +1,6 @@
 """The audit as a process: everything that the interface says is in the log, images to the bit, whatever is killed."""
 
+import json
 import signal
 import time
 from pathlib import Path
@@ -11,12 +12,13 @@ from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import Bool, String
 from trajectory_msgs.msg import JointTrajectory
 
+from training.audit.replay import repeat_all
 from vlm_agent_ros.audit.definitions import message_definition
 from vlm_agent_ros.audit.log import AuditLog
 from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.message_content import pixels
 from vlm_agent_ros.nodes import interface
-from vlm_agent_ros.nodes.messages import image_message, joint_state_message, trajectory_message
+from vlm_agent_ros.nodes.messages import image_message, joint_state_message, outcome_from, trajectory_message
 
 AUDIT = 'vlm_agent_ros.nodes.audit_node'
 
@@ -73,6 +75,15 @@ def test_definitions_are_complete_down_to_builtin_types(kind):
 def test_raw_images_are_logged_to_the_bit_with_stamps_and_times_of_reception(bench, cell):
     bench.start_audit()
     rng = np.random.default_rng(0)
+    grey = np.full((cell.camera.height, cell.camera.width, 3), 128, np.uint8)
+
+    def sensors_are_heard():
+        bench.images.publish(image_message(grey, 1, cell.camera.frame))
+        bench.joints.publish(joint_state_message(('a', 'b'), np.zeros(2), 1))
+        silent = audit_status(bench.diagnostics)[2]['silent_topics'].split()
+        return not {'/camera/image_raw', '/joint_states'} & {*silent}
+
+    bench.wait(sensors_are_heard)
     sent = {}
     began = time.time_ns()
     for i in range(5):
@@ -81,12 +92,16 @@ def test_raw_images_are_logged_to_the_bit_with_stamps_and_times_of_reception(ben
         bench.images.publish(image_message(sent[stamp_ns], stamp_ns, cell.camera.frame))
         bench.joints.publish(joint_state_message(('a', 'b'), np.array([0.1, 1.0 / 3.0]), stamp_ns))
         bench.spin(0.1)
-    found = logged(bench, lambda topics: len(topics.get('/camera/image_raw/compressed', ())) == 5
-                   and len(topics.get('/joint_states', ())) == 5)
-    for message in found['/camera/image_raw/compressed']:
+
+    def fresh(topics, name):
+        return [message for message in topics.get(name, ()) if message.stamp_ns in sent]
+
+    found = logged(bench, lambda topics: len(fresh(topics, '/camera/image_raw/compressed')) == 5
+                   and len(fresh(topics, '/joint_states')) == 5)
+    for message in fresh(found, '/camera/image_raw/compressed'):
         assert np.array_equal(pixels(message.message, ''), sent[message.stamp_ns])
         assert began < message.time_ns < time.time_ns()
-    assert found['/joint_states'][0].message.position == [0.1, 1.0 / 3.0]
+    assert fresh(found, '/joint_states')[0].message.position == [0.1, 1.0 / 3.0]
 
 
 def test_a_kill_loses_at_most_the_last_second_and_the_next_file_begins_with_the_task(bench, cell, at_home):
@@ -109,8 +124,7 @@ def test_a_kill_loses_at_most_the_last_second_and_the_next_file_begins_with_the_
 def test_compressed_images_are_logged_as_they_come(bench, cell):
     compressed = bench.node.create_publisher(CompressedImage, interface.COMPRESSED_IMAGE, interface.SENSOR_QOS)
     bench.start(AUDIT, folder=bench.folder, image_transport='compressed')
-    bench.wait(lambda: compressed.get_subscription_count() and bench.folder.is_dir())
-    compressed.publish(CompressedImage(format='jpeg', data=b'not looked at'))
+    bench.node.create_timer(0.1, lambda: compressed.publish(CompressedImage(format='jpeg', data=b'not looked at')))
     found = logged(bench, lambda topics: '/camera/image_raw/compressed' in topics)
     message = found['/camera/image_raw/compressed'][0].message
     assert (message.format, bytes(message.data)) == ('jpeg', b'not looked at')
@@ -167,3 +181,30 @@ def test_a_section_that_cannot_be_meant_leaves_it_inactive_with_the_key(bench, c
     bench.wait(lambda: any(told in s.message for m in bench.diagnostics for s in m.status
                            if s.name == 'audit_node: state'))
     assert not bench.folder.exists()
+
+
+def test_what_a_working_cell_decides_is_logged_with_all_that_follows_and_can_be_repeated(graph, vlm_folder, tmp_path):
+    model = tmp_path / 'model.yaml'
+    model.write_text(f'base: {vlm_folder}\nlora: null\nprompt: {{template: "task: {{task}} {{state}}"}}\n'
+                     'decoding: {max_thought_chars: 20, max_new_tokens: 80}\n')
+    outcomes = graph.collect(DiagnosticArray, interface.OUTCOME, interface.EVENT_QOS)
+    graph.start(AUDIT, folder=tmp_path / 'log')
+    graph.wait((tmp_path / 'log').is_dir)  # from now on nothing is missed
+    graph.start('sim_worlds.world_node', rate_hz=20.0)
+    graph.start('vlm_agent_ros.nodes.gate_node', mode='auto', use_sim_time=True, evidence_file=tmp_path / 'evidence')
+    graph.start('vlm_agent_ros.nodes.agent_node', model=model, temperature=1.0, max_rate_hz=10.0, autostart=True,
+                threads=2, use_sim_time=True)
+    graph.wait(lambda: outcomes, 90.0)
+    graph.spin(1.0)
+    log = AuditLog(tmp_path / 'log')
+    decisions = list(log.decisions())
+    moved = [decision for decision in decisions if decision.verdict == 'forwarded']
+    first = moved[0]
+    assert first.outcome == outcome_from(outcomes[0], '')
+    assert [command.joint_names for command in first.commands] == [first.proposal.joint_names[:-1],
+                                                                   first.proposal.joint_names[-1:]]
+    assert json.loads(first.text) == {'thoughts': first.thought, 'action': first.action}
+    assert len({decision.seed for decision in decisions}) == len(decisions)
+    assert all(decision.image.size for decision in decisions)
+    repeated = list(repeat_all(log, str(model), 1e-3, limit=5))
+    assert not [result for result in repeated if result.differs]

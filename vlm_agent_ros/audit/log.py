@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from functools import cached_property
 from pathlib import Path
 
 import yaml
@@ -23,6 +24,7 @@ NAME_KEY = 'interface'
 """Key of a channel's metadata: the topic's name in the cell's interface."""
 CELL_KEY = 'cell'
 """Name and key of a file's metadata: the text of the cell file."""
+_LATE_NS = 60_000_000_000  # what had waited for the disk may stand in the next file
 
 
 class AuditLog:
@@ -54,7 +56,7 @@ class AuditLog:
         Raises:
             UserError: A file cannot be read.
         """
-        for file in self.files:
+        for file in self._files_of(span_ns):
             decoders = DecoderFactory()
             for schema, channel, record in read_messages(file):
                 name = _interface_name(channel)
@@ -91,10 +93,29 @@ class AuditLog:
         Raises:
             UserError: A file cannot be read, or there is no message.
         """
-        times = [record.log_time for file in self.files for _, _, record in read_messages(file)]
-        if not times:
+        filled = [file for file, begin in self._begins.items() if begin is not None]
+        if not filled:
             raise UserError(f'{self.path} holds no message: give another log')
-        return min(times), max(times)
+        first, last = ([record.log_time for _, _, record in read_messages(file)] for file in (filled[0], filled[-1]))
+        return min(first), max(last)
+
+    @cached_property
+    def _begins(self) -> dict[Path, int | None]:
+        """Time of the first message in each file; None where there is none."""
+        return {file: next((record.log_time for _, _, record in read_messages(file)), None) for file in self.files}
+
+    def _files_of(self, span_ns: tuple[int, int] | None) -> list[Path]:
+        """The files that may hold messages of a span: a log may be much larger than what is asked of it."""
+        if span_ns is None:
+            return self.files
+        chosen: list[Path] = []
+        for file, begin in self._begins.items():
+            if begin is None or begin > span_ns[1] + _LATE_NS:
+                continue
+            if begin < span_ns[0] - _LATE_NS:
+                chosen.clear()  # what was before has ended when this one began
+            chosen.append(file)
+        return chosen
 
 
 def _interface_name(channel: Channel) -> str:

@@ -46,7 +46,7 @@ class Trial:
     """One kill.
 
     Attributes:
-        named_s: Time until the cause was on ``/diagnostics``; None where it was not, within five times the time allowed.
+        named_s: Time until the cause was on ``/diagnostics``; None where it was not in 5 s.
         held: The arm did nothing but finish a motion that had been forwarded, or stop.
         wrong: What was not as promised; empty where all was.
     """

@@ -123,8 +123,8 @@ class GateNode(ManagedNode):
 
     def check(self) -> None:
         """What the topics of the cell say contradicts nothing that the cell file says."""
-        for why in self._wrong.values():
-            raise UserError(why)
+        if self._wrong:
+            raise UserError('; '.join(why for _, why in sorted(self._wrong.items())))
         self._camera.check(working=self.active)
         for topic in (interface.IMAGE, interface.COMPRESSED_IMAGE):
             if not self.active:

@@ -108,9 +108,9 @@ class GateNode(ManagedNode):
         self._gate = Gate(
             cell, ladder, self._send, self._tell, clocks=self._clocks(), cooldown_s=settings.stop_cooldown_s,
             approve_timeout_s=self.get_parameter('approve_timeout_s').value)
-        self._unfit = {'camera': 'waits for the first message on ' + self.resolve_topic_name(interface.CAMERA_INFO),
-                       'joints': 'waits for the first usable message on '
-                                 + self.resolve_topic_name(interface.JOINT_STATES)}
+        self._missing = {'camera': 'waits for the first message on ' + self.resolve_topic_name(interface.CAMERA_INFO),
+                         'joints': 'waits for the first usable message on '
+                                   + self.resolve_topic_name(interface.JOINT_STATES)}
         self._wrong: dict[str, str] = {}
         self._camera = SoleSource(self, interface.CAMERA_INFO)
         robot = cell.robot
@@ -123,8 +123,8 @@ class GateNode(ManagedNode):
 
     def check(self) -> None:
         """What the topics of the cell say contradicts nothing that the cell file says."""
-        for why in self._wrong.values():
-            raise UserError(why)
+        if self._wrong:
+            raise UserError('; '.join(why for _, why in sorted(self._wrong.items())))
         self._camera.check(working=self.active)
         for topic in (interface.IMAGE, interface.COMPRESSED_IMAGE):
             if not self.active:
@@ -132,7 +132,7 @@ class GateNode(ManagedNode):
 
     def awaited(self) -> str:
         """The gate starts by itself once it has seen that camera and joints are those of the cell file."""
-        return next(iter(self._unfit.values()), '')
+        return next(iter(self._missing.values()), '')
 
     def start(self) -> None:
         """From now on commands may go out. What is there by now stays: the collector need not look at it again."""
@@ -204,7 +204,7 @@ class GateNode(ManagedNode):
             self.get_logger().warning(str(error), throttle_duration_sec=5.0)
             return
         self._wrong.pop('joints', None)
-        self._unfit.pop('joints', None)
+        self._missing.pop('joints', None)
         self._gate_or_raise().joint_state(positions, to_ns(message.header.stamp))
 
     def _on_camera_info(self, message: CameraInfo, info: dict[str, Any]) -> None:
@@ -215,7 +215,7 @@ class GateNode(ManagedNode):
             self._wrong['camera'] = str(error)
             return
         self._wrong.pop('camera', None)
-        self._unfit.pop('camera', None)
+        self._missing.pop('camera', None)
         self._gate_or_raise().image(to_ns(message.header.stamp))
 
     def _on_task(self, message: String) -> None:

@@ -41,7 +41,7 @@ setup(
     # What the robot needs. Neither a simulator nor the training stack is among it.
     install_requires=[
         'numpy', 'pyyaml', 'pillow', 'torch>=2.4', 'transformers>=5', 'peft>=0.18', 'safetensors',
-        'llguidance>=1', 'pin>=3', 'ruckig', 'mcap>=1.6', 'mcap-ros2-support>=0.6', 'zstandard',
+        'llguidance>=1', 'pin>=3', 'ruckig', 'mcap>=1.6', 'mcap-ros2-support>=0.6', 'zstandard', 'cryptography>=42',
     ],
     extras_require={
         'sim': ['pybullet>=3.2.7', 'gymnasium>=1'],

@@ -96,9 +96,10 @@ def test_auto_refuses_what_breaks_a_rule_and_says_which(gate, graph):
     gate.start(mode='auto')
     not_finite = gate.plan.positions.copy()
     not_finite[5, 2] = np.nan
-    too_far = gate.plan.positions.copy()
-    too_far[:, 0] += np.linspace(0.0, 1.5, len(too_far))  # turns the base until the tool leaves the box
-    slow = changed(gate.plan, times_ns=gate.plan.times_ns * 4, velocities=gate.plan.velocities * 0, positions=too_far)
+    turned = gate.positions.copy()
+    turned[0] += 1.5  # turns the base until the tool leaves the box
+    slow = Trajectory(gate.plan.joint_names, np.array([0, 8_000_000_000]), np.stack([gate.positions, turned]),
+                      np.zeros((2, 8)))
     assert gate.propose(changed(gate.plan, positions=not_finite))['rule'] == 'finite'
     assert gate.propose(slow)['rule'] == 'workspace'
     assert gate.propose(gate.plan, stamp_ns=gate.stamp_ns - 60_000_000_000)['rule'] == 'age'

@@ -102,7 +102,7 @@ def test_efforts_survive_the_way_through_ros_and_missing_ones_stay_missing() -> 
     message.points[1].effort = []
     assert messages.trajectory_from(message, 'proposal').efforts.tolist() == [[0.0, 7.5], [0.0, 0.0]]
     message.points[0].effort = [1.0]
-    with pytest.raises(UserError, match='proposal: point 0 has .* 1 efforts for 2 joints'):
+    with pytest.raises(UserError, match=r'proposal: point 0 has .* 1 efforts for 2 joints'):
         messages.trajectory_from(message, 'proposal')
     assert messages.trajectory_from(messages.trajectory_message(asking.select(('a',)), 7), 'x').efforts is not None
     no_efforts = Trajectory(('a', 'g'), np.array([0, 5]), zeros, zeros)

@@ -92,6 +92,23 @@ def test_trajectory_split_in_two_and_merged_again_is_the_same_to_the_bit() -> No
         assert getattr(merged, name).dtype == getattr(whole, name).dtype
 
 
+def test_efforts_survive_the_way_through_ros_and_missing_ones_stay_missing() -> None:
+    zeros = np.zeros((2, 2))
+    asking = Trajectory(('a', 'g'), np.array([0, 5]), zeros, zeros, np.array([[0.0, 7.5], [0.0, -1.0]]))
+    for trajectory in (asking, asking.select(('g',))):
+        received = messages.trajectory_from(over_the_wire(messages.trajectory_message(trajectory, 7)), 'proposal')
+        assert received.efforts.tobytes() == trajectory.efforts.tobytes()
+    message = messages.trajectory_message(asking, 7)
+    message.points[1].effort = []
+    assert messages.trajectory_from(message, 'proposal').efforts.tolist() == [[0.0, 7.5], [0.0, 0.0]]
+    message.points[0].effort = [1.0]
+    with pytest.raises(UserError, match=r'proposal: point 0 has .* 1 efforts for 2 joints'):
+        messages.trajectory_from(message, 'proposal')
+    assert messages.trajectory_from(messages.trajectory_message(asking.select(('a',)), 7), 'x').efforts is not None
+    no_efforts = Trajectory(('a', 'g'), np.array([0, 5]), zeros, zeros)
+    assert messages.trajectory_from(messages.trajectory_message(no_efforts, 7), 'proposal').efforts is None
+
+
 def test_halves_of_different_motions_are_not_merged() -> None:
     zeros = np.zeros((1, 1))
     with pytest.raises(UserError, match='different times'):

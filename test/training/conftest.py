@@ -18,6 +18,7 @@ from training.worlds.commands import CellCommander
 from training.worlds.pool import WorldError
 from vlm_agent_ros.actions import DiscreteLanguage
 from vlm_agent_ros.policy.policy import Decision, PolicyInput
+from vlm_agent_ros.safety import Verdict
 from vlm_agent_ros.types import EpisodeRequest, Observation, Outcome, Trajectory
 
 ACTIONS = ('left', 'right')
@@ -174,8 +175,8 @@ class ToyAgent:
 
 
 class NoRules:
-    def check(self, trajectory: Trajectory, measured: Observation) -> None:
-        return None
+    def judge(self, trajectory: Trajectory, measured: Observation) -> Verdict:
+        return Verdict(trajectory)
 
 
 @dataclass

@@ -17,7 +17,7 @@ NEAR = ('speed', 'border', 'swing', 'start', 'position', 'gripper', 'age')
 """Kinds that are legal or nearly so: a proposal that is refused for being absurd says nothing about the limits."""
 FAR = ('random', 'broken', 'folded')
 _NEAR_SHARE = 0.6
-_POOL = 60  # arm positions at the border of the workspace, by inverse kinematics
+_POOL = 40  # arm positions at the border of the workspace, by inverse kinematics
 _ATTEMPTS = 5
 
 

@@ -34,6 +34,15 @@ def checker(strict: Cell) -> IndependentChecker:
     return IndependentChecker(Path(strict.path), strict.urdf_path)
 
 
+def first_problems(rules: SafetyRules, checker: IndependentChecker, proposals: list[Proposal]) -> set[str]:
+    """What the checker finds wrong with the first proposal that should not have passed; nothing if there is none."""
+    for proposal in proposals:
+        counts = fuzz(rules, checker, [proposal])
+        if counts['unsafe']:
+            return {name.partition(': ')[2] for name in counts} - {'', 'forwarded'}
+    return set()
+
+
 def test_the_part_fuzzes_close_to_the_limits_and_nothing_unsafe_passes(tmp_path: Path) -> None:
     found = run(CheckSetup(seed=1, quick=True, folder=tmp_path))
     assert found['fuzzed'] == 2000
@@ -70,7 +79,7 @@ def test_the_checker_notices_a_limit_that_is_five_percent_too_lax(
     lax: dict[str, Any] = {key: tuple(np.multiply(getattr(old, key), factor)) if section == 'robot'
                            else getattr(old, key) * factor for key, factor in changes.items()}
     rules = SafetyRules(replace(strict, **{section: replace(old, **lax)}), Kinematics(strict))
-    assert fuzz(rules, checker, proposals)['unsafe'] > 0
+    assert first_problems(rules, checker, proposals)
 
 
 @pytest.mark.parametrize('changes', [
@@ -78,18 +87,17 @@ def test_the_checker_notices_a_limit_that_is_five_percent_too_lax(
 def test_the_checker_notices_a_place_that_is_a_few_centimetres_too_large(
         strict: Cell, proposals: list[Proposal], checker: IndependentChecker, changes: dict[str, Any]) -> None:
     rules = SafetyRules(replace(strict, workspace=replace(strict.workspace, **changes)), Kinematics(strict))
-    assert fuzz(rules, checker, proposals)['unsafe'] > 0
+    assert first_problems(rules, checker, proposals)
 
 
 def test_the_checker_notices_joint_limits_that_are_too_wide(strict: Cell, proposals: list[Proposal],
                                                             checker: IndependentChecker) -> None:
     kinematics = Kinematics(strict)
     kinematics.upper[:7] += 0.01
-    assert fuzz(SafetyRules(strict, kinematics), checker, proposals)['unsafe'] > 0
+    assert first_problems(SafetyRules(strict, kinematics), checker, proposals)
 
 
 def test_the_checker_notices_that_collisions_are_not_judged(strict: Cell, proposals: list[Proposal],
                                                             checker: IndependentChecker) -> None:
     rules = SafetyRules(replace(strict, safety=replace(strict.safety, collision=False)), Kinematics(strict))
-    found = fuzz(rules, checker, proposals)
-    assert any('table' in name or 'self-collision' in name or 'link' in name for name in found)
+    assert first_problems(rules, checker, proposals) & {'table', 'self-collision', 'keep-out by a link'}

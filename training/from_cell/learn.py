@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import time
@@ -20,7 +21,7 @@ from ..config import as_mapping
 from ..metrics import MetricsLog, write_atomically
 from ..progress import Progress
 from ..rl.algorithms.grpo import GRPO
-from ..rl.learner import Learner
+from ..rl.learner import Learner, require_reference
 from ..rl.run_folder import RunFolder, new_run_path
 from ..session import machine, use_threads, versions
 from .config import CellTrainConfig
@@ -49,12 +50,21 @@ def learn_from_cell(logs: Sequence[Path], config: CellTrainConfig, world: str) -
     started = time.perf_counter()
     cell = cell_of(logs, config.cell)
     path = new_run_path(config.runs_dir, config.run_name or time.strftime('from-cell-%Y%m%d-%H%M%S'))
-    measurement = Measurement(config, world, path / 'logs') if world else None
+    with contextlib.ExitStack() as opened:
+        measurement = None
+        if world:
+            measurement = opened.enter_context(contextlib.closing(Measurement(config, world, path / 'logs')))
+        return _learn(logs, config, cell, path, measurement, started)
+
+
+def _learn(logs: Sequence[Path], config: CellTrainConfig, cell: Cell, path: Path, measurement: Measurement | None,
+           started: float) -> dict[str, Any]:
     use_threads(config.update_threads)
     language = SkillLanguage(cell.grid)
     policy = load_policy(config.model, language=language, camera=cell.camera, constrained=config.constrained,
                          cot=config.cot, seed=config.seed)
     data = read_logs(logs, cell, policy.prompt, language)
+    require_reference(policy, config)
     held_out = newest_corrections(data.episodes, config.held_out)
     learned = make_samples(data.episodes, held_out, policy, language, config, weights_digest(config.model))
     if not learned.samples:
@@ -65,12 +75,10 @@ def learn_from_cell(logs: Sequence[Path], config: CellTrainConfig, world: str) -
     rows = _train(learned, policy, config, folder.path)
     after = _measure(held_out, policy, language, measurement, 'after')
     checkpoint = _save(folder, policy, config, cell, {'before': before, 'after': after})
-    if measurement:
-        measurement.close()
     summary = {
         'run_name': path.name, 'logs': [str(log) for log in logs], 'model': config.model, 'cell': cell.name,
-        'world': world, 'checkpoint': str(checkpoint), 'found': data.counts, 'learned': learned.counts,
-        'before': before, 'after': after, 'last_update': rows[-1], 'seed': config.seed,
+        'world': measurement.world if measurement else '', 'checkpoint': str(checkpoint), 'found': data.counts,
+        'learned': learned.counts, 'before': before, 'after': after, 'last_update': rows[-1], 'seed': config.seed,
         'wall_s': round(time.perf_counter() - started, 1), 'versions': versions(), 'machine': machine(),
         'config': as_mapping(config)}
     write_atomically(path / 'summary.json', json.dumps(summary, indent=2) + '\n')

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlm_agent_ros.actions import ActionLanguage, SkillLanguage
+from vlm_agent_ros.actions import ActionError, ActionLanguage, SkillLanguage
 from vlm_agent_ros.audit.log import LoggedDecision
 from vlm_agent_ros.cell import Cell
 from vlm_agent_ros.checkpoint import load_policy, save_checkpoint, weights_digest
@@ -96,15 +96,29 @@ def newest_corrections(episodes: Sequence[LoggedEpisode], share: float) -> dict[
 
 
 def agreement(decisions: Iterable[LoggedDecision], policy: Policy, language: ActionLanguage) -> dict[str, Any]:
-    """How often the policy now does what the operator would have had: ``n`` corrections and the share ``agrees``."""
+    """How often the policy now does what the operator would have had: of ``n`` corrections the share that it ``agrees``
+    with, and ``within_1``, with the same skill at the same cell or a neighbour of it.
+    """
     wanted = [(policy_input(d, policy, language), output.action) for d in decisions
               if (output := corrected_output(d, policy)) is not None]
-    agreed = 0
+    agreed = near = 0
     for start in range(0, len(wanted), _BATCH):
         batch = wanted[start:start + _BATCH]
         now = policy.decide([seen for seen, _ in batch], temperature=1.0, greedy=True)
-        agreed += sum(decision.action == action for decision, (_, action) in zip(now, batch))
-    return {'n': len(wanted), 'agrees': agreed / len(wanted) if wanted else None}
+        for decision, (_, action) in zip(now, batch):
+            agreed += decision.action == action
+            near += _is_near(decision.action, action, language)
+    shares = {'agrees': agreed, 'within_1': near}
+    return {'n': len(wanted), **{name: count / len(wanted) if wanted else None for name, count in shares.items()}}
+
+
+def _is_near(action: str, wanted: str, language: ActionLanguage) -> bool:
+    try:
+        here, there = language.parse(action), language.parse(wanted)
+    except ActionError:
+        return False
+    same = type(here) is type(there) and getattr(here, 'direction', '') == getattr(there, 'direction', '')
+    return same and all(abs(getattr(here, axis, 0) - getattr(there, axis, 0)) <= 1 for axis in ('column', 'row'))
 
 
 def _measure(held_out: Mapping[Place, LoggedDecision], policy: Policy, language: ActionLanguage,

@@ -41,7 +41,7 @@ def find_config(kind: str, name: str) -> Path:
     """Path of a configuration file given by path or by name within ``config/<kind>/``.
 
     Args:
-        kind: ``cells``, ``worlds``, ``models`` or ``training``.
+        kind: ``cells``, ``worlds``, ``models``, ``training`` or ``pilots``.
         name: A path to a YAML file, or a bare name such as ``panda_table``.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import time
@@ -9,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlm_agent_ros.actions import ActionLanguage, SkillLanguage
+from vlm_agent_ros.actions import ActionError, ActionLanguage, SkillLanguage
 from vlm_agent_ros.audit.log import LoggedDecision
 from vlm_agent_ros.cell import Cell
 from vlm_agent_ros.checkpoint import load_policy, save_checkpoint, weights_digest
@@ -20,7 +21,7 @@ from ..config import as_mapping
 from ..metrics import MetricsLog, write_atomically
 from ..progress import Progress
 from ..rl.algorithms.grpo import GRPO
-from ..rl.learner import Learner
+from ..rl.learner import Learner, require_reference
 from ..rl.run_folder import RunFolder, new_run_path
 from ..session import machine, use_threads, versions
 from .config import CellTrainConfig
@@ -49,12 +50,21 @@ def learn_from_cell(logs: Sequence[Path], config: CellTrainConfig, world: str) -
     started = time.perf_counter()
     cell = cell_of(logs, config.cell)
     path = new_run_path(config.runs_dir, config.run_name or time.strftime('from-cell-%Y%m%d-%H%M%S'))
-    measurement = Measurement(config, world, path / 'logs') if world else None
+    with contextlib.ExitStack() as opened:
+        measurement = None
+        if world:
+            measurement = opened.enter_context(contextlib.closing(Measurement(config, world, path / 'logs')))
+        return _learn(logs, config, cell, path, measurement, started)
+
+
+def _learn(logs: Sequence[Path], config: CellTrainConfig, cell: Cell, path: Path, measurement: Measurement | None,
+           started: float) -> dict[str, Any]:
     use_threads(config.update_threads)
     language = SkillLanguage(cell.grid)
     policy = load_policy(config.model, language=language, camera=cell.camera, constrained=config.constrained,
                          cot=config.cot, seed=config.seed)
     data = read_logs(logs, cell, policy.prompt, language)
+    require_reference(policy, config)
     held_out = newest_corrections(data.episodes, config.held_out)
     learned = make_samples(data.episodes, held_out, policy, language, config, weights_digest(config.model))
     if not learned.samples:
@@ -65,12 +75,10 @@ def learn_from_cell(logs: Sequence[Path], config: CellTrainConfig, world: str) -
     rows = _train(learned, policy, config, folder.path)
     after = _measure(held_out, policy, language, measurement, 'after')
     checkpoint = _save(folder, policy, config, cell, {'before': before, 'after': after})
-    if measurement:
-        measurement.close()
     summary = {
         'run_name': path.name, 'logs': [str(log) for log in logs], 'model': config.model, 'cell': cell.name,
-        'world': world, 'checkpoint': str(checkpoint), 'found': data.counts, 'learned': learned.counts,
-        'before': before, 'after': after, 'last_update': rows[-1], 'seed': config.seed,
+        'world': measurement.world if measurement else '', 'checkpoint': str(checkpoint), 'found': data.counts,
+        'learned': learned.counts, 'before': before, 'after': after, 'last_update': rows[-1], 'seed': config.seed,
         'wall_s': round(time.perf_counter() - started, 1), 'versions': versions(), 'machine': machine(),
         'config': as_mapping(config)}
     write_atomically(path / 'summary.json', json.dumps(summary, indent=2) + '\n')
@@ -88,15 +96,29 @@ def newest_corrections(episodes: Sequence[LoggedEpisode], share: float) -> dict[
 
 
 def agreement(decisions: Iterable[LoggedDecision], policy: Policy, language: ActionLanguage) -> dict[str, Any]:
-    """How often the policy now does what the operator would have had: ``n`` corrections and the share ``agrees``."""
+    """How often the policy now does what the operator would have had: of ``n`` corrections the share that it ``agrees``
+    with, and ``within_1``, with the same skill at the same cell or a neighbour of it.
+    """
     wanted = [(policy_input(d, policy, language), output.action) for d in decisions
               if (output := corrected_output(d, policy)) is not None]
-    agreed = 0
+    agreed = near = 0
     for start in range(0, len(wanted), _BATCH):
         batch = wanted[start:start + _BATCH]
         now = policy.decide([seen for seen, _ in batch], temperature=1.0, greedy=True)
-        agreed += sum(decision.action == action for decision, (_, action) in zip(now, batch))
-    return {'n': len(wanted), 'agrees': agreed / len(wanted) if wanted else None}
+        for decision, (_, action) in zip(now, batch):
+            agreed += decision.action == action
+            near += _is_near(decision.action, action, language)
+    shares = {'agrees': agreed, 'within_1': near}
+    return {'n': len(wanted), **{name: count / len(wanted) if wanted else None for name, count in shares.items()}}
+
+
+def _is_near(action: str, wanted: str, language: ActionLanguage) -> bool:
+    try:
+        here, there = language.parse(action), language.parse(wanted)
+    except ActionError:
+        return False
+    same = type(here) is type(there) and getattr(here, 'direction', '') == getattr(there, 'direction', '')
+    return same and all(abs(getattr(here, axis, 0) - getattr(there, axis, 0)) <= 1 for axis in ('column', 'row'))
 
 
 def _measure(held_out: Mapping[Place, LoggedDecision], policy: Policy, language: ActionLanguage,

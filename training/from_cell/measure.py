@@ -32,7 +32,7 @@ class Measurement:
 
     def __init__(self, config: CellTrainConfig, world: str, logs: Path) -> None:
         prepare(config.transport)
-        self._config, self._world, self._logs = config, world, logs
+        self.world, self._config, self._logs = world, config, logs
         self._environment = CellEnvironment([config.task], [world], config.transport)
         self._pool: WorldPool | None = None
 
@@ -45,7 +45,7 @@ class Measurement:
                         checkpoint=name)
         with Progress(sys.stderr) as progress:
             phase = progress.phase(name, config.eval_episodes)
-            result = evaluate(player, Suite(config.task, self._world), evaluation_seeds(config.eval_episodes),
+            result = evaluate(player, Suite(config.task, self.world), evaluation_seeds(config.eval_episodes),
                               temperature=config.eval_temperature, on_episode=lambda _: phase.advance())
             phase.end(result.words())
         return result.to_json()

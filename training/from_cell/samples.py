@@ -64,18 +64,16 @@ def make_samples(episodes: Sequence[LoggedEpisode], held_out: Container[Place], 
         for place, decision in episode.placed():
             if place in held_out:
                 continue
-            advantage = credit.get(place, 0.0)
-            if advantage and decision.checkpoint_sha256 != checkpoint_sha256:
-                counts['not reinforced: decided by another checkpoint'] += 1
-                advantage = 0.0
             correction = _correction(decision, episode, policy, config, counts)
-            output = policy.written(decision.text) if decision.text else None
-            if advantage and (output is None or not output.legal):
-                counts['not reinforced: the log lacks their output'] += 1
+            output, advantage = policy.written(decision.text), credit.get(place, 0.0)
+            reason = ('decided by another checkpoint' if decision.checkpoint_sha256 != checkpoint_sha256 else
+                      'the log lacks their output' if not output.legal else '')
+            if advantage and reason:
+                counts[f'not reinforced: {reason}'] += 1
                 advantage = 0.0
-            if output is None or not output.legal:
-                output = correction.said if correction else None
-            if output is not None and (advantage or correction):
+            if correction and not output.legal:
+                output = correction.said  # nothing else is known to have been written; it is not reinforced
+            if advantage or correction:
                 sample = Sample(policy_input(decision, policy, language), output, advantage, correction=correction)
                 chosen.setdefault(decision.temperature or 1.0, []).append((sample, decision))
     samples = {temperature: _with_behaviour(found, policy, temperature, config, counts)

@@ -12,7 +12,6 @@ from vlm_agent_ros.types import Outcome
 from .results import PilotEpisode
 
 _SAME_PROPOSAL = ('verdict', 'image_stamp_ns', 'command_stamp_ns', 'rule')
-_IDLE = ('', 'waiting', 'pending', 'shadow')
 
 
 class EpisodeWatch:
@@ -53,8 +52,6 @@ class EpisodeWatch:
             return
         self._verdict = verdict
         said, rule = values.get('verdict', ''), values.get('rule', '')
-        if said in _IDLE:
-            return
         if said == 'forwarded':
             self._counts['approvals'] += values.get('mode') == 'approve'
             self._counts['gate_hits'] += values.get('clamped', '') not in ('', 'False', 'false', '0')

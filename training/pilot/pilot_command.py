@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,19 +44,17 @@ def run(args: argparse.Namespace) -> None:
     from .results import PilotResults
 
     results = PilotResults(folder, plan)
-    if verdict_of(plan, results.episodes, sequential_test(plan, results.finished)) == RUNNING:
-        line = open_line(plan)
-        try:
-            with Progress(sys.stderr) as progress:
-                phase = progress.phase('pilot', plan.max_episodes, len(results.finished))
-                play(plan, results, line, phase)
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(f'stopped after {len(results.finished)} episodes: the same command continues') \
-                from None
-        finally:
-            line.close()
-            write_decision(folder, plan, results)
-    print(write_decision(folder, plan, results))
+    words = ''
+    try:
+        if verdict_of(plan, results.episodes, sequential_test(plan, results.finished)) == RUNNING:
+            with contextlib.closing(open_line(plan)) as line, Progress(sys.stderr) as progress:
+                play(plan, results, line, progress.phase('pilot', plan.max_episodes, len(results.finished)))
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f'stopped after {len(results.finished)} episodes: the same command continues') from None
+    finally:
+        if results.episodes:  # also of a pilot that goes on later
+            words = write_decision(folder, plan, results)
+    print(words)
 
 
 def play(plan: Plan, results: PilotResults, line: Line, phase: Phase) -> None:
@@ -93,8 +93,6 @@ def check_identity(results: PilotResults, episode: PilotEpisode) -> None:
 
 def write_decision(folder: Path, plan: Plan, results: PilotResults) -> str:
     """Write decision.json and decision.html; returns the closing words."""
-    import json
-
     from ..metrics import write_atomically
     from .decision import decide
     from .decision_page import render_decision

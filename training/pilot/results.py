@@ -81,15 +81,10 @@ class PilotResults:
 
     def __init__(self, folder: Path, plan: Plan) -> None:
         self.path = folder / 'results.jsonl'
-        head = {'plan_sha256': plan.digest(), 'plan': dataclasses.asdict(plan)}
+        self._head = {'plan_sha256': plan.digest(), 'plan': dataclasses.asdict(plan)}
         lines = self._whole_lines()
-        if not lines:
-            self._append(head)
-        elif self._row(1, lines[0]).get('plan_sha256') != head['plan_sha256']:
-            changed = sorted(key for key, value in json.loads(json.dumps(head['plan'])).items()
-                             if dict(self._row(1, lines[0]).get('plan') or {}).get(key) != value)
-            raise UserError(f'{self.path} was begun with another plan (different: {", ".join(changed) or "all"}): a '
-                            'plan is not changed once a pilot has begun; restore it, or begin anew with another --out')
+        if lines:
+            self._check_plan(self._row(1, lines[0]))
         self.episodes = [self._episode(number, line) for number, line in enumerate(lines[1:], start=2)]
 
     @property
@@ -103,18 +98,26 @@ class PilotResults:
         Raises:
             UserError: There is no space left.
         """
-        self._append(dataclasses.asdict(episode))
-        self.episodes.append(episode)
-
-    def _append(self, row: dict[str, Any]) -> None:
+        rows = [dataclasses.asdict(episode)]
+        if not self.episodes:
+            rows.insert(0, self._head)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.path, 'a', encoding='utf-8') as file:
-                file.write(json.dumps(row) + '\n')
+            with open(self.path, 'a' if self.episodes else 'w', encoding='utf-8') as file:
+                file.write(''.join(json.dumps(row) + '\n' for row in rows))
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
             raise write_error(self.path, error) from error
+        self.episodes.append(episode)
+
+    def _check_plan(self, head: dict[str, Any]) -> None:
+        if head.get('plan_sha256') != self._head['plan_sha256']:
+            begun = dict(head.get('plan') or {})
+            changed = sorted(key for key, value in json.loads(json.dumps(self._head['plan'])).items()
+                             if begun.get(key) != value)
+            raise UserError(f'{self.path} was begun with another plan (different: {", ".join(changed) or "all"}): a '
+                            'plan is not changed once a pilot has begun; restore it, or begin anew with another --out')
 
     def _whole_lines(self) -> list[str]:
         """The lines that there are, after cutting off one that a killed process has left unfinished."""

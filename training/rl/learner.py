@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.policy.policy import Policy
 
 from ..config import TrainConfig
@@ -189,6 +190,17 @@ class Learner:
                 result = self.policy.evaluate([s.input for s in batch], [s.decision for s in batch], temperature)
                 rows += [row[:len(s.decision.token_ids)].clone() for row, s in zip(result.logprobs, batch)]
         return rows
+
+
+def require_reference(policy: Policy, config: TrainConfig) -> None:
+    """Refuse a KL to the policy before RL where there is none to go back to.
+
+    Raises:
+        UserError: The model has no adapter.
+    """
+    if config.kl_coef and policy.config.lora is None:
+        raise UserError(f'kl_coef is {config.kl_coef:g}, but the model has no adapter to switch off: set lora in its '
+                        'models file, or kl_coef to 0')
 
 
 class _Statistics:

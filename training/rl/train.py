@@ -90,8 +90,8 @@ def _learn_from_cell(args: argparse.Namespace) -> None:
 
     summary = learn_from_cell(args.from_cell, config, overrides.get('world', ''))
     before, after = (summary[name]['corrections'] for name in ('before', 'after'))
-    measured = (f'; held-out corrections that it now agrees with: {before["agrees"]:.1%} before, {after["agrees"]:.1%} '
-                f'after (n = {after["n"]})' if after['n'] else '')
+    measured = (f'; held-out corrections that it agrees with, to a cell: {before["within_1"]:.1%} before, '
+                f'{after["within_1"]:.1%} after (n = {after["n"]})' if after['n'] else '')
     print(f'learned from {summary["learned"]}{measured}; see {summary["checkpoint"]}', flush=True)
 
 

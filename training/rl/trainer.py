@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 
-from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.policy.policy import Policy
 
 from ..config import TrainConfig, as_mapping
@@ -30,7 +29,7 @@ from ..session import machine, use_threads, versions
 from ..worlds.commands import REJECTIONS, CommanderOf
 from ..worlds.episodes import Episode, Player
 from ..worlds.pool import WorldPool
-from .learner import Learner
+from .learner import Learner, require_reference
 from .rollout import TrainingSchedule, collect
 from .run_folder import RunFolder
 from .training_state import restore_training, save_training
@@ -86,9 +85,7 @@ class Trainer:
                  commander_of: CommanderOf, progress: Progress, resume: Path | None = None) -> None:
         self.config, self.folder, self.policy, self.pool = config, folder, policy, pool
         self.commander_of, self.progress = commander_of, progress
-        if config.kl_coef and policy.config.lora is None:
-            raise UserError(f'kl_coef is {config.kl_coef:g}, but the model has no adapter to switch off: set lora in '
-                            'its models file, or kl_coef to 0')
+        require_reference(policy, config)
         self.learner = Learner(policy, config, config.seed)
         self.state = RunState(opened=[0] * config.groups)
         if resume is not None:

@@ -47,7 +47,7 @@ def test_a_systematic_error_is_put_right_by_a_hundred_corrections(small_cell, wr
 
     content = summary(tmp_path)
     assert content['found'] == {'decisions': 110} and content['learned'] == {'corrected': 99}
-    assert content['before']['corrections'] == {'n': 11, 'agrees': 0.0}
+    assert content['before']['corrections'] == {'n': 11, 'agrees': 0.0, 'within_1': 0.0}
     assert content['after']['corrections']['agrees'] > 0.8
 
     policy, held_out = trained(tmp_path), np.random.default_rng(1)

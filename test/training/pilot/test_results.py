@@ -34,7 +34,7 @@ def test_a_line_that_was_cut_off_is_dropped_and_the_pilot_goes_on(tmp_path, plan
 
 
 def test_a_plan_is_not_changed_once_a_pilot_has_begun(tmp_path, plan_file):
-    PilotResults(tmp_path, load_plan(plan_file()))
+    PilotResults(tmp_path, load_plan(plan_file())).append(EPISODE)
     with pytest.raises(UserError, match=r'another plan \(different: alpha, max_episodes\): a plan is not changed'):
         PilotResults(tmp_path, load_plan(plan_file(alpha=0.1, max_episodes=120)))
 
@@ -43,9 +43,10 @@ def test_a_plan_is_not_changed_once_a_pilot_has_begun(tmp_path, plan_file):
 def test_a_damaged_line_is_named(tmp_path, plan_file, damage):
     plan = load_plan(plan_file())
     results = PilotResults(tmp_path, plan)
+    results.append(EPISODE)
     with results.path.open('a') as file:
         file.write(damage + '\n')
-    with pytest.raises(UserError, match=r'results\.jsonl: line 2 is damaged'):
+    with pytest.raises(UserError, match=r'results\.jsonl: line 3 is damaged'):
         PilotResults(tmp_path, plan)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.policy.policy import Policy
 
 from ..config import TrainConfig, as_mapping

@@ -23,8 +23,8 @@ _SAFETY = {'max_image_age_s': 1.0, 'max_joint_age_s': 0.5, 'max_task_age_s': 360
            'max_points': 2000, 'collision': True}
 _AGES = {'image_s': 'max_image_age_s', 'joint_s': 'max_joint_age_s', 'task_s': 'max_task_age_s',
          'proposal_s': 'max_proposal_age_s'}
-_PER_SEGMENT = 33
-_COLLISION_SAMPLES = 24
+_PER_SEGMENT = 17
+_COLLISION_SAMPLES = 16
 _SPHERES = 4  # inscribed in each capsule: they overlap only where the capsules do
 _ROUNDING = 2e-6
 _RELATIVE = 1e-6

@@ -119,15 +119,13 @@ def weights_digest(policy: str | Bundle | ModelConfig) -> str:
     """
     found = find_policy(policy) if isinstance(policy, str) else policy
     config = config_of(found) if isinstance(found, Bundle) else found
-    if not isinstance(found, Bundle):
-        parts = [str(_digest(config.base_path, _WEIGHTS))]
-    elif found.fields.get('merged'):
-        parts = [f'{file} {found.files[file]}' for file in sorted(found.files)
-                 if any(Path(file).match(pattern) for pattern in _WEIGHTS)]
-    else:
-        own = (f'{_adapter_name(config)}.safetensors', 'value_head.safetensors')
-        parts = [str(_digest(config.base_path, _WEIGHTS)), *(f'{file} {found.files.get(file)}' for file in own)]
-    return hashlib.sha256('\n'.join([*parts, config.dtype, config.quantization]).encode()).hexdigest()
+    merged = isinstance(found, Bundle) and bool(found.fields.get('merged'))
+    parts = ['merged' if merged else str(_digest(config.base_path, _WEIGHTS)), config.dtype, config.quantization]
+    if isinstance(found, Bundle):
+        names = _WEIGHTS if merged else (f'{_adapter_name(config)}.safetensors', 'value_head.safetensors')
+        parts += [f'{file} {digest}' for file, digest in sorted(found.files.items())
+                  if any(Path(file).match(name) for name in names)]
+    return hashlib.sha256('\n'.join(parts).encode()).hexdigest()
 
 
 def is_checkpoint(path: Path) -> bool:

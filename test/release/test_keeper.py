@@ -47,7 +47,7 @@ class Line:
     def play(self, success: bool, count: int = 1) -> None:
         for _ in range(count):
             self.decide()
-            self.keeper.episode_ends(success)
+            self.keeper.episode_ended(success, self.stamp)
 
     def swap(self, to: Loaded) -> None:
         self.keeper.stage(to)
@@ -64,7 +64,7 @@ def test_a_swap_waits_for_the_end_of_the_episode(line):
     line.keeper.stage(BAD)
     assert line.keeper.take() is None
     assert line.keeper.status().values['state'] == 'waiting'
-    line.keeper.episode_ends(True)
+    line.keeper.episode_ended(True, line.stamp)
     assert line.keeper.take() is BAD
     assert line.keeper.take() is None
 
@@ -152,8 +152,8 @@ def test_a_motion_that_cannot_be_planned_is_a_gate_hit_and_a_wish_for_none_is_no
 def test_an_episode_counts_only_if_the_checkpoint_has_moved_the_robot(line):
     for _ in range(20):
         line.decide('shadow')
-        line.keeper.episode_ends(False)
-    line.keeper.episode_ends(False)  # of somebody else
+        line.keeper.episode_ended(False, line.stamp)
+    line.keeper.episode_ended(False, line.stamp)  # of somebody else
     assert line.keeper.status().values['episodes'] == '0'
 
 
@@ -207,3 +207,25 @@ def test_a_damaged_ledger_is_refused_by_name(tmp_path, content):
     (tmp_path / 'releases.json').write_text(content)
     with pytest.raises(UserError, match=r'releases\.json'):
         Ledger(tmp_path / 'releases.json')
+
+
+def test_the_word_on_an_episode_may_come_after_the_next_instruction(line):
+    line.decide()
+    judged_by = line.stamp + 1
+    line.keeper.new_task(now_ns=judged_by + 1)
+    line.keeper.deciding_begins()
+    line.keeper.episode_ended(True, judged_by)
+    assert line.keeper.status().values['success'] == '1 of 1'
+    line.keeper.stage(BAD)
+    assert line.keeper.take() is None  # the next episode is under way
+    line.keeper.episode_ended(False, judged_by + 2)
+    assert line.keeper.status().values['success'] == '1 of 1'  # in which nothing was moved
+    assert line.keeper.take() is BAD
+
+
+def test_a_new_instruction_ends_an_episode_of_which_nobody_says_how_it_went(line):
+    line.decide()
+    line.keeper.stage(BAD)
+    assert line.keeper.take() is None
+    line.keeper.new_task(now_ns=line.stamp + 1)
+    assert line.keeper.take() is BAD

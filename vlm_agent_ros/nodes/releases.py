@@ -23,7 +23,7 @@ from ..status import OK
 from . import interface
 from .decider import Decided, Decider, DeciderSettings, release_of
 from .lifecycle import ManagedNode
-from .messages import outcome_from
+from .messages import outcome_from, to_ns
 
 _VERDICT = ': verdict'
 CHANGEABLE = ('next_model', 'readmit')
@@ -106,7 +106,7 @@ class Releases:
 
     def new_task(self) -> None:
         """Whatever was under way has ended with a new instruction."""
-        self._keeper.episode_ends()
+        self._keeper.new_task(self._node.get_clock().now().nanoseconds)
         self._follow()
 
     def show(self) -> None:
@@ -142,7 +142,7 @@ class Releases:
             self._node.get_logger().warning(str(error), throttle_duration_sec=5.0)
             return
         if outcome.terminated or outcome.truncated:
-            self._keeper.episode_ends(outcome.success)
+            self._keeper.episode_ended(outcome.success, to_ns(message.header.stamp))
             self._follow()
 
     # --- loading ------------------------------------------------------------------------------------------------

@@ -52,6 +52,7 @@ class Keeper(Generic[D]):
         self.breach: Breach | None = None
         self.failure, self._stuck = '', False
         self._open = self._moved = False
+        self._begun_ns = 0
         self._proposed: dict[int, bool] = {}
 
     # --- what happens -------------------------------------------------------------------------------------------
@@ -94,15 +95,22 @@ class Keeper(Generic[D]):
             self._band.motion(clean=verdict != 'refused' and not values.get('clamped'))
         self._judge()
 
-    def episode_ends(self, success: bool | None = None) -> None:
-        """The episode has ended.
+    def new_task(self, now_ns: int) -> None:
+        """Whatever was under way has ended with a new instruction, though perhaps not all is known of it yet."""
+        self._open, self._begun_ns = False, now_ns
+
+    def episode_ended(self, success: bool, image_stamp_ns: int) -> None:
+        """Somebody who knows has judged an episode; it counts if the checkpoint has moved the robot since the last.
 
         Args:
-            success: Where somebody knows; it counts if the checkpoint has moved the robot in it.
+            success: Of the episode.
+            image_stamp_ns: Of the image that it was judged by: the word may come after the next instruction.
         """
-        if success is not None and self._moved:
+        if self._moved:
             self._band.episode(success)
-        self._open = self._moved = False
+        self._moved = False
+        if image_stamp_ns > self._begun_ns:
+            self._open = False
         self._judge()
 
     def _judge(self) -> None:

@@ -29,7 +29,8 @@ def brief_model(vlm_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     """Models file of a very small random VLM that writes short thoughts."""
     path = tmp_path_factory.mktemp('models') / 'model.yaml'
     path.write_text(yaml.safe_dump({
-        'base': str(vlm_folder), 'prompt': {'template': 'task: {task}\ngripper: {state}\nbefore: {previous}'}, 'lora': {'rank': 4},
+        'base': str(vlm_folder), 'lora': {'rank': 4},
+        'prompt': {'template': 'task: {task}\ngripper: {state}\nbefore: {previous}'},
         'decoding': {'max_thought_chars': 20, 'max_new_tokens': 80}, 'value_width': 8}))
     return path
 

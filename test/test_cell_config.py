@@ -66,6 +66,21 @@ def test_the_audit_may_read_all_that_is_worth_keeping():
     assert {name.rpartition('/')[2] for name in topic_names.ALL} <= heard
 
 
+@pytest.mark.parametrize(('role', 'heard'), [
+    ('agent', {topic_names.IMAGE, topic_names.TASK, topic_names.OUTCOME, topic_names.DIAGNOSTICS}),
+    ('gate', {topic_names.PROPOSAL, topic_names.JOINT_STATES, topic_names.HEARTBEAT, topic_names.DIAGNOSTICS}),
+    ('operator', {topic_names.DIAGNOSTICS, topic_names.JOINT_STATES}),
+])
+def test_a_role_may_hear_what_its_node_lives_on(role, heard):
+    _, rules = profiles()[f'/vlm_agent_ros/{role}']
+    assert {name.lstrip('/') for name in heard} <= allowed(rules, 'topics', 'subscribe')
+
+
+def test_the_operator_may_ask_the_gate_for_its_cell():
+    _, rules = profiles()['/vlm_agent_ros/operator']
+    assert 'gate_node/get_parameters' in allowed(rules, 'services', 'request')
+
+
 def test_every_process_that_the_launch_file_starts_has_an_enclave():
     tree = ast.parse((ROOT / 'launch' / 'cell.launch.py').read_text())
     started = {call.args[0].value for call in ast.walk(tree)

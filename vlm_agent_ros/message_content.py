@@ -115,6 +115,6 @@ def outcome_from(message: Any, topic: str) -> Outcome:
         parsed = {f.name: _READ[str(f.type)](values[f.name]) for f in fields(Outcome)
                   if f.name != 'kpi' and (f.default is MISSING or f.name in values)}
         kpi = {key[4:]: float(value) for key, value in values.items() if key.startswith('kpi.')}
-    except (KeyError, ValueError, SyntaxError) as error:
+    except (KeyError, ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:  # as literal_eval may
         raise UserError(f'{topic}: no outcome of vlm_agent_ros ({error}): check which node publishes it') from error
     return Outcome(**parsed, kpi=kpi)

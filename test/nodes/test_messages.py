@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -107,6 +108,23 @@ def test_efforts_survive_the_way_through_ros_and_missing_ones_stay_missing() -> 
     assert messages.trajectory_from(messages.trajectory_message(asking.select(('a',)), 7), 'x').efforts is not None
     no_efforts = Trajectory(('a', 'g'), np.array([0, 5]), zeros, zeros)
     assert messages.trajectory_from(messages.trajectory_message(no_efforts, 7), 'proposal').efforts is None
+
+
+def test_efforts_of_a_half_survive_the_merge() -> None:
+    zeros, times = np.zeros((2, 1)), np.array([0, 5])
+    arm, gripper = Trajectory(('a',), times, zeros, zeros), Trajectory(('g',), times, zeros, zeros, zeros + 7.5)
+    efforts = messages.merge(arm, gripper).efforts
+    assert efforts is not None
+    assert efforts.tolist() == [[0.0, 7.5], [0.0, 7.5]]
+    assert messages.merge(arm, replace(gripper, efforts=None)).efforts is None
+
+
+@pytest.mark.parametrize('text', ['{[]: 1}', '-' * 100_000 + '1', '(' * 10_000])
+def test_no_text_on_the_outcome_topic_ends_the_process_that_reads_it(text: str) -> None:
+    message = messages.outcome_message(Outcome(1.0, True, False, True, 0, 1, 0), 0)
+    next(pair for pair in message.status[0].values if pair.key == 'expert_thought').value = text
+    with pytest.raises(UserError, match='no outcome of vlm_agent_ros'):
+        messages.outcome_from(message, 'outcome')
 
 
 def test_halves_of_different_motions_are_not_merged() -> None:

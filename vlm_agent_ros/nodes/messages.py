@@ -122,8 +122,13 @@ def merge(arm: Trajectory, gripper: Trajectory) -> Trajectory:
     if not np.array_equal(arm.times_ns, gripper.times_ns):
         raise UserError('arm and gripper trajectories of the same stamp have points at different times: '
                         'give them different stamps')
+    efforts = None
+    if arm.efforts is not None or gripper.efforts is not None:  # a half that asks for none has the message's default
+        efforts = np.hstack([np.zeros_like(half.positions) if half.efforts is None else half.efforts
+                             for half in (arm, gripper)])
     return Trajectory(arm.joint_names + gripper.joint_names, arm.times_ns,
-                      np.hstack([arm.positions, gripper.positions]), np.hstack([arm.velocities, gripper.velocities]))
+                      np.hstack([arm.positions, gripper.positions]), np.hstack([arm.velocities, gripper.velocities]),
+                      efforts)
 
 
 def outcome_message(outcome: Outcome, stamp_ns: int) -> DiagnosticArray:

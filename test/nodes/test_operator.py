@@ -51,7 +51,8 @@ def test_an_operator_rejects_corrects_approves_stops_and_resets(gate, graph, cel
     assert 'not pending any more' in said
     graph.wait(lambda: len(corrections) == 2)
     shown = json.loads(corrections[1].data)
-    column, row = cell.point_to_cell(kinematics.forward(gate.positions[:7])[0])
+    below = [*kinematics.forward(gate.positions[:7])[0][:2], cell.workspace.plane_z]
+    column, row = cell.point_to_cell(below)
     assert (shown['action'], shown['demonstrated']) == (f'pick {column:02d} {row:02d}', True)
     gate.positions[7] = 0.04
     graph.spin(0.2)

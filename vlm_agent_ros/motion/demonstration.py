@@ -14,8 +14,7 @@ from .kinematics import Kinematics
 def demonstrated_action(cell: Cell, kinematics: Kinematics, states: Iterable[np.ndarray]) -> str:
     """``pick`` or ``place`` where the tool was when the gripper changed last.
 
-    It is a pick where the gripper closed and a place where it opened; its cell is that in which the camera sees the
-    point of the mapping plane below the tool, from which the planner would go back to where the tool was.
+    It is a pick where the gripper closed and a place where it opened; its cell is that of ``action_at``.
 
     Args:
         cell: Camera, gripper and plane.
@@ -26,7 +25,7 @@ def demonstrated_action(cell: Cell, kinematics: Kinematics, states: Iterable[np.
     Raises:
         UserError: The gripper did not change, or the tool was where the camera does not look.
     """
-    names, arms = cell.robot.joints, len(cell.robot.arm_joints)
+    names = cell.robot.joints
     was_open, shown = None, None
     for positions in states:
         is_open = cell.gripper_state(names, positions) == 'open'
@@ -36,8 +35,25 @@ def demonstrated_action(cell: Cell, kinematics: Kinematics, states: Iterable[np.
     if shown is None:
         raise UserError('the demonstration neither closed nor opened the gripper, so that it shows no action: guide '
                         'the arm to the place, close or open the gripper there, and then confirm')
-    skill, positions = shown
-    x, y, _ = kinematics.forward(positions[:arms])[0]
+    return action_at(cell, kinematics, *shown)
+
+
+def action_at(cell: Cell, kinematics: Kinematics, skill: str, positions: np.ndarray) -> str:
+    """A skill where the tool is.
+
+    Its cell is that in which the camera sees the point of the mapping plane below the tool, from which the planner
+    would go back to where the tool is.
+
+    Args:
+        cell: Camera and plane.
+        kinematics: Of its arm.
+        skill: ``pick`` or ``place``.
+        positions: (joints,) float64 measured in the order of ``cell.robot.joints``, rad or m.
+
+    Raises:
+        UserError: The tool is where the camera does not look.
+    """
+    x, y, _ = kinematics.forward(positions[:len(cell.robot.arm_joints)])[0]
     point = np.array([x, y, cell.workspace.plane_z])
     u, v = cell.camera.project(point)
     if not (0.0 <= u < cell.camera.width and 0.0 <= v < cell.camera.height):

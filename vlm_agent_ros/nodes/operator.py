@@ -31,6 +31,7 @@ from ..cell import Cell, load_cell
 from ..cot import unescape
 from ..errors import UserError
 from ..motion import Kinematics
+from ..motion.demonstration import action_at
 from ..safety import MODES
 from . import interface
 from .messages import joint_positions
@@ -124,10 +125,8 @@ class Console:
         message = self._next(JointState, interface.JOINT_STATES, interface.SENSOR_QOS, lambda message: message)
         joints = cell.robot.joints
         positions = joint_positions(message, self._node.resolve_topic_name(interface.JOINT_STATES), joints)
-        point, _ = Kinematics(cell).forward(positions[:len(cell.robot.arm_joints)])
-        column, row = cell.point_to_cell(point)
         skill = 'place' if cell.gripper_state(joints, positions) == 'open' else 'pick'
-        return f'{skill} {column:02d} {row:02d}'
+        return action_at(cell, Kinematics(cell), skill, positions)
 
     def _recorded(self) -> Publisher:
         """A publisher of corrections to which somebody listens."""

@@ -294,3 +294,48 @@ def test_a_proposal_is_judged_in_a_few_milliseconds(make) -> None:  # type: igno
         assert bench.propose().values['verdict'] == 'forwarded'
         durations.append(time.perf_counter() - started)
     assert min(durations) < 0.02
+
+
+def test_a_yes_is_for_the_proposal_that_the_operator_saw(make) -> None:  # type: ignore[no-untyped-def]
+    bench = make('approve')
+    bench.propose()
+    bench.wait(3.0)
+    bench.propose()  # in place of the one that the operator is looking at
+    bench.wait(0.3)
+    done, message = bench.gate.approve(True)
+    assert not done
+    assert 'in place of another' in message
+    assert not bench.sent
+    bench.wait(1.0)
+    assert bench.gate.approve(True)[0]
+    assert bench.propose().values['verdict'] == 'pending'
+    assert bench.gate.approve(True)[0]  # the one before was answered: nothing to be mistaken for
+
+
+def test_a_new_instruction_and_another_checkpoint_end_the_proposal_that_waits(make) -> None:  # type: ignore[no-untyped-def]
+    for happens in (lambda gate: gate.task(None), lambda gate: gate.decided_by('another')):
+        bench = make('approve')
+        bench.gate.decided_by('one')
+        bench.propose()
+        happens(bench.gate)
+        assert bench.last('verdict').values['rule'] == 'approval'
+        assert not bench.gate.approve(True)[0]
+        assert not bench.sent
+
+
+def test_no_motion_begins_while_the_arm_is_on_its_way(make) -> None:  # type: ignore[no-untyped-def]
+    """The rules judge it from rest; a controller would have to stop the arm within a point's time."""
+    bench = make('auto')
+    bench.propose()
+    for _ in range(4):
+        bench.now += 0.05
+        bench.positions[0] += 0.1  # at 2 rad/s, which the planner may
+        bench.sense()
+    onward = replace(bench.motion, positions=bench.motion.positions + np.eye(8)[0] * bench.positions[0])
+    bench.gate.propose(onward, int(bench.now * 1e9))
+    values = bench.last('verdict').values
+    assert (values['verdict'], values['rule'], float(values['value'])) == ('refused', 'start', pytest.approx(2.0))
+    assert len(bench.sent) == 1
+    bench.wait(0.1)  # at rest
+    bench.gate.propose(onward, int(bench.now * 1e9))
+    assert bench.last('verdict').values['verdict'] == 'forwarded'

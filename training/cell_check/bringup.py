@@ -32,6 +32,7 @@ from .witness import Said, Witness
 TASK = 'place'
 _EPISODE_S = 120.0  # at a reduced speed and on a busy machine
 _STILL_RAD = 0.02
+_LOOK_S = 0.2  # before an answer is given again
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,10 @@ class Operator:
         while int(self._newest('gate_node: mode').values['approved_episodes']) < self._plan.approved_episodes:
             self._pending()
             if int(self._newest('gate_node: mode').values['approved_episodes']) < self._plan.approved_episodes:
-                self._processes.call(SetBool, 'gate_node/approve', SetBool.Request(data=True))
+                yes = self._processes.call(SetBool, 'gate_node/approve', SetBool.Request(data=True))
+                if not yes.success:  # it may have come too soon after another proposal
+                    self._answered = ''
+                    self._processes.spin(_LOOK_S)
 
     def auto(self) -> list[Outcome]:
         """Gates D and E: the last outcome of every episode that began in auto."""

@@ -54,7 +54,7 @@ from .ros_env import run_node
 
 _POLL_S = 0.05
 _COLLECT_S = 1.0
-_THOUGHT = ': chain of thought'
+_THOUGHT, _CHECKPOINT = ': chain of thought', ': checkpoint'
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,7 @@ class GateNode(ManagedNode):
                          'joints': 'waits for the first usable message on '
                                    + self.resolve_topic_name(interface.JOINT_STATES)}
         self._wrong: dict[str, str] = {}
+        self._says_checkpoint = False
         self._camera = SoleSource(self, interface.CAMERA_INFO)
         robot = cell.robot
         self._commands = {robot.arm_joints: self._publisher(interface.ARM_COMMAND),
@@ -244,9 +245,10 @@ class GateNode(ManagedNode):
             gate.other_command(trajectory)
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
-        """The agent's chain of thought says which checkpoint decides."""
+        """Which checkpoint decides: an agent that can change it says so before it decides, others with each thought."""
         for status in message.status:
-            if status.name.endswith(_THOUGHT):
+            self._says_checkpoint = self._says_checkpoint or status.name.endswith(_CHECKPOINT)
+            if status.name.endswith(_CHECKPOINT if self._says_checkpoint else _THOUGHT):
                 digest = next((pair.value for pair in status.values if pair.key == 'checkpoint_sha256'), '')
                 self._gate_or_raise().decided_by(digest)
 

@@ -19,9 +19,11 @@ from .autonomy import Ladder
 from .rules import SafetyRules
 from .stop import StopLatch
 from .supervisor import Supervisor
+from .tracking import Speedometer
 from .verdict import Ages, Verdict, Violation
 
 _HOLD_S = 0.1  # time given to the arm to come to rest where it was measured
+_REACTION_S = 1.0  # a yes that comes sooner after a proposal took another one's place was meant for the other
 _REMEMBERED_IMAGES = 512
 _COUNTED = ('forwarded', 'refused', 'stopped')
 
@@ -55,6 +57,7 @@ class _Pending:
     trajectory: Trajectory
     stamp_ns: int
     since_s: float
+    answers_from_s: float
 
 
 @dataclass
@@ -92,8 +95,13 @@ class Gate:
         self._rules = SafetyRules(cell, kinematics, self._latch)
         self.supervisor = Supervisor(cell, self._fault, self._clocks.steady, self._clocks.motion)
         self._agreement = Agreement(cell, kinematics)
+        self._speedometer = Speedometer()
+        # As much as a controller evens out at the start of a motion, like at the end of one that does not rest.
+        self._max_rates = np.array(cell.robot.max_acceleration[:len(cell.robot.arm_joints)]) \
+            * (1.0 + cell.safety.acceleration_tolerance) * cell.safety.jump_time_s
         self._inputs = _Inputs()
         self._pending: _Pending | None = None
+        self._unanswered = False  # the proposal that waited last has gone without an answer
         self._counts: Counter[str] = Counter()
 
     @property
@@ -111,7 +119,9 @@ class Gate:
     def joint_state(self, positions: np.ndarray, stamp_ns: int) -> None:
         """A usable joint state: (joints,) float64 in the cell file's order."""
         self._inputs.measured = Measured(self._cell.robot.joints, positions, stamp_ns)
-        self.supervisor.joint_state(stamp_ns, positions[:len(self._cell.robot.arm_joints)])
+        arm = positions[:len(self._cell.robot.arm_joints)]
+        self._speedometer.update(arm, stamp_ns)
+        self.supervisor.joint_state(stamp_ns, arm)
         if self.mode == 'shadow' and self._agreement.measured(positions, self._clocks.motion()):
             self._tell(self.agreement_status())
 
@@ -123,10 +133,16 @@ class Gate:
     def task(self, violation: Violation | None) -> None:
         """An instruction has come; with what it breaks, if anything, no proposal passes until the next one."""
         self._inputs.task_since_s, self._inputs.task_violation = self._clocks.steady(), violation
+        if self._pending is not None:  # it was decided on another instruction
+            self.refuse(Violation('approval', 'another instruction', 'the same', 'a new instruction came while the '
+                                  'proposal waited'), self._pending.stamp_ns)
 
     def decided_by(self, checkpoint: str) -> None:
         """The agent tells which checkpoint (digest) decides."""
         if checkpoint and self._ladder.decided_by(checkpoint):
+            if self._pending is not None:
+                self.refuse(Violation('approval', 'another checkpoint', 'the same', 'another checkpoint decides '
+                                      'by now'), self._pending.stamp_ns)
             self._tell(self.mode_status('another checkpoint decides'))
 
     def episode_ended(self, success: bool) -> str:
@@ -156,7 +172,8 @@ class Gate:
         elif self.mode == 'auto':
             self._forward(verdict, stamp_ns, 'passed every rule')
         elif self.mode == 'approve':
-            self._pending = _Pending(trajectory, stamp_ns, now)
+            self._drop_pending()
+            self._pending = _Pending(trajectory, stamp_ns, now, now + (_REACTION_S if self._unanswered else 0.0))
             self._verdict('pending', 'waits for ~/approve', stamp_ns, verdict.violations)
         else:
             self._agreement.propose(trajectory)
@@ -165,7 +182,7 @@ class Gate:
 
     def refuse(self, violation: Violation, stamp_ns: int) -> None:
         """A proposal broke a rule."""
-        self._pending = None
+        self._drop_pending()
         if violation.rule == 'stop':
             self._verdict('stopped', violation.message, stamp_ns, (violation,))
             return
@@ -190,9 +207,22 @@ class Gate:
                 return Verdict(None, (Violation('age', image_s, self._cell.safety.max_image_age_s, 'the camera has '
                                                 'published no image of the stamp that the proposal rests on'),))
         task_s = None if inputs.task_since_s is None else self._clocks.steady() - inputs.task_since_s
-        return self._rules.judge(trajectory, inputs.measured, ages=Ages(
+        verdict = self._rules.judge(trajectory, inputs.measured, ages=Ages(
             image_s=image_s, joint_s=(now_ns - inputs.measured.stamp_ns) * 1e-9, task_s=task_s, proposal_s=proposal_s,
             since_last_s=since_last_s))
+        moving = None if verdict.trajectory is None else self._check_rest(verdict.trajectory.joint_names)
+        return verdict if moving is None else Verdict(None, (*verdict.violations, moving))
+
+    def _check_rest(self, names: tuple[str, ...]) -> Violation | None:
+        """The rules judge a motion from rest: the arm must not be on its way with another one when it begins."""
+        arm_joints, rates = self._cell.robot.arm_joints, self._speedometer.rates
+        if self.mode == 'shadow' or rates is None or arm_joints[0] not in names:
+            return None
+        joint = int(np.argmax(rates / self._max_rates))
+        rate, limit = float(rates[joint]), float(self._max_rates[joint])
+        return None if rate <= limit else Violation(
+            'start', rate, limit, f'{arm_joints[joint]} moves at {rate:.3f} rad/s when the motion is to begin, allowed '
+            f'are {limit:.3f}')
 
     def _forward(self, verdict: Verdict, stamp_ns: int, reason: str) -> None:
         assert verdict.trajectory is not None
@@ -212,24 +242,34 @@ class Gate:
 
     def approve(self, yes: bool) -> tuple[bool, str]:
         """The operator's answer to the pending proposal; whether it was carried out, and a sentence."""
-        pending, self._pending = self._pending, None
+        pending, now = self._pending, self._clocks.steady()
         if pending is None:
             return False, 'no proposal waits for approval'
+        if yes and now < pending.answers_from_s:
+            return False, f'this proposal came {now - pending.since_s:.1f} s ago in place of another: look at it, ' \
+                'then answer again'
+        self._pending, self._unanswered = None, False
         if not yes:
             self.refuse(Violation('approval', 'no', 'yes', 'the operator said no'), pending.stamp_ns)
             return True, 'the proposal is refused'
-        verdict = self._judge(pending.trajectory, None, self._clocks.steady() - pending.since_s, None)
+        verdict = self._judge(pending.trajectory, None, now - pending.since_s, None)
         if verdict.rejection is not None:
             self.refuse(verdict.rejection, pending.stamp_ns)
             return False, verdict.rejection.message
         self._forward(verdict, pending.stamp_ns, 'approved by the operator')
         return True, 'the proposal is forwarded'
 
+    def _drop_pending(self) -> _Pending | None:
+        """Nobody can answer the proposal that waits any more; what it was."""
+        pending, self._pending = self._pending, None
+        self._unanswered = self._unanswered or pending is not None
+        return pending
+
     def stop(self, cause: str, message: str, persists: Callable[[], bool] = lambda: False) -> None:
         """Stop at once: the arm is commanded to stay where it is, then everything else is seen to."""
         self._latch.trigger(cause, persists, message)
         self._hold()
-        pending, self._pending = self._pending, None
+        pending = self._drop_pending()
         self._tell(self.stop_status())
         self._verdict('stopped', f'stopped: {self._latch.reason}', pending.stamp_ns if pending else None,
                       (Violation('stop', cause, 'no stop', message),))
@@ -248,7 +288,7 @@ class Gate:
             self._hold()
         changed, message = self._ladder.set_mode(mode, reason)
         if changed:
-            self._pending = None
+            self._drop_pending()
         self._tell(self.mode_status(message, WARN if not changed else OK))
         return changed, message
 

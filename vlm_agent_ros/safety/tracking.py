@@ -9,7 +9,29 @@ from ..motion.cubic import positions_at
 from ..motion.monitor import MotionMonitor
 from ..types import Trajectory
 
+_APART_NS = 20_000_000  # of two joint states from which a speed follows: encoders are noisy, and stamps uneven
 _SAMPLES = 9  # of the stretch of the motion on which a robot that lags may be
+
+
+class Speedometer:
+    """How fast the arm moves.
+
+    Attributes:
+        rates: (arm joints,) float64 absolute velocities, rad/s; None before the first joint state.
+    """
+
+    def __init__(self) -> None:
+        self.rates: np.ndarray | None = None
+        self._before: tuple[int, np.ndarray] | None = None
+
+    def update(self, arm: np.ndarray, stamp_ns: int) -> None:
+        """Take a joint state in: (arm joints,) float64 measured, rad, and its stamp."""
+        before_ns, before = self._before or (stamp_ns, arm)
+        if self.rates is None or stamp_ns < before_ns:  # time has jumped: nothing is known
+            self.rates, self._before = np.zeros_like(arm), (stamp_ns, arm.copy())
+        elif stamp_ns - before_ns >= _APART_NS:
+            self.rates = np.abs(arm - before) / ((stamp_ns - before_ns) * 1e-9)
+            self._before = stamp_ns, arm.copy()
 
 
 class Tracking:

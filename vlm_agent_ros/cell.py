@@ -69,6 +69,8 @@ class Motion:
     push_distance: float = bounded(0.06, low=0.01, high=0.2, help='length of a push, m')
     point_period_s: float = bounded(0.04, low=0.005, high=0.2, help='spacing of trajectory points, s')
     gripper_time_s: float = bounded(0.3, low=0.05, high=2.0, help='time given to the gripper to open or close, s')
+    command_lead_s: float = bounded(0.0, low=0.0, high=1.0, help='how long after it was sent a command begins, s; a '
+                                    'controller that gets it later than that skips its beginning, with a jump')
     settle_tolerance: float = bounded(0.02, low=0.001, high=0.2, help='arm joint error at which a motion is done, rad')
     rest_velocity: float = bounded(0.02, low=0.001, high=0.5, help='arm joint speed below which it is at rest, rad/s')
     time_limit_s: float = bounded(2.0, low=0.1, high=30.0, help='wait for rest after the last point at most, s')

@@ -175,10 +175,10 @@ def gate(graph, cell, planner, at_home):
     node.create_subscription(JointTrajectory, interface.ARM_COMMAND, carry_out, interface.COMMAND_QOS)
     thoughts = node.create_publisher(DiagnosticArray, interface.DIAGNOSTICS, interface.EVENT_QOS)
 
-    def decide(checkpoint):
+    def decide(checkpoint, about='chain of thought'):
         """The agent tells which checkpoint it decides with."""
         thoughts.publish(DiagnosticArray(status=[DiagnosticStatus(
-            name='agent_node: chain of thought', values=[KeyValue(key='checkpoint_sha256', value=checkpoint)])]))
+            name=f'agent_node: {about}', values=[KeyValue(key='checkpoint_sha256', value=checkpoint)])]))
 
     bench.start, bench.propose, bench.decide = start, propose, decide
     bench.statuses = statuses

@@ -147,6 +147,21 @@ def test_auto_has_to_be_earned_by_the_checkpoint_that_decides(gate, graph, cell,
     graph.wait(lambda: gate.shown('mode') == 'approve')
 
 
+def test_a_swapped_checkpoint_is_known_before_it_decides(gate, graph):
+    """The thought of the one before is still repeated, and the first proposal of the new one has not come yet."""
+    gate.start(mode='approve')
+    gate.decide('a' * 64)
+    graph.wait(lambda: gate.newest('mode').get('checkpoint_sha256') == 'a' * 64)
+    assert gate.propose(gate.plan)['verdict'] == 'pending'
+    gate.decide('b' * 64, 'checkpoint')
+    graph.wait(lambda: gate.newest('mode').get('checkpoint_sha256') == 'b' * 64)
+    assert not graph.call(SetBool, 'gate_node/approve', SetBool.Request(data=True)).success
+    gate.decide('a' * 64)
+    graph.spin(0.3)
+    assert gate.newest('mode')['checkpoint_sha256'] == 'b' * 64
+    assert not gate.arm
+
+
 def test_where_the_line_judges_episodes_the_operator_does_not(gate, graph):
     outcomes = graph.node.create_publisher(DiagnosticArray, interface.OUTCOME, interface.EVENT_QOS)
     gate.start(mode='approve')

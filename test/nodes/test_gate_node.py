@@ -1,5 +1,7 @@
 """The gate as a process: what passes is forwarded in auto only, everything else is refused by name."""
 
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -113,3 +115,18 @@ def test_bad_parameter_is_one_sentence(graph, parameters, told):
     last = graph.log('vlm_agent_ros.nodes.gate_node').read_text().strip().splitlines()[-1]
     assert told in last
     assert 'Traceback' not in graph.log('vlm_agent_ros.nodes.gate_node').read_text()
+
+
+def test_a_command_begins_after_the_lead_that_the_cell_file_gives_it_and_a_stop_at_once(gate, graph, cell, tmp_path):
+    """Controllers start at the stamp: what comes later than that begins in its middle."""
+    path = tmp_path / 'cell.yaml'
+    path.write_text(Path(cell.path).read_text() + 'motion: {command_lead_s: 0.4}\n')
+    gate.start(mode='auto', cell=path)
+    assert gate.propose(gate.plan)['verdict'] == 'forwarded'
+    graph.wait(lambda: gate.arm and gate.gripper)
+    assert gate.arm[0].header.stamp == gate.gripper[0].header.stamp
+    sent_ns = to_ns(gate.arm[0].header.stamp) - 400_000_000
+    assert time.time_ns() - 10_000_000_000 < sent_ns < time.time_ns()
+    assert graph.call(Trigger, 'gate_node/stop').success
+    graph.wait(lambda: len(gate.arm) > 1)
+    assert to_ns(gate.arm[1].header.stamp) == 0

@@ -276,13 +276,14 @@ class GateNode(ManagedNode):
         gate.propose(trajectory, stamp_ns, (time.time_ns() - info['source_timestamp']) * 1e-9)
 
     def _send(self, trajectory: Trajectory | None) -> int:
-        """One stamp on both halves: the controllers start them together, now.
+        """One stamp on both halves: the controllers start them together, now or ``motion.command_lead_s`` later.
 
         A controller rejects what should have ended by the time it comes. A single point, with which a robot is
         stopped, gets no stamp, so that it starts whenever it arrives.
         """
+        lead_ns = round(self._cell.motion.command_lead_s * 1e9)
         works = trajectory is not None and len(trajectory.times_ns) > 1
-        stamp_ns = self.get_clock().now().nanoseconds if works else 0
+        stamp_ns = self.get_clock().now().nanoseconds + lead_ns if works else 0
         for joints, publisher in self._commands.items():
             if trajectory is None:
                 publisher.publish(trajectory_message(None, stamp_ns))

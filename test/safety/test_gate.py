@@ -22,12 +22,13 @@ from vlm_agent_ros.types import Observation, Trajectory
 class Bench:
     """A gate whose time is set by the test, and all that it sent and told."""
 
-    def __init__(self, cell: Cell, planner: SkillPlanner, at_home: Observation, mode: str, autonomy: Autonomy) -> None:
+    def __init__(self, cell: Cell, planner: SkillPlanner, at_home: Observation, mode: str, autonomy: Autonomy,
+                 evidence: EvidenceFile) -> None:
         self.cell = replace(cell, autonomy=autonomy)
         self.now = 1000.0
         self.sent: list[Trajectory | None] = []
         self.told: list[Status] = []
-        self.ladder = Ladder(autonomy, EvidenceFile(), mode)
+        self.ladder = Ladder(autonomy, evidence, mode)
         self.gate = Gate(self.cell, self.ladder, self.send, self.told.append, approve_timeout_s=5.0, cooldown_s=1.0,
                          clocks=Clocks(lambda: int(self.now * 1e9), lambda: self.now, lambda: self.now))
         self.positions = at_home.joint_positions.copy()
@@ -67,7 +68,8 @@ FREE = Autonomy(approved_episodes=0, blend_episodes=0, tracking_tolerance=3.0)
 
 @pytest.fixture
 def make(cell: Cell, planner: SkillPlanner, at_home: Observation):  # type: ignore[no-untyped-def]
-    return lambda mode, autonomy=FREE: Bench(cell, planner, at_home, mode, autonomy)
+    return lambda mode, autonomy=FREE, evidence=None: Bench(cell, planner, at_home, mode, autonomy,
+                                                            evidence or EvidenceFile())
 
 
 def test_only_auto_forwards_by_itself(make) -> None:  # type: ignore[no-untyped-def]
@@ -178,6 +180,23 @@ def test_what_is_held_stays_squeezed_on_a_stop(make) -> None:  # type: ignore[no
     bench.gate.stop('operator', 'the operator called ~/stop')
     assert bench.sent[0].positions[0, 7] == bench.cell.robot.gripper_closed
     assert bench.sent[0].positions[0, :7].tolist() == bench.positions[:7].tolist()
+
+
+def test_a_gripper_that_opens_is_not_closed_again_by_a_stop(make) -> None:  # type: ignore[no-untyped-def]
+    bench = make('auto', replace(FREE, on_stop='keep'))
+    opening = Trajectory(bench.cell.robot.gripper_joints, np.array([0, 1_000_000_000]), np.array([[0.0], [0.04]]),
+                         np.zeros((2, 1)))
+    bench.positions[7] = 0.02
+    bench.sense()
+    assert bench.propose(opening).values['verdict'] == 'forwarded'
+    bench.gate.stop('operator', 'the part is still squeezed')
+    assert bench.sent[-1].positions[0, 7] == bench.cell.robot.gripper_closed
+    bench.wait(1.1)
+    assert bench.gate.reset()[0]
+    assert bench.propose(opening).values['verdict'] == 'forwarded'
+    bench.wait(0.8)
+    bench.gate.stop('operator', 'the part has been let go')
+    assert bench.sent[-1].positions[0, 7] == 0.02
 
 
 def test_a_task_that_is_not_allowed_lets_nothing_pass_until_the_next_one(make) -> None:  # type: ignore[no-untyped-def]
@@ -339,3 +358,15 @@ def test_no_motion_begins_while_the_arm_is_on_its_way(make) -> None:  # type: ig
     bench.wait(0.1)  # at rest
     bench.gate.propose(onward, int(bench.now * 1e9))
     assert bench.last('verdict').values['verdict'] == 'forwarded'
+
+
+def test_after_a_restart_in_auto_nothing_moves_until_it_is_known_who_decides(  # type: ignore[no-untyped-def]
+        make, tmp_path) -> None:
+    evidence = EvidenceFile(tmp_path / 'evidence.json')
+    evidence.select('one')
+    evidence.current.approved = 1
+    evidence.save()
+    bench = make('auto', replace(FREE, approved_episodes=1), EvidenceFile(tmp_path / 'evidence.json'))
+    assert bench.propose().values['rule'] == 'approval'
+    bench.gate.decided_by('one')
+    assert bench.propose().values['verdict'] == 'forwarded'

@@ -24,6 +24,7 @@ class Ladder:
     def __init__(self, limits: Autonomy, evidence: EvidenceFile, mode: str = 'shadow') -> None:
         self.mode, self.reason = 'shadow', 'start'
         self._limits, self._evidence = limits, evidence
+        self._told = False
         self._new_episode()
         allowed, message = self.set_mode(mode, 'start')
         if not allowed:
@@ -48,6 +49,11 @@ class Ladder:
             'a checkpoint, whose digest no decision has told yet,'
         return (f'auto needs {required} approved episodes of {who} with success and no gate hit: {have} are there, '
                 f'{required - have} are missing')
+
+    @property
+    def unknown(self) -> bool:
+        """Evidence matters, but since the start nobody has told which checkpoint decides: perhaps another by now."""
+        return self._limits.approved_episodes > 0 and not self._told
 
     def set_mode(self, mode: str, reason: str) -> tuple[bool, str]:
         """Change the mode.
@@ -79,6 +85,7 @@ class Ladder:
 
     def decided_by(self, checkpoint: str) -> bool:
         """A checkpoint has decided; whether it is another one than before, so that other evidence counts."""
+        self._told = True
         if checkpoint == self._evidence.checkpoint:
             return False
         self._evidence.select(checkpoint)

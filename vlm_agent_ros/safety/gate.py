@@ -24,6 +24,7 @@ from .verdict import Ages, Verdict, Violation
 
 _HOLD_S = 0.1  # time given to the arm to come to rest where it was measured
 _REACTION_S = 1.0  # a yes that comes sooner after a proposal took another one's place was meant for the other
+_OPENS = 0.02  # a set-point so much of the stroke farther open than the gripper is about to open it
 _REMEMBERED_IMAGES = 512
 _COUNTED = ('forwarded', 'refused', 'stopped')
 
@@ -169,6 +170,9 @@ class Gate:
         verdict = self._judge(trajectory, stamp_ns, age_s, None if before is None else now - before)
         if verdict.rejection is not None:
             self.refuse(verdict.rejection, stamp_ns)
+        elif self.mode == 'auto' and self._ladder.unknown:
+            self.refuse(Violation('approval', 'unknown', 'told', 'nobody has told yet which checkpoint decides'),
+                        stamp_ns)
         elif self.mode == 'auto':
             self._forward(verdict, stamp_ns, 'passed every rule')
         elif self.mode == 'approve':
@@ -289,6 +293,8 @@ class Gate:
         changed, message = self._ladder.set_mode(mode, reason)
         if changed:
             self._drop_pending()
+        if changed and mode == 'shadow':
+            self.supervisor.tracking.forget_gripper()  # from now on somebody else commands it
         self._tell(self.mode_status(message, WARN if not changed else OK))
         return changed, message
 
@@ -316,7 +322,8 @@ class Gate:
         if self.mode == 'shadow':
             return
         measured, robot = self._inputs.measured, self._cell.robot
-        commanded = self.supervisor.tracking.commanded(self._clocks.motion())
+        tracking, now_s = self.supervisor.tracking, self._clocks.motion()
+        commanded = tracking.commanded(now_s)
         fresh = self.supervisor.joints_are_fresh
         if measured is None or not (fresh or commanded is not None):
             self._send(None)  # no motion of ours is under way, and an old position would be a new motion
@@ -324,13 +331,20 @@ class Gate:
         positions, hold_s = measured.joint_positions.copy(), _HOLD_S
         if not fresh and commanded is not None:
             positions[:len(robot.arm_joints)] = commanded
-        if self._cell.gripper_state(robot.joints, positions) == 'holding':
+        holds = self._cell.gripper_state(robot.joints, positions) == 'holding'
+        if holds and not self._opens(positions[len(robot.arm_joints):], now_s):
             # What is held stays squeezed: a set-point at the measured finger position would let it slip.
             positions[len(robot.arm_joints):] = robot.gripper_closed
             hold_s = self._cell.motion.gripper_time_s
         hold = Trajectory(robot.joints, np.array([round(hold_s * 1e9)]), positions[None], np.zeros((1, len(positions))))
         self._send(hold)
         self.supervisor.command(hold)
+
+    def _opens(self, gripper: np.ndarray, now_s: float) -> bool:
+        """The gripper, measured (gripper joints,), is on its way to let go of what it held, by our own command."""
+        robot, wanted = self._cell.robot, self.supervisor.tracking.gripper_commanded(now_s)
+        stroke = robot.gripper_open - robot.gripper_closed
+        return wanted is not None and bool(((wanted - gripper) / stroke > _OPENS).any())
 
     # --- what is told -------------------------------------------------------------------------------------------
 

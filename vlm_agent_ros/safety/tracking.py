@@ -46,6 +46,8 @@ class Tracking:
         self._monitor = MotionMonitor(cell)
         self._arm: Trajectory | None = None
         self._started_s = 0.0
+        self._gripper_joints = cell.robot.gripper_joints
+        self._gripper: tuple[Trajectory, float] | None = None
 
     @property
     def moving(self) -> bool:
@@ -57,12 +59,25 @@ class Tracking:
         self._monitor.command(trajectory, round(now_s * 1e9))
         if self._arm_joints[0] in trajectory.joint_names:
             self._arm, self._started_s = trajectory.select(self._arm_joints), now_s
+        if self._gripper_joints[0] in trajectory.joint_names:
+            self._gripper = trajectory.select(self._gripper_joints), now_s
 
     def commanded(self, now_s: float) -> np.ndarray | None:
         """(arm joints,) rad where the controller wants the arm now; None where nothing moves it."""
         if self._arm is None or not self.moving:
             return None
         return positions_at(self._arm, np.array([now_s - self._started_s]))[0]
+
+    def gripper_commanded(self, now_s: float) -> np.ndarray | None:
+        """(gripper joints,) rad or m where the controller wants the gripper now; None where none was commanded."""
+        if self._gripper is None:
+            return None
+        trajectory, started_s = self._gripper
+        return positions_at(trajectory, np.array([now_s - started_s]))[0]
+
+    def forget_gripper(self) -> None:
+        """What was commanded of the gripper holds no longer."""
+        self._gripper = None
 
     def update(self, arm: np.ndarray, now_s: float) -> tuple[str, float]:
         """Take a joint state in.

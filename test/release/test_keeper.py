@@ -229,3 +229,8 @@ def test_a_new_instruction_ends_an_episode_of_which_nobody_says_how_it_went(line
     assert line.keeper.take() is None
     line.keeper.new_task(now_ns=line.stamp + 1)
     assert line.keeper.take() is BAD
+
+
+def test_a_foreign_verdict_without_a_stamp_is_nobodys(line: Line) -> None:
+    line.keeper.verdict({'verdict': 'refused', 'image_stamp_ns': 'yesterday'})
+    assert line.keeper.status().values['gate_hits'] == '0 of 0'

@@ -85,8 +85,8 @@ class Keeper(Generic[D]):
         Args:
             values: Of its diagnostic status.
         """
-        stamp_ns = int(values.get('image_stamp_ns') or 0)
-        verdict = values.get('verdict', '')
+        stamp, verdict = values.get('image_stamp_ns', ''), values.get('verdict', '')
+        stamp_ns = int(stamp) if stamp.isdecimal() else 0  # anybody may write to /diagnostics
         if verdict not in ('forwarded', 'shadow', 'refused') or not self._proposed.pop(stamp_ns, False):
             return  # somebody else's, repeated, or not the last word
         if verdict == 'forwarded':

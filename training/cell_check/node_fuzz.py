@@ -15,7 +15,7 @@ from trajectory_msgs.msg import JointTrajectory
 from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.motion import Kinematics
 from vlm_agent_ros.nodes import interface
-from vlm_agent_ros.nodes.messages import trajectory_from, trajectory_message
+from vlm_agent_ros.nodes.messages import to_time, trajectory_from, trajectory_message
 from vlm_agent_ros.types import Trajectory
 
 from .bench import Bench
@@ -30,8 +30,9 @@ SECTIONS = {
 }
 """What the cell file of a fuzzed gate has to say."""
 _PROPOSALS, _QUICK = 10_000, 300
-_LEAST_SHARE = 0.1  # of the proposals; of the shipped cells it is a third
-_RAGGED_SHARE = 0.2  # of the broken proposals
+_LEAST_SHARE = 0.1  # of the proposals; a third is usual
+_MALFORMED_SHARE = 0.3  # of the broken proposals
+_MANY = 2000  # points
 _ANSWER_S = 20.0
 _QUIET_S = 0.2
 _INT32_S = 2**31  # stamps and durations carry fewer seconds
@@ -89,10 +90,13 @@ def fuzz_node(bench: Bench, checker: IndependentChecker, proposals: Iterable[Pro
     bench.stop_sensing()
     dialogue.require_harmless_forwarded()
     for proposal in proposals:
-        answer = dialogue.propose(proposal, ragged=proposal.kind == 'broken' and rng.random() < _RAGGED_SHARE)
+        message = _message(proposal.trajectory)
+        if proposal.kind == 'broken' and message.points and rng.random() < _MALFORMED_SHARE:
+            _malform(message, rng)
+        answer = dialogue.propose(proposal, message)
         problems = {problem for command in answer.commands
                     for problem in _problems(checker, command, proposal.measured.joint_positions)}
-        if answer.commands:  # in between it grew older; the limit of an age below zero is passed the other way
+        if answer.commands:  # judged in between: an age above zero grew, one below zero shrank
             problems.update(set(checker.problems_of_ages(answer.ages_before))
                             & set(checker.problems_of_ages(answer.ages_after)))
         if answer.unannounced:
@@ -140,12 +144,15 @@ class _Dialogue:
             bench.processes.node.create_subscription(JointTrajectory, topic, self._commands.append,
                                                      interface.RECORD_QOS)
 
-    def propose(self, proposal: Proposal, *, ragged: bool = False) -> _Answer:
-        """Sense what the proposal says was measured, propose, and wait for the verdict and for what it announces.
+    def propose(self, proposal: Proposal, message: JointTrajectory) -> _Answer:
+        """Sense what was measured, propose, and wait for the verdict and for what it announces.
 
         Args:
-            proposal: What is proposed.
-            ragged: One point loses a number, which no ``Trajectory`` can express.
+            proposal: Says what was measured, and how old image and joint state are.
+            message: What is proposed; it gets its stamp here.
+
+        Raises:
+            UserError: The gate does not answer, or is stopped.
         """
         processes, states = self._bench.processes, self._bench.states
         unannounced = bool(self._commands)
@@ -154,17 +161,15 @@ class _Dialogue:
         now_ns = time.time_ns()
         image_ns, joint_ns = (now_ns - round((age_s or 0.0) * 1e9)
                               for age_s in (proposal.ages.image_s, proposal.ages.joint_s))
-        message = _message(proposal.trajectory, image_ns)
-        if ragged and message.points:
-            message.points[-1].positions = message.points[-1].positions[:-1]
+        message.header.stamp = to_time(image_ns)
         self._bench.sense(proposal.measured.joint_positions, image_ns, joint_ns)
         before = _ages(image_ns, joint_ns)
         self._bench.proposals.publish(message)
         verdict = processes.require(lambda: self._verdict_on(image_ns), 'a verdict', _ANSWER_S)
         if verdict['verdict'] == 'stopped':
             raise UserError(f'the gate stopped while it was fuzzed ({verdict["value"]}), which nothing asked for')
-        announced = len({name in self._bench.cell.robot.arm_joints for name in message.joint_names}) \
-            if verdict['verdict'] == 'forwarded' else 0
+        halves = {name in self._bench.cell.robot.arm_joints for name in message.joint_names}
+        announced = len(halves) if verdict['verdict'] == 'forwarded' else 0
         processes.require(lambda: len(self._commands) >= announced, 'an announced command', _ANSWER_S)
         commands, after = self._commands[:announced], _ages(image_ns, joint_ns)
         unannounced = unannounced or len(self._commands) > announced
@@ -183,7 +188,7 @@ class _Dialogue:
         proposal = Proposal('rest', rest, Measured(robot.joints, home), FRESH)
         deadline = time.monotonic() + _ANSWER_S
         # What the sensors said while the gate was busy starting, it may not have heard yet.
-        while not (answer := self.propose(proposal)).commands and time.monotonic() < deadline:
+        while not (answer := self.propose(proposal, _message(rest))).commands and time.monotonic() < deadline:
             self._bench.processes.spin(_QUIET_S)
         self._bench.processes.spin(_QUIET_S)
         if not answer.commands or answer.unannounced or self._commands:
@@ -200,11 +205,20 @@ class _Dialogue:
         return {}
 
 
-def _message(trajectory: Trajectory, stamp_ns: int) -> JointTrajectory:
+def _message(trajectory: Trajectory) -> JointTrajectory:
     """As ``trajectory_message``; velocities that are missing as a whole are missing in each point."""
     if not trajectory.velocities.size:
         trajectory = replace(trajectory, velocities=np.zeros((len(trajectory.times_ns), 0)))
-    return trajectory_message(trajectory, stamp_ns)
+    return trajectory_message(trajectory, 0)
+
+
+def _malform(message: JointTrajectory, rng: np.random.Generator) -> None:
+    """Make of a message with points what no ``Trajectory`` can express, or one with thousands of points."""
+    if rng.random() < 0.5:
+        point = message.points[rng.integers(len(message.points))]
+        point.positions = point.positions[:-1]
+    else:
+        message.points = message.points * (_MANY // len(message.points) + 1)
 
 
 def _ages(image_ns: int, joint_ns: int) -> dict[str, float | None]:

@@ -41,23 +41,25 @@ class Bench:
     Args:
         setup: Its cell file is copied with another section ``autonomy``.
         name: Of the part; a folder of this name within that of the setup gets the logs.
-        camera: Keys of the camera that are to be other than in the cell file.
+        sections: Keys of sections of the cell file that are to be other than there.
 
     Attributes:
         processes: The gate among them.
+        states: What is said on ``/diagnostics``.
         commands: Time (monotonic, s) and serialised message of every command for the arm; they are not read before
             they are asked for, since that would take time from what is measured.
     """
 
-    def __init__(self, setup: CheckSetup, name: str, **camera: int) -> None:
+    def __init__(self, setup: CheckSetup, name: str, **sections: dict[str, Any]) -> None:
         folder = setup.folder / name
         folder.mkdir(parents=True, exist_ok=True)
         original = load_cell(setup.cell)
         content = load_yaml(Path(original.path))
         content['robot']['urdf'] = str(original.urdf_path.absolute())
-        content['camera'] |= camera
         content['autonomy'] = {'approved_episodes': 0, 'blend_episodes': 0, 'on_stop': 'keep', 'on_gate_hit': 'keep',
                                'release_s': 0.0}
+        for section, keys in sections.items():
+            content[section] = {**content.get(section, {}), **keys}
         path = folder / 'cell.yaml'
         path.write_text(yaml.safe_dump(content), encoding='utf-8')
         self.cell = load_cell(str(path))
@@ -74,8 +76,9 @@ class Bench:
         self.proposals = node.create_publisher(JointTrajectory, interface.PROPOSAL, interface.COMMAND_QOS)
         node.create_subscription(JointTrajectory, interface.ARM_COMMAND, self._on_command, interface.COMMAND_QOS,
                                  raw=True)
-        node.create_timer(_SENSE_S, self._sense)
-        self._states = self.processes.collect(DiagnosticArray, interface.DIAGNOSTICS, interface.EVENT_QOS)
+        self._following = node.create_timer(_SENSE_S, self._follow)
+        self.states: list[DiagnosticArray] = self.processes.collect(DiagnosticArray, interface.DIAGNOSTICS,
+                                                                    interface.EVENT_QOS)
 
     def __enter__(self) -> Bench:
         return self
@@ -90,12 +93,28 @@ class Bench:
         self.processes.start('gate', cell=self.cell.path, mode='auto', stop_cooldown_s=0.0,
                              evidence_file=str(Path(self.cell.path).with_name('evidence.json')))
         self.processes.require(lambda: any(s.name == 'gate_node: state' and s.message == 'active'
-                                           for array in self._states for s in array.status), 'the gate to be active')
+                                           for array in self.states for s in array.status), 'the gate to be active')
         self.processes.require(self.proposals.get_subscription_count, 'the gate to listen')
 
     def watch_closely(self) -> None:
         """From now on this process, the stopwatch, is not held up by others; what it starts would not be either."""
         run_before_others(_PRIORITY)
+
+    def stop_sensing(self) -> None:
+        """From now on the robot follows no command, and camera and joints say only what ``sense`` is told."""
+        self._following.cancel()
+
+    def sense(self, positions: np.ndarray, image_ns: int, joint_ns: int) -> None:
+        """Say what a camera and a joint state broadcaster would.
+
+        Args:
+            positions: (joints,) rad or m, arm then gripper.
+            image_ns: Stamp of the image.
+            joint_ns: Stamp of the joint state.
+        """
+        self._stamps.append(image_ns)
+        self._joints.publish(joint_state_message(self._robot.joints, positions, joint_ns))
+        self._camera.publish(camera_info_message(self.cell.camera, image_ns))
 
     @property
     def stamp_ns(self) -> int:
@@ -134,8 +153,8 @@ class Bench:
         """How many points a command has: one where the gate holds the arm."""
         return len(deserialize_message(message, JointTrajectory).points)
 
-    def _sense(self) -> None:
-        """What a camera and a joint state broadcaster would publish now."""
+    def _follow(self) -> None:
+        """Be where the newest command has led by now, and say so."""
         if self._newest is not None:
             then, message = self._newest
             self._newest = None
@@ -145,7 +164,5 @@ class Bench:
             motion, then = self._motion
             arm = positions_at(motion, np.array([time.monotonic() - then]))[0]
             self._positions = np.append(arm, self._positions[len(arm):])
-        stamp_ns = time.time_ns()
-        self._stamps.append(stamp_ns)
-        self._joints.publish(joint_state_message(self._robot.joints, self._positions, stamp_ns))
-        self._camera.publish(camera_info_message(self.cell.camera, stamp_ns))
+        now_ns = time.time_ns()
+        self.sense(self._positions, now_ns, now_ns)

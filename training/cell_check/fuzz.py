@@ -1,4 +1,4 @@
-"""Part ``fuzz``: proposals of every kind through the rules, and what passes through the independent checker."""
+"""Part ``fuzz``: proposals of every kind through rules and gate, and what passes through the independent checker."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from vlm_agent_ros.limits import CLAMPABLE
 from vlm_agent_ros.motion import Kinematics
 from vlm_agent_ros.safety import SafetyRules
 
+from . import node_fuzz
 from .check_setup import CheckSetup, Figures
 from .independent_checker import IndependentChecker
 from .proposals import NEAR, Proposal, Proposals
@@ -30,7 +31,13 @@ _PROCESSES = 2
 
 
 def run(setup: CheckSetup) -> Figures:
-    """Fuzz the rules of the cell, and of the same cell with a keep-out box, tighter limits and every clamp."""
+    """Fuzz the rules of the cell, and of the same cell with a keep-out box, tighter limits and every clamp.
+
+    A gate process of the second cell is fuzzed with a hundredth as many more.
+
+    Raises:
+        UserError: The gate does not come up, does not answer, stops, or forwards too little to judge it by.
+    """
     folder = setup.folder / 'fuzz'
     folder.mkdir(parents=True, exist_ok=True)
     cells = [load_cell(setup.cell).path, str(write_strict_cell(setup.cell, folder))]
@@ -41,9 +48,11 @@ def run(setup: CheckSetup) -> Figures:
     with multiprocessing.get_context('spawn').Pool(1 if setup.quick else _PROCESSES) as pool:
         for found in pool.imap_unordered(_fuzz_chunk, chunks):
             counts += found
+    counts += node_fuzz.run(setup, cells[1])
     for name, count in sorted(counts.items()):
         print(f'fuzz: {name} {count}', file=sys.stderr)
-    return {name: counts[name] for name in ('fuzzed', 'unsafe', 'near a limit', 'forwarded', 'clamped')}
+    return {name: counts[name] for name in ('fuzzed', 'unsafe', 'near a limit', 'forwarded', 'clamped',
+                                            'through the node')}
 
 
 def fuzz(rules: SafetyRules, checker: IndependentChecker, proposals: Iterable[Proposal]) -> Counter[str]:

@@ -56,7 +56,7 @@ def _image_to_command(setup: CheckSetup) -> float:
     """
     from ..sft.tiny_vlm import TinyVlmConfig, build_tiny_vlm
 
-    with Bench(setup, 'image_latency', width=_IMAGE_SIDE, height=_IMAGE_SIDE) as bench:
+    with Bench(setup, 'image_latency', camera={'width': _IMAGE_SIDE, 'height': _IMAGE_SIDE}) as bench:
         folder = setup.folder / 'image_latency'
         build_tiny_vlm(TinyVlmConfig(image_size=_IMAGE_SIDE, patch_size=56, vision_width=16, vision_layers=1,
                                      text_width=16, text_layers=1, heads=2), folder / 'base', seed=setup.seed)

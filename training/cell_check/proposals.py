@@ -16,6 +16,8 @@ from vlm_agent_ros.types import Trajectory
 NEAR = ('speed', 'border', 'swing', 'start', 'position', 'gripper', 'age')
 """Kinds that are legal or nearly so: a proposal that is refused for being absurd says nothing about the limits."""
 FAR = ('random', 'broken', 'folded')
+FRESH = Ages(image_s=0.1, joint_s=0.01, task_s=1.0, proposal_s=0.0, since_last_s=1.0)
+"""Of every proposal that is not about an age."""
 _NEAR_SHARE = 0.6
 _POOL = 40  # arm positions at the border of the workspace, by inverse kinematics
 _ATTEMPTS = 5
@@ -53,11 +55,10 @@ class Proposals:
         cell: The cell that they are for.
         kinematics: Of the same cell.
         seed: Anything that numpy takes as a seed.
-        measured: The one measured position that all start from, for a running node; drawn anew where it is None.
     """
 
-    def __init__(self, cell: Cell, kinematics: Kinematics, seed: Any, measured: np.ndarray | None = None) -> None:
-        self._cell, self._kinematics, self._measured = cell, kinematics, measured
+    def __init__(self, cell: Cell, kinematics: Kinematics, seed: Any) -> None:
+        self._cell, self._kinematics = cell, kinematics
         self._rng = np.random.default_rng(seed)
         self._robot, self._arm = cell.robot, len(cell.robot.arm_joints)
         self._velocity = np.array(cell.robot.max_velocity) * (1 + cell.safety.velocity_tolerance)
@@ -71,9 +72,8 @@ class Proposals:
     def __iter__(self) -> Iterator[Proposal]:
         while True:
             kind = str(self._rng.choice(NEAR if self._rng.random() < _NEAR_SHARE else FAR))
-            start = self._measured if self._measured is not None else self._somewhere()
-            ages = Ages(image_s=0.1, joint_s=0.01, task_s=1.0, proposal_s=0.0, since_last_s=1.0)
-            trajectory = self._kinds[kind](start)
+            start = self._somewhere()
+            trajectory, ages = self._kinds[kind](start), FRESH
             if kind == 'age':
                 ages = self._old(ages)
             measured = start

@@ -33,7 +33,7 @@ def test_a_pilot_goes_on_where_it_was_cut_off_and_says_what_it_found(tmp_path, p
 
     assert main(['pilot', path, '--out', str(out)]) == 0
     decision = json.loads((out / 'decision.json').read_text())
-    assert decision['verdict'] == 'B better' and decision['B']['success'] == 1.0 and decision['A']['success'] == 0.0
+    assert decision['verdict'] == 'B better' and decision['B']['success'] == 1.0 and decision['A']['success'] < 0.5
     assert decision['B']['checkpoint'] != decision['A']['checkpoint'] and decision['B']['kpi']['cycle_time'] > 1.0
     episodes = PilotResults(out, load_plan(path)).episodes
     assert [e.number for e in episodes] == list(range(len(episodes)))

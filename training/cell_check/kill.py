@@ -133,8 +133,8 @@ class Bench:
             back = time.monotonic()
             self._processes.spin(1.0)
             stopped = any(said.values['active'] == 'true' for said in witness.statuses('gate_node: stop', killed))
-            late = [at for at, _ in witness.commands if at > back]
-            return 'a command to a robot that was stopped' if stopped and late else ''
+            late = [at for at, trajectory in witness.commands if at > back and len(trajectory.times_ns) > 1]
+            return 'a motion for a robot that was stopped' if stopped and late else ''
         if not self._processes.wait(lambda: witness.rests(time.monotonic(), _REST_S), _SETTLED_S):
             return f'the arm still moves {_SETTLED_S:g} s later'
         if victim == 'gate':

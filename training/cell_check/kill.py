@@ -25,7 +25,10 @@ TRIALS = 100
 VICTIMS = ('agent', 'gate', 'audit', 'emulator')
 NAMED_WITHIN_S = 1.0
 _IN_FLIGHT_S = 0.1  # a command that was sent before the kill may still arrive
-_STRAY_RAD = 0.1
+_AT_END_RAD = 0.1
+# The servo of the simulated arm leaves the path of its fastest turns by up to 0.12 rad, nobody being killed; this is what
+# the gate of the light cell takes for a tracking error.
+_STRAY_RAD = 0.2
 _REST_S = 0.3
 _SETTLED_S = 15.0  # the longest motion, and what a busy machine adds
 
@@ -141,7 +144,7 @@ class Bench:
             if any(at > killed + _IN_FLIGHT_S for at, _ in witness.commands):
                 return 'a command without a gate'
             end = witness.commands[-1][1].positions[-1] if witness.commands else None
-            if end is not None and np.abs(witness.states[-1][1] - end).max() > _STRAY_RAD:
+            if end is not None and np.abs(witness.states[-1][1] - end).max() > _AT_END_RAD:
                 return 'the arm is not at the end of the last motion'
         elif moves := [at for at, trajectory in witness.commands if at > killed + NAMED_WITHIN_S
                        and len(trajectory.times_ns) > 1]:

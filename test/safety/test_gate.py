@@ -370,3 +370,13 @@ def test_after_a_restart_in_auto_nothing_moves_until_it_is_known_who_decides(  #
     assert bench.propose().values['rule'] == 'approval'
     bench.gate.decided_by('one')
     assert bench.propose().values['verdict'] == 'forwarded'
+
+
+def test_a_fault_that_comes_and_goes_with_a_joint_state_is_told_both_times(make) -> None:  # type: ignore[no-untyped-def]
+    bench = make('auto', Autonomy(approved_episodes=0, blend_episodes=0, tracking_tolerance=0.2))
+    bench.propose()
+    bench.wait(1.0)  # the arm stays where it was
+    assert bench.last('inputs').values['faults'] == 'tracking'
+    bench.wait(5.0)  # held where it is
+    assert bench.last('inputs').values['faults'] == ''
+    assert bench.gate.reset()[0]

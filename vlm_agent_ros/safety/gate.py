@@ -104,6 +104,7 @@ class Gate:
         self._pending: _Pending | None = None
         self._unanswered = False  # the proposal that waited last has gone without an answer
         self._counts: Counter[str] = Counter()
+        self._told_faults: tuple[str, ...] = ()
 
     @property
     def mode(self) -> str:
@@ -300,9 +301,10 @@ class Gate:
 
     def poll(self) -> None:
         """Judge silence, that of the operator included; to be called some twenty times a second."""
-        before = tuple(self.supervisor.present)
         self.supervisor.poll(agent_matters=self.mode != 'shadow')
-        if tuple(self.supervisor.present) != before:
+        faults = tuple(self.supervisor.present)
+        if faults != self._told_faults:  # a joint state may have changed them since the poll before
+            self._told_faults = faults
             self._tell(self.inputs_status())
         pending, limit_s = self._pending, self.approve_timeout_s
         if pending is not None and (waited_s := self._clocks.steady() - pending.since_s) > limit_s:

@@ -26,8 +26,8 @@ VICTIMS = ('agent', 'gate', 'audit', 'emulator')
 NAMED_WITHIN_S = 1.0
 _IN_FLIGHT_S = 0.1  # a command that was sent before the kill may still arrive
 _AT_END_RAD = 0.1
-# The servo of the simulated arm leaves the path of its fastest turns by up to 0.12 rad, nobody being killed; this is what
-# the gate of the light cell takes for a tracking error.
+# The servo of the simulated arm leaves the path of its fastest turns by up to 0.12 rad, nobody being killed; this is
+# what the gate of the light cell takes for a tracking error.
 _STRAY_RAD = 0.2
 _REST_S = 0.3
 _SETTLED_S = 15.0  # the longest motion, and what a busy machine adds

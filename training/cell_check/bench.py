@@ -31,6 +31,7 @@ from .processes import CellProcesses
 
 _AT_REST_NS = 50_000_000  # between two joint states from which the gate tells a speed
 _SENSE_S = 0.02
+_TAKEN_S = 0.01  # in which a gate takes a message
 _KNOWN_AFTER = 6  # sensor messages
 _PRIORITY = 10  # below the gate's
 _SHARE = 0.15  # of the planned speed
@@ -114,8 +115,11 @@ class Bench:
             joint_ns: Stamp of the joint state.
         """
         self._stamps.append(image_ns)
-        for stamp_ns in (joint_ns - _AT_REST_NS, joint_ns):  # twice: the arm is at rest, and did not just come
-            self._joints.publish(joint_state_message(self._robot.joints, positions, stamp_ns))
+        # Twice, for the arm is at rest and did not just come. The gate takes a topic message by message: the first
+        # must be out of the way when the proposal comes.
+        self._joints.publish(joint_state_message(self._robot.joints, positions, joint_ns - _AT_REST_NS))
+        time.sleep(_TAKEN_S)
+        self._joints.publish(joint_state_message(self._robot.joints, positions, joint_ns))
         self._camera.publish(camera_info_message(self.cell.camera, image_ns))
 
     @property

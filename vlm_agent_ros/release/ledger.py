@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..config import bounded, parse
+from ..durable import write_durably
 from ..errors import UserError
 
 SHORT = 12
@@ -117,15 +117,9 @@ class Ledger:
         self._save()
 
     def _save(self) -> None:
-        """Write the file under a temporary name, then give it its own: half a file is never there."""
-        temporary = self._path.with_suffix('.tmp')
+        """Write the file: half of one is never there."""
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open('w', encoding='utf-8') as stream:
-                json.dump(asdict(self._record), stream, indent=1)
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.replace(self._path)
+            write_durably(self._path, json.dumps(asdict(self._record), indent=1))
         except OSError as error:
             raise UserError(f'{self._path} cannot be written ({error.strerror}): free space or set release_file') \
                 from error

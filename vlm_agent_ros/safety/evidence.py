@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..config import bounded, parse
+from ..durable import write_durably
 from ..errors import UserError
 
 
@@ -65,17 +65,11 @@ class EvidenceFile:
         self.save()
 
     def save(self) -> None:
-        """Write the file under a temporary name, then give it its own: half a file is never there."""
+        """Write the file: half of one is never there."""
         if self._path is None:
             return
-        temporary = self._path.with_suffix('.tmp')
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open('w', encoding='utf-8') as stream:
-                json.dump(asdict(self._record), stream, indent=1)
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.replace(self._path)
+            write_durably(self._path, json.dumps(asdict(self._record), indent=1))
             self.failure = ''
         except OSError as error:  # a full disk is no reason to leave the robot without its gate
             self.failure = f'{self._path} cannot be written ({error.strerror}): free space or choose another ' \

@@ -81,9 +81,14 @@ class Graph:
         until = time.monotonic() + seconds
         self.wait(lambda: time.monotonic() > until, seconds + 5.0)
 
-    def call(self, kind: type, service: str, request: Any = None, timeout_s: float = 60.0) -> Any:
+    def call(self, kind: type, service: str, request: Any = None, timeout_s: float = 60.0, pause_s: float = 0.0) -> Any:
+        """The response of a service, called a pause after it was discovered.
+
+        A server that has not discovered this end within 100 ms drops its answer, which happens on a busy machine.
+        """
         client = self.node.create_client(kind, service)
         self.wait(client.service_is_ready, timeout_s)
+        self.spin(pause_s)
         future = client.call_async(kind.Request() if request is None else request)  # type: ignore[attr-defined]
         self.wait(future.done, timeout_s)
         return future.result()

@@ -18,9 +18,14 @@ def test_decisions_are_printed_once_and_unescaped(graph):
 
     publisher.publish(report, 'trainer: world_3')
     graph.wait(lambda: printed() or publisher.repeat())  # the first may be gone before the viewer is connected
-    publisher.repeat()
+    for _ in range(3):
+        publisher.repeat()
     graph.spin(0.5)
+    publisher.repeat()
+    graph.spin(0.1)
     assert printed() == 1
+    publisher.publish(report, 'trainer: world_3')  # the same words again are another decision
+    graph.wait(lambda: printed() == 2)
     text = graph.log(MODULE).read_text()
     assert 'trainer: world_3' in text
     assert 'pick <it>' in text

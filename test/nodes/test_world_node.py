@@ -43,8 +43,9 @@ class Bench:
     def reset(self, **episode):
         parameters = [Parameter(f'episode.{k}', value=v).to_parameter_msg() for k, v in episode.items()]
         request = SetParameters.Request(parameters=parameters)
-        assert all(r.successful for r in self.graph.call(SetParameters, 'world_node/set_parameters', request).results)
-        return self.graph.call(Trigger, interface.RESET)
+        answer = self.graph.call(SetParameters, 'world_node/set_parameters', request, pause_s=0.5)
+        assert all(result.successful for result in answer.results)
+        return self.graph.call(Trigger, interface.RESET, pause_s=0.5)
 
 
 @pytest.fixture

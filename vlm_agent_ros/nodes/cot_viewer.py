@@ -25,12 +25,16 @@ class Parameters:
 
 
 class CotViewer(Node):
-    """Shows decisions as they come, and skips those that come faster than one can read."""
+    """Shows decisions as they come, each once, and skips those that come faster than one can read.
+
+    The decision that stands when the viewer starts is shown too: a publisher repeats it with its growing age.
+    """
 
     def __init__(self) -> None:
         super().__init__('cot_viewer')
         self._settings = declare_parameters(self, Parameters)
         self._shown_at = -float('inf')
+        self._last: dict[str, tuple[dict[str, str], float]] = {}
         self.create_subscription(DiagnosticArray, DIAGNOSTICS, self._on_diagnostics, EVENT_QOS)
 
     def close(self) -> None:
@@ -39,10 +43,13 @@ class CotViewer(Node):
     def _on_diagnostics(self, array: DiagnosticArray) -> None:
         for status in array.status:
             values = {pair.key: unescape(pair.value) for pair in status.values}
-            repeated = float(values.get('cot_age_s', 1.0)) > 0.0
-            if repeated or self._settings.source not in status.name:
+            if 'cot_age_s' not in values or self._settings.source not in status.name:
                 continue
-            if time.monotonic() - self._shown_at >= self._settings.period_s:
+            age_s = float(values.pop('cot_age_s'))
+            before, aged_s = self._last.get(status.name, ({}, 0.0))
+            self._last[status.name] = values, age_s
+            repeated = values == before and age_s >= aged_s
+            if not repeated and time.monotonic() - self._shown_at >= self._settings.period_s:
                 self._shown_at = time.monotonic()
                 print(_render(status, values), flush=True)
 

@@ -72,4 +72,5 @@ class WorldConfig:
     appearance: Appearance = Appearance()
     dynamics: Dynamics = Dynamics()
     reward: dict[str, float] = bounded({}, help='weight of each KPI term in the reward')
+    task_rewards: dict[str, dict[str, float]] = bounded({}, help='the weights that are others in a task')
     path: str = ''

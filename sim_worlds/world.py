@@ -74,6 +74,7 @@ class CellWorld:
         self.config, self.cell = self._load(request.world or self._default)
         self._task, self._request = task, request
         self._turn_limit = self.config.turn_limits.get(request.task, self.config.turn_limit)
+        self._weights = {**self.config.reward, **self.config.task_rewards.get(request.task, {})}
         rng = np.random.Generator(np.random.PCG64([request.seed, zlib.crc32(request.task.encode())]))
         self._draw(request.split or task.default_split, rng)
         self._noise = rng
@@ -177,7 +178,7 @@ class CellWorld:
             'cost': 1.0,
             **task.terms(goal, self._items, before, after, over),
         }
-        reward = float(sum(weight * kpi.get(name, 0.0) for name, weight in self.config.reward.items()))
+        reward = float(sum(weight * kpi.get(name, 0.0) for name, weight in self._weights.items()))
         return Outcome(reward, over, at_limit and not over, success, self._episode, self._turn, self._request.seed,
                        kpi, self._shown.thought, self._shown.action, self._scene)
 

@@ -24,13 +24,14 @@ def load_world(name: str) -> WorldConfig:
     if span < max(objects.large_pad_size[1], objects.tray_size[1]):
         raise UserError(f'{path}: objects.span_low … span_high is {span:.2f} m wide, less than large_pad_size or '
                         'tray_size: enlarge it, or make them smaller')
+    for key in ('turn_limits', 'task_rewards'):
+        for task in getattr(config, key).keys() - TASKS.keys():
+            raise UserError(f'{path}: {key} names {task!r}, but the tasks are {", ".join(sorted(TASKS))}')
     for task, limit in config.turn_limits.items():
-        if task not in TASKS:
-            raise UserError(f'{path}: turn_limits names {task!r}, but the tasks are {", ".join(sorted(TASKS))}')
         if not 1 <= limit <= 50:
             raise UserError(f'{path}: turn_limits.{task} is {limit}, but must be between 1 and 50')
     known = {*TERMS, *(name for task in TASKS.values() for name in task.term_names)}
-    for name in config.reward.keys() - known:
+    for name in {*config.reward, *(name for weights in config.task_rewards.values() for name in weights)} - known:
         raise UserError(f'{path}: reward names {name!r}, but the terms are {", ".join(sorted(known))}')
     spans = [(part, key) for part, keys in (
         ('objects', ('cube_size', 'pad_size', 'large_pad_size', 'tray_size', 'distractors')),

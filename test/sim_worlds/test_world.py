@@ -139,6 +139,28 @@ def test_a_world_file_that_a_task_cannot_use_is_refused_with_the_key(tmp_path, t
         world.reset(EpisodeRequest(0, task))
 
 
+def test_a_task_may_weigh_its_terms_otherwise(tmp_path):
+    text = Path('config/worlds/panda_table.yaml').read_text()
+    path = tmp_path / 'odd.yaml'
+    path.write_text(text.split('task_rewards:')[0] + 'task_rewards: {sort: {cost: -7.0}}\n')
+    costs = {}
+    for task in ('sort', 'pick'):
+        world = CellWorld(str(path))
+        world.reset(EpisodeRequest(1, task))
+        _, outcome = world.execute(None)
+        costs[task] = outcome.reward
+    assert costs == {'sort': -7.0, 'pick': -0.05}
+
+
+@pytest.mark.parametrize(('rewards', 'told'), [
+    ('{juggle: {cost: 1.0}}', r'odd\.yaml: task_rewards names .juggle'), ('{sort: {fame: 1.0}}', r'reward names .fame')])
+def test_weights_of_a_task_or_term_that_does_not_exist_are_refused(tmp_path, rewards, told):
+    path = tmp_path / 'odd.yaml'
+    path.write_text(f'name: odd\ntask_rewards: {rewards}\nobjects: {{cubes: 1, pads: 1, palette: {{red: [1, 0, 0]}}}}\n')
+    with pytest.raises(UserError, match=told):
+        CellWorld(str(path))
+
+
 @pytest.mark.parametrize(('limits', 'told'), [
     ('{place: 0}', 'turn_limits.place is 0'), ('{juggle: 5}', r'odd\.yaml: turn_limits names .juggle')])
 def test_a_turn_limit_that_makes_no_sense_is_refused(tmp_path, limits, told):

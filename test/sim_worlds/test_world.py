@@ -153,10 +153,12 @@ def test_a_task_may_weigh_its_terms_otherwise(tmp_path):
 
 
 @pytest.mark.parametrize(('rewards', 'told'), [
-    ('{juggle: {cost: 1.0}}', r'odd\.yaml: task_rewards names .juggle'), ('{sort: {fame: 1.0}}', r'reward names .fame')])
+    ('{juggle: {cost: 1.0}}', r'odd\.yaml: task_rewards names .juggle'),
+    ('{sort: {fame: 1.0}}', r'odd\.yaml: reward names .fame')])
 def test_weights_of_a_task_or_term_that_does_not_exist_are_refused(tmp_path, rewards, told):
     path = tmp_path / 'odd.yaml'
-    path.write_text(f'name: odd\ntask_rewards: {rewards}\nobjects: {{cubes: 1, pads: 1, palette: {{red: [1, 0, 0]}}}}\n')
+    path.write_text(f'name: odd\ntask_rewards: {rewards}\n'
+                    'objects: {cubes: 1, pads: 1, palette: {red: [1, 0, 0]}}\n')
     with pytest.raises(UserError, match=told):
         CellWorld(str(path))
 

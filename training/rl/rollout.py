@@ -148,4 +148,5 @@ def _samples(episodes: list[Episode], policy: Policy, config: TrainConfig) -> li
     if not config.guard_coef:
         return samples
     turns = [turn for episode in episodes for turn in episode.turns]
-    return [replace(sample, correction=right) for sample, right in zip(samples, corrections(turns, policy))]
+    taught = corrections(turns, policy, every=config.guard_scope == 'every')
+    return [replace(sample, correction=right) for sample, right in zip(samples, taught)]

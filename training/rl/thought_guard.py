@@ -63,13 +63,20 @@ def thought_collapse(episodes: Sequence[Episode]) -> dict[str, float]:
     return {'thought_collapse': repeated / len(thoughts)}
 
 
-def corrections(turns: Iterable[Turn], policy: Policy) -> list[Correction | None]:
+def corrections(turns: Iterable[Turn], policy: Policy, every: bool = False) -> list[Correction | None]:
     """What should have been written, for every turn whose thought was false or not followed; None for the others.
 
     A false thought is corrected to the expert's, its tokens alone: the action is left to the reward. A true thought
     whose action is another than its conclusion keeps its words, and the action is corrected. Turns of a group share
     their observation: it is corrected once. A correction that the action language does not know, or that is longer than
     the policy may write, is left out.
+
+    Args:
+        turns: Of finished episodes.
+        policy: Knows how an output is written.
+        every: Teach every thought, as GTR (ICCV 2025) does: one that is true but led nowhere, while the expert would
+            have acted otherwise, is corrected too, and the others are confirmed. What is taught of a few false thoughts
+            alone moves the many right ones along with them.
     """
     seen: set[tuple[str, ...]] = set()
     found: list[Correction | None] = []
@@ -77,15 +84,23 @@ def corrections(turns: Iterable[Turn], policy: Policy) -> list[Correction | None
         outcome, thought, action = turn.outcome, turn.decision.thought, conclusion(turn.decision.thought)
         right: Correction | None = None
         if outcome is not None and outcome.scene:
-            false = not is_grounded(thought, outcome.scene)
-            if false:
+            wrong = not is_grounded(thought, outcome.scene) or (every and _led_nowhere(turn))
+            if wrong:
                 thought, action = outcome.expert_thought, outcome.expert_action
             key = turn.input.prompt, sha256(turn.input.image.tobytes()).hexdigest(), thought
-            if action and (false or action != turn.decision.action) and key not in seen:
+            if action and (every or wrong or action != turn.decision.action) and key not in seen:
                 seen.add(key)
-                right = _correction(thought, action, policy, of_thought=false)
+                unfollowed = not wrong and action != turn.decision.action
+                right = _correction(thought, action, policy, of_thought=not unfollowed)
         found.append(right)
     return found
+
+
+def _led_nowhere(turn: Turn) -> bool:
+    """Whether a turn brought the task no further, although the expert knows another action."""
+    outcome = turn.outcome
+    return outcome is not None and outcome.kpi.get('progress', 0.0) <= 0.0 \
+        and outcome.expert_action not in ('', turn.decision.action)
 
 
 def _correction(thought: str, action: str, policy: Policy, *, of_thought: bool) -> Correction | None:

@@ -52,6 +52,18 @@ def test_false_thoughts_are_corrected_once_per_observation(policy):
     assert grounding_metrics(turns) == {'grounded': 0.25, 'grounded_statements': (3 * 3 + 4) / 16, 'faithful': 1.0}
 
 
+def test_the_guard_of_every_thought_also_corrects_what_led_nowhere_and_confirms_the_rest(policy):
+    other = 'green cube at 20 30 , gripper open , so pick 20 30'  # true, and not what the expert would do
+    moved = turn(policy, other, image=9)
+    moved.outcome = replace(moved.outcome, kpi={'progress': 0.25})
+    turns = [turn(policy, TRUE), turn(policy, other), moved, turn(policy, FALSE, image=7)]
+    found = corrections(turns, policy, every=True)
+    assert [c and c.said.thought for c in found] == [TRUE, None, other, TRUE]  # the second sees what the first saw
+    assert all((c.learned == c.said.thought_mask).all() for c in found if c)
+    assert [c and c.said.thought for c in corrections(turns[1:2], policy, every=True)] == [TRUE]
+    assert corrections(turns[:3], policy) == [None, None, None]
+
+
 def test_an_action_that_is_not_what_a_true_thought_comes_to_is_corrected_to_it(policy):
     other = 'green cube at 20 30 , gripper open , so pick 20 30'  # true, if not what the expert would do
     turns = [turn(policy, TRUE, action='pick 10 10'), turn(policy, other, action='pick 20 20'), turn(policy, other),

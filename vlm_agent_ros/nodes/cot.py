@@ -13,6 +13,7 @@ from ..cot import CotReport
 from .interface import CHAIN_OF_THOUGHT, DIAGNOSTICS, EVENT_QOS, LATCHED_QOS
 
 REPEAT_S = 1.0  # rqt marks a status that is not refreshed as stale
+_LEAST_AGE_S = 0.001  # to the digits that are published, an age of 0 belongs to a new decision alone
 
 
 class CotPublisher:
@@ -45,7 +46,7 @@ class CotPublisher:
         """Publish the last decision of every source again, with its age."""
         now = time.monotonic()
         with self._lock:
-            last = {source: (report, now - then) for source, (report, then) in self._last.items()}
+            last = {source: (report, max(now - then, _LEAST_AGE_S)) for source, (report, then) in self._last.items()}
         if last:
             self._send(last)
 

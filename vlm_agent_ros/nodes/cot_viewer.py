@@ -27,14 +27,14 @@ class Parameters:
 class CotViewer(Node):
     """Shows decisions as they come, each once, and skips those that come faster than one can read.
 
-    The decision that stands when the viewer starts is shown too: a publisher repeats it with its growing age.
+    The decision that stands when the viewer starts is shown too: a publisher repeats it with its age.
     """
 
     def __init__(self) -> None:
         super().__init__('cot_viewer')
         self._settings = declare_parameters(self, Parameters)
         self._shown_at = -float('inf')
-        self._last: dict[str, tuple[dict[str, str], float]] = {}
+        self._seen: set[str] = set()
         self.create_subscription(DiagnosticArray, DIAGNOSTICS, self._on_diagnostics, EVENT_QOS)
 
     def close(self) -> None:
@@ -45,10 +45,8 @@ class CotViewer(Node):
             values = {pair.key: unescape(pair.value) for pair in status.values}
             if 'cot_age_s' not in values or self._settings.source not in status.name:
                 continue
-            age_s = float(values.pop('cot_age_s'))
-            before, aged_s = self._last.get(status.name, ({}, 0.0))
-            self._last[status.name] = values, age_s
-            repeated = values == before and age_s >= aged_s
+            repeated = float(values['cot_age_s']) > 0.0 and status.name in self._seen
+            self._seen.add(status.name)
             if not repeated and time.monotonic() - self._shown_at >= self._settings.period_s:
                 self._shown_at = time.monotonic()
                 print(_render(status, values), flush=True)

@@ -15,6 +15,7 @@ from hashlib import sha256
 from sim_worlds.statements import conclusion, judge
 from vlm_agent_ros.policy.output import format_output
 from vlm_agent_ros.policy.policy import Policy
+from vlm_agent_ros.types import Outcome
 
 from ..worlds.episodes import Episode, Turn
 from .algorithms import Correction
@@ -84,23 +85,21 @@ def corrections(turns: Iterable[Turn], policy: Policy, every: bool = False) -> l
         outcome, thought, action = turn.outcome, turn.decision.thought, conclusion(turn.decision.thought)
         right: Correction | None = None
         if outcome is not None and outcome.scene:
-            wrong = not is_grounded(thought, outcome.scene) or (every and _led_nowhere(turn))
+            wrong = not is_grounded(thought, outcome.scene) or (every and _led_nowhere(outcome, turn.decision.action))
             if wrong:
                 thought, action = outcome.expert_thought, outcome.expert_action
             key = turn.input.prompt, sha256(turn.input.image.tobytes()).hexdigest(), thought
-            if action and (every or wrong or action != turn.decision.action) and key not in seen:
+            of_thought = wrong or action == turn.decision.action
+            if action and (every or wrong or not of_thought) and key not in seen:
                 seen.add(key)
-                unfollowed = not wrong and action != turn.decision.action
-                right = _correction(thought, action, policy, of_thought=not unfollowed)
+                right = _correction(thought, action, policy, of_thought=of_thought)
         found.append(right)
     return found
 
 
-def _led_nowhere(turn: Turn) -> bool:
-    """Whether a turn brought the task no further, although the expert knows another action."""
-    outcome = turn.outcome
-    return outcome is not None and outcome.kpi.get('progress', 0.0) <= 0.0 \
-        and outcome.expert_action not in ('', turn.decision.action)
+def _led_nowhere(outcome: Outcome, action: str) -> bool:
+    """Whether an action brought the task no further, although the expert knows another one."""
+    return outcome.kpi.get('progress', 0.0) <= 0.0 and outcome.expert_action not in ('', action)
 
 
 def _correction(thought: str, action: str, policy: Policy, *, of_thought: bool) -> Correction | None:

@@ -1,13 +1,14 @@
 # From a fresh clone to a trained agent:  make sim-train      Everything else:  make help
 #
 # PYTHON=…  interpreter for the virtual environment, 3.10 or 3.11 (PyBullet has no wheels for newer ones)
-# SEED=…    seed of `make sim-train` and `make cell-check`        PARTS="…"  what `make cell-check` checks
+# SEED=…    seed of `make sim-train`, `make cell-check` and `make bench`
+# PARTS="…"  what `make cell-check` checks or `make bench` measures
 # ARGS="…"  any further options of `vlm-agent train`, `vlm-agent cell-check` or of pytest
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup sim-train cell-check test lint sft clean
+.PHONY: help setup sim-train cell-check bench test lint sft clean
 
 supported := import sys; sys.exit(sys.version_info[:2] not in ((3, 10), (3, 11)))
 ifndef PYTHON
@@ -54,6 +55,9 @@ sim-train: setup  ## fine-tune the shipped VLM by RL in the simulated cell, thro
 
 cell-check: setup  ## measure what the robot side promises against an emulated cell; ends with one line of JSON
 	$(BIN)/vlm-agent cell-check $(if $(PARTS),--parts $(PARTS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+bench: setup  ## measure how fast each part is; table and JSON go to bench/
+	$(BIN)/vlm-agent bench $(if $(PARTS),--parts $(PARTS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 test: setup  ## run every test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)

@@ -34,6 +34,7 @@ _COMMANDS = {
     'replay': ('training.audit.replay_command', 'repeat the decisions of an audit log and tell which differ'),
     'incident': ('training.audit.incident_command', 'one page of what an audit log says around a time'),
     'cell-check': ('training.cell_check.command', 'check the robot side, process by process, against an emulated cell'),
+    'bench': ('training.bench.command', 'measure how fast each part is, against the usual way and against its limit'),
 }
 
 

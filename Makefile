@@ -37,7 +37,7 @@ $(STAMP): | check-python
 	$(PYTHON) -m venv $(if $(stale),--clear) $(VENV)
 	@# Spelled exactly: the CPU build satisfies it, while any wider range takes gigabytes of CUDA libraries.
 	$(BIN)/pip install --quiet --no-deps torch==2.13.0
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[sim,train,ros,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[sim,train,ros,cluster,bench,dev]'
 	@touch $@
 
 # A virtual environment of another Python version is made anew.

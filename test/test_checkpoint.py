@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from vlm_agent_ros import bundle
 from vlm_agent_ros.actions import SkillLanguage
 from vlm_agent_ros.camera import Camera
 from vlm_agent_ros.checkpoint import load_policy, open_checkpoint, restore_policy, save_checkpoint, weights_digest
@@ -171,7 +170,7 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_nothing_half_written(checkpoi
     def full(*args: object) -> None:
         raise OSError(errno.ENOSPC, 'No space left on device')
 
-    monkeypatch.setattr(bundle, 'save_file', full)
+    monkeypatch.setattr('safetensors.torch.save_file', full)
     with pytest.raises(UserError, match=r'step_000003 cannot be written .No space left'):
         save_checkpoint(checkpoint, trained(vlm_folder), step=4)
     assert [path.name for path in checkpoint.parent.iterdir()] == [checkpoint.name]

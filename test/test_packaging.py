@@ -142,6 +142,35 @@ for module in {modules!r}:
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.parametrize('module', [
+    'sim_worlds.world_node', 'sim_worlds.cell_emulator.emulator_node', 'sim_worlds.envs',
+    'vlm_agent_ros.nodes.gate_node', 'vlm_agent_ros.nodes.audit_node', 'vlm_agent_ros.nodes.operator',
+    'vlm_agent_ros.nodes.cot_viewer'])
+def test_a_process_without_a_model_never_imports_pytorch(module: str) -> None:
+    """It would cost each of them three seconds and 190 MB."""
+    code = f"import {module}, sys; print(*(n for n in ('torch', 'transformers', 'scipy') if n in sys.modules))"
+    assert imported_by(code) == []
+
+
+def test_a_world_plays_an_episode_without_pytorch() -> None:
+    code = """
+import sys
+from sim_worlds.expert import demonstrate
+from sim_worlds.envs import CellEnv
+env = CellEnv('place')
+env.reset(seed=0)
+assert env.step(demonstrate(env.world.truth()).action)[4]['kpi']['cycle_time'] > 0.5
+print(*(name for name in ('torch', 'transformers') if name in sys.modules))
+"""
+    assert imported_by(code) == []
+
+
+def imported_by(code: str) -> list[str]:
+    result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.split()
+
+
 def test_every_executable_resolves() -> None:
     entries = importlib.metadata.distribution('vlm_agent_ros').entry_points.select(group='console_scripts')
     assert {entry.name for entry in entries} == {'agent_node', 'audit_node', 'cell_emulator', 'cot_viewer', 'gate_node',

@@ -14,13 +14,14 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from .errors import UserError
+
+if TYPE_CHECKING:  # the gate and the worlds read manifests, and PyTorch costs each of them seconds and 150 MB
+    import torch
 
 MANIFEST = 'manifest.json'
 SIGNATURE = 'manifest.sig'
@@ -55,6 +56,8 @@ class Bundle:
         Raises:
             UserError: The bundle has no such file.
         """
+        from safetensors.torch import load_file
+
         try:
             return load_file(self._file(f'{name}.safetensors'))
         except (OSError, SafetensorError) as error:
@@ -95,6 +98,8 @@ def write_bundle(path: Path, kind: str, fields: Mapping[str, Any], *,
     Raises:
         UserError: The disk is full or the place cannot be written to.
     """
+    from safetensors.torch import save_file
+
     temporary = path.with_name(f'.{path.name}.tmp')
     try:
         _recover(path)

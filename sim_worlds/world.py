@@ -36,16 +36,17 @@ class CellWorld:
 
     Args:
         world: Name or path of a world file, or its content.
+        urdf: See Simulation.
     """
 
-    def __init__(self, world: str | WorldConfig = 'panda_table') -> None:
+    def __init__(self, world: str | WorldConfig = 'panda_table', urdf: str = '') -> None:
         self._loaded: dict[str, tuple[WorldConfig, Cell]] = {}
         if isinstance(world, WorldConfig):
             self._loaded[world.name] = world, load_cell(world.cell)
             world = world.name
         self._default = world
         self.config, self.cell = self._load(world)
-        self._simulation = Simulation(self.cell)
+        self._simulation = Simulation(self.cell, urdf)
         self._steps = 0
         self._episode = -1
         self._motion: Iterator[None] | None = None

@@ -24,25 +24,22 @@ import itertools
 import multiprocessing
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
-import yaml
 
 from sim_worlds.bullet import pybullet_data
 from sim_worlds.expert import demonstrate
 from sim_worlds.world import CellWorld
-from sim_worlds.world_file import load_world
 from vlm_agent_ros.actions import SkillLanguage
-from vlm_agent_ros.config import find_config, load_yaml
 from vlm_agent_ros.motion import SkillPlanner
 from vlm_agent_ros.types import EpisodeRequest, Trajectory
 
 from .bench_setup import BenchSetup, PartResult
 from .panda_gym_world import PandaGymWorld
+from .sized_world import sized_world
 from .timing import interleaved, ratio
 
 SIZES = (64, 128, 224)
@@ -56,16 +53,12 @@ class FilmedCell:
 
     Args:
         size: Width and height of its pictures, pixels.
-        folder: Where its cell file is written.
+        folder: Where its files are written.
         urdf: See Simulation.
     """
 
     def __init__(self, size: int, folder: Path, urdf: str = '') -> None:
-        content = load_yaml(find_config('cells', 'panda_table'))
-        content['camera'] |= {'width': size, 'height': size}
-        path = folder / f'panda_table_{size}.yaml'
-        path.write_text(yaml.safe_dump(content), encoding='utf-8')
-        self._world = CellWorld(replace(load_world('panda_table'), cell=str(path)), urdf)
+        self._world = CellWorld(sized_world(size, folder), urdf)
         self._language, self._planner = SkillLanguage(self._world.cell.grid), SkillPlanner(self._world.cell)
 
     def close(self) -> None:
@@ -120,7 +113,6 @@ def run(setup: BenchSetup) -> PartResult:
         UserError: panda-gym is not installed.
     """
     folder = setup.folder / 'world'
-    folder.mkdir(exist_ok=True)
     found = PartResult()
     for size in TARGETS if setup.quick else SIZES:
         found.figures[str(size)] = figures = _compare(setup, size, folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import numpy as np
 import yaml
@@ -54,25 +55,16 @@ def _image_to_command(setup: CheckSetup) -> float:
 
     The agent tells how long it took to think and to plan; how long planning takes is measured here.
     """
-    from ..sft.tiny_vlm import TinyVlmConfig, build_tiny_vlm
-
     with Bench(setup, 'image_latency', camera={'width': _IMAGE_SIDE, 'height': _IMAGE_SIDE}) as bench:
-        folder = setup.folder / 'image_latency'
-        build_tiny_vlm(TinyVlmConfig(image_size=_IMAGE_SIDE, patch_size=56, vision_width=16, vision_layers=1,
-                                     text_width=16, text_layers=1, heads=2), folder / 'base', seed=setup.seed)
-        (folder / 'model.yaml').write_text(yaml.safe_dump({
-            'base': str(folder / 'base'), 'lora': None, 'prompt': {'template': 'task: {task}'},
-            'decoding': {'max_thought_chars': 20, 'max_new_tokens': 80}}), encoding='utf-8')
         node = bench.processes.node
         thoughts = bench.processes.collect(DiagnosticArray, interface.DIAGNOSTICS, interface.EVENT_QOS)
         images = node.create_publisher(Image, interface.IMAGE, interface.SENSOR_QOS)
         node.create_publisher(String, interface.TASK, interface.LATCHED_QOS).publish(String(data='pick the red cube'))
         bench.start_gate()
-        bench.processes.start('agent', cell=bench.cell.path, model=str(folder / 'model.yaml'), temperature=1.0,
-                              autostart=True, threads=1, max_rate_hz=30.0, proposal_timeout_s=0.1)
+        start_hasty_agent(bench, setup.folder / 'image_latency', setup.seed)
         bench.processes.require(images.get_subscription_count, 'the agent to look')
         picture = np.full((_IMAGE_SIDE, _IMAGE_SIDE, 3), 128, np.uint8)
-        planning_s = _planning_s(bench)
+        planning_s = time_planning(bench)
         milliseconds: list[float] = []
         deadline = time.monotonic() + 120.0
         while len(milliseconds) < 20 and time.monotonic() < deadline:
@@ -84,7 +76,7 @@ def _image_to_command(setup: CheckSetup) -> float:
             images.publish(message)
             if not bench.processes.wait(lambda: bench.commands, 3.0):
                 continue  # random actions are often out of reach
-            thinking_s = _thinking_s(thoughts)
+            thinking_s = newest_latency_s(thoughts)
             if thinking_s:
                 milliseconds.append((bench.commands[0][0] - started - thinking_s + planning_s) * 1e3)
             bench.processes.spin(_MOTION_S)
@@ -94,7 +86,21 @@ def _image_to_command(setup: CheckSetup) -> float:
     return median
 
 
-def _planning_s(bench: Bench) -> float:
+def start_hasty_agent(bench: Bench, folder: Path, seed: int) -> None:
+    """Start an agent with random weights, which says something of any image and waits for no answer."""
+    from ..sft.tiny_vlm import TinyVlmConfig, build_tiny_vlm
+
+    side = bench.cell.camera.width
+    build_tiny_vlm(TinyVlmConfig(image_size=side, patch_size=side // 4, vision_width=16, vision_layers=1,
+                                 text_width=16, text_layers=1, heads=2), folder / 'base', seed=seed)
+    (folder / 'model.yaml').write_text(yaml.safe_dump({
+        'base': str(folder / 'base'), 'lora': None, 'prompt': {'template': 'task: {task}'},
+        'decoding': {'max_thought_chars': 20, 'max_new_tokens': 80}}), encoding='utf-8')
+    bench.processes.start('agent', cell=bench.cell.path, model=str(folder / 'model.yaml'), temperature=1.0,
+                          autostart=True, threads=1, max_rate_hz=30.0, proposal_timeout_s=0.1)
+
+
+def time_planning(bench: Bench) -> float:
     """Median time (s) of planning a motion."""
     planner, seconds = SkillPlanner(bench.cell), []
     robot = bench.cell.robot
@@ -106,7 +112,7 @@ def _planning_s(bench: Bench) -> float:
     return float(np.median(seconds))
 
 
-def _thinking_s(arrays: list[DiagnosticArray]) -> float:
+def newest_latency_s(arrays: list[DiagnosticArray]) -> float:
     """How long the newest decision took, planning included; 0 where none has been seen."""
     latencies = [float(pair.value) for array in arrays for status in array.status
                  if status.name == 'agent_node: chain of thought' for pair in status.values if pair.key == 'latency_ms']

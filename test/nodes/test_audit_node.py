@@ -159,6 +159,39 @@ def test_it_says_how_the_log_is_doing_and_names_what_is_silent(bench):
     assert [m.topic for m in AuditLog(bench.folder).messages(['task'])] == ['/task']
 
 
+def test_what_never_reached_it_is_counted_to_the_message_and_told(bench, cell):
+    process = bench.start_audit()
+    grey = np.full((cell.camera.height, cell.camera.width, 3), 128, np.uint8)
+    sent = 0
+
+    def publish(images):
+        nonlocal sent
+        for _ in range(images):
+            sent += 1
+            bench.images.publish(image_message(grey, sent, cell.camera.frame))
+            time.sleep(0.003)
+
+    def heard():
+        publish(1)
+        return '/camera/image_raw' not in audit_status(bench.diagnostics)[2]['silent_topics'].split()
+
+    bench.wait(heard)
+    assert audit_status(bench.diagnostics)[2]['lost'] == ''
+    process.send_signal(signal.SIGSTOP)  # busy for longer than its history is deep
+    publish(3 * interface.HISTORY_QOS.depth)
+    process.send_signal(signal.SIGCONT)
+    _, message, _ = bench.wait(lambda: publish(1) or ((s := audit_status(bench.diagnostics))[0] == b'\1' and s))
+    assert 'never reached the log' in message
+    # The first ones were published before the connection stood: the log begins with the first that came.
+    bench.spin(1.0)
+    values = bench.wait(lambda: (s := audit_status(bench.diagnostics)[2])['queue'] == '0' and s)
+    assert values['lost'] == f'/camera/image_raw={values["lost_images"]}'
+    assert bench.interrupt(process)[0] == 0
+    stamps = [m.stamp_ns for m in AuditLog(bench.folder).messages(['/camera/image_raw/compressed'])]
+    assert len(stamps) + int(values['lost_images']) == max(stamps) - min(stamps) + 1
+    assert int(values['lost_images']) >= interface.HISTORY_QOS.depth
+
+
 def test_a_folder_that_cannot_be_written_is_told_with_the_remedy_and_the_node_lives(bench, tmp_path):
     (tmp_path / 'log').write_text('a file where the folder should be')
     process = bench.start(AUDIT, folder=tmp_path / 'log')
@@ -190,12 +223,16 @@ def test_what_a_working_cell_decides_is_logged_with_all_that_follows_and_can_be_
     outcomes = graph.collect(DiagnosticArray, interface.OUTCOME, interface.EVENT_QOS)
     graph.start(AUDIT, folder=tmp_path / 'log')
     graph.wait((tmp_path / 'log').is_dir)  # from now on nothing is missed
-    graph.start('sim_worlds.world_node', rate_hz=20.0)
+    diagnostics = graph.collect(DiagnosticArray, interface.DIAGNOSTICS, interface.EVENT_QOS)
+    world = graph.start('sim_worlds.world_node', rate_hz=20.0)
     graph.start('vlm_agent_ros.nodes.gate_node', mode='auto', use_sim_time=True, evidence_file=tmp_path / 'evidence')
     graph.start('vlm_agent_ros.nodes.agent_node', model=model, temperature=1.0, max_rate_hz=10.0, autostart=True,
                 threads=2, use_sim_time=True)
     graph.wait(lambda: len(outcomes) > 1, 90.0)
+    graph.interrupt(world)  # nothing is decided without images; what waits to be compressed is written now
     graph.spin(1.0)
+    graph.wait(lambda: diagnostics.clear() or graph.spin(1.0) or ((s := audit_status(diagnostics)) and s[2][
+        'queue'] == '0'))
     log = AuditLog(tmp_path / 'log')
     decisions = list(log.decisions())
     moved = [decision for decision in decisions if decision.verdict == 'forwarded']
@@ -206,6 +243,9 @@ def test_what_a_working_cell_decides_is_logged_with_all_that_follows_and_can_be_
                                                                    first.proposal.joint_names[-1:]]
     assert json.loads(first.text) == {'thoughts': first.thought, 'action': first.action}
     assert len({decision.seed for decision in decisions}) == len(decisions)
-    assert all(decision.image.size for decision in decisions)
+    began = min(m.stamp_ns for m in log.messages(['/camera/image_raw/compressed']))
+    blind = [decision for decision in decisions if decision.image_stamp_ns >= began and not decision.image.size]
+    assert len(blind) <= int(audit_status(diagnostics)[2]['lost_images'])
+    assert len(blind) < len(decisions) - 1
     repeated = list(repeat_all(log, str(model), 1e-3, limit=5))
     assert not [result for result in repeated if result.differs]

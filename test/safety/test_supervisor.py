@@ -10,11 +10,12 @@ import pytest
 
 from vlm_agent_ros.actions import Pick
 from vlm_agent_ros.autonomy import Autonomy
-from vlm_agent_ros.cell import Cell
+from vlm_agent_ros.cell import Cell, load_cell
+from vlm_agent_ros.config import find_config
 from vlm_agent_ros.motion import SkillPlanner
 from vlm_agent_ros.motion.cubic import positions_at
 from vlm_agent_ros.safety.fault import Fault, Pulse
-from vlm_agent_ros.safety.supervisor import Supervisor
+from vlm_agent_ros.safety.supervisor import HEARTBEAT_S, POLL_S, Supervisor
 from vlm_agent_ros.types import Observation, Trajectory
 
 LIMITS = Autonomy(camera_timeout_s=0.5, joint_timeout_s=0.2, heartbeat_timeout_s=0.5, tracking_tolerance=0.1,
@@ -178,3 +179,48 @@ def test_what_has_never_come_is_infinitely_old() -> None:
     pulse.beat(7, 1.0)
     pulse.beat(7, 2.0)
     assert pulse.age_s(3.0) == 2.0
+
+
+def silence(limits: Autonomy, cell: Cell, silent_from: float, silent_until: float, poll_phase: float,
+            gate_busy: tuple[float, float] = (0.0, 0.0)) -> float:
+    """When a silence of the agent was named, s; infinity for never. Beats and polls go on at their true periods."""
+    now = named = 0.0
+
+    def trigger(cause: str, persists: Callable[[], bool], message: str) -> None:
+        nonlocal named
+        named = named or (now if cause == 'heartbeat' else 0.0)
+
+    supervisor = Supervisor(replace(cell, autonomy=limits), trigger, lambda: now, lambda: now)
+    beats = [i * HEARTBEAT_S for i in range(100) if not silent_from < i * HEARTBEAT_S < silent_until]
+    polls = [poll_phase + i * POLL_S for i in range(200)]
+    events = [(at, 1, None) for at in polls] + [(at, 2, round(at * 1e9)) for at in beats]
+    begin, end = gate_busy
+    # What came meanwhile is served at the end: the timer first, once, then the messages.
+    late = sorted({(end, kind, None if kind == 1 else stamp) if begin < at < end else (at, kind, stamp)
+                   for at, kind, stamp in events}, key=lambda event: (*event[:2], event[2] or 0))
+    for at, kind, stamp in late:
+        now = at
+        if kind == 1:
+            supervisor.poll(agent_matters=True)
+        else:
+            supervisor.heartbeat(stamp)
+    return named or float('inf')
+
+
+SHIPPED = sorted(path.stem for path in find_config('cells', 'panda_table').parent.glob('*.yaml'))
+
+
+@pytest.mark.parametrize('name', SHIPPED)
+def test_a_dead_agent_is_named_with_a_margin_and_a_busy_one_is_not_at_every_shipped_cell(name, cell, tmp_path):
+    given = find_config('cells', name).read_text(encoding='utf-8').replace('calibrated: false', 'calibrated: true')
+    shipped = tmp_path / 'robots' / f'{name}.yaml'
+    shipped.parent.mkdir()
+    shipped.write_text(given, encoding='utf-8')
+    limits = load_cell(str(shipped)).autonomy
+    for phase in np.linspace(0.0, POLL_S, 7):
+        for death in np.linspace(2.0, 2.0 + HEARTBEAT_S, 7):
+            assert silence(limits, cell, death, float('inf'), phase) - death <= 0.65
+            assert silence(limits, cell, death, death + 0.3, phase) == float('inf')
+            assert silence(limits, cell, 9.0, 9.0, phase, gate_busy=(death, death + 0.7)) == float('inf')
+    assert limits.joint_timeout_s + limits.trigger_count * POLL_S <= 0.65
+    assert limits.camera_timeout_s + limits.trigger_count * POLL_S <= 0.8

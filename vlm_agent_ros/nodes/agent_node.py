@@ -24,6 +24,7 @@ from trajectory_msgs.msg import JointTrajectory
 from ..config import bounded
 from ..errors import UserError
 from ..motion.monitor import MotionMonitor
+from ..safety.supervisor import HEARTBEAT_S
 from ..status import OK, WARN, Status
 from ..tasks import TaskPolicy
 from ..types import Observation
@@ -33,13 +34,12 @@ from .decider import Decided, Decider
 from .lifecycle import ManagedNode
 from .messages import image_array, joint_positions, to_ns, trajectory_from, trajectory_message
 from .parameters import declare_parameters
-from .peers import Peers
+from .peers import Peers, pulse
 from .publishers import SoleSource
 from .releases import CHANGEABLE, Releases, ReleaseSettings
 from .ros_env import run_node
 
 _POLL_S = 0.05
-HEARTBEAT_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class AgentNode(ManagedNode):
         proposals = self.create_publisher(JointTrajectory, interface.PROPOSAL, interface.COMMAND_QOS)
 
         def beat() -> None:
-            heartbeat.publish(Header(stamp=self.get_clock().now().to_msg(), frame_id=self.get_name()))
+            heartbeat.publish(pulse(self))
         timers = [self.create_timer(_POLL_S, self._step), self.create_timer(REPEAT_S, cot.repeat),
                   self.create_timer(HEARTBEAT_S, beat)]
         self._active_entities = [proposals, heartbeat], cot, timers

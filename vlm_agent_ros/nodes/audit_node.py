@@ -36,13 +36,14 @@ from ..status import ERROR, OK, WARN, Status
 from ..topics import Topics
 from . import interface
 from .lifecycle import ManagedNode
+from .losses import Losses
 from .parameters import declare_parameters
 from .peers import Peers
 from .ros_env import run_node
 
 _REPORT_S = 0.5
 _LATE_S = 2.0
-_SHOWN_S = 10.0  # so long a drop is a warning
+_SHOWN_S = 10.0  # so long a drop or a loss is a warning
 _MB = 1e6
 _STAMP = struct.Struct('<iI')  # of a header, after the four bytes of the encapsulation
 
@@ -68,6 +69,19 @@ class _Subscribed:
     kind: Any
     qos: QoSProfile
     owner: str = ''
+
+
+class _Growth:
+    """Whether a count has grown in the last while."""
+
+    def __init__(self) -> None:
+        self._count, self._grown_at = 0, -float('inf')
+
+    def recent(self, count: int) -> bool:
+        """Take the count in."""
+        if count > self._count:
+            self._count, self._grown_at = count, time.monotonic()
+        return time.monotonic() - self._grown_at < _SHOWN_S
 
 
 class AuditNode(ManagedNode):
@@ -105,7 +119,8 @@ class AuditNode(ManagedNode):
         """Begin a new file."""
         self._writer = AuditWriter(self._limits, self._cell_text)
         self._silent: set[str] = set()
-        self._dropped, self._dropped_at = 0, -float('inf')
+        self._losses: list[tuple[Topic, Losses]] = []
+        self._dropped, self._lost = _Growth(), _Growth()
         for topic in self._topics:
             self._subscribe(topic, self._writer)
         self._made.append(partial(self.destroy_timer, self.create_timer(_REPORT_S, self._report)))
@@ -126,9 +141,9 @@ class AuditNode(ManagedNode):
             image = _Subscribed(interface.COMPRESSED_IMAGE, CompressedImage, interface.HISTORY_QOS)
         topics = [
             image,
-            _Subscribed(interface.CAMERA_INFO, CameraInfo, interface.HISTORY_QOS),
-            _Subscribed(interface.JOINT_STATES, JointState, interface.HISTORY_QOS),
-            *(_Subscribed(name, Header, interface.HISTORY_QOS) for name in (
+            _Subscribed(interface.CAMERA_INFO, CameraInfo, interface.RECORD_SENSOR_QOS),
+            _Subscribed(interface.JOINT_STATES, JointState, interface.RECORD_SENSOR_QOS),
+            *(_Subscribed(name, Header, interface.RECORD_SENSOR_QOS) for name in (
                 interface.HEARTBEAT, interface.GATE_HEARTBEAT, interface.AUDIT_HEARTBEAT)),
             _Subscribed(interface.TASK, String, interface.RECORD_LATCHED_QOS),
             _Subscribed(interface.CHAIN_OF_THOUGHT, String, interface.RECORD_LATCHED_QOS, agent),
@@ -151,13 +166,17 @@ class AuditNode(ManagedNode):
         stamped = kind is Header or hasattr(kind(), 'header')
         compress = self._compressor(topic) if kind is Image else None
         self._silent.add(topic.topic)
+        losses = Losses(self, here)
+        self._losses.append((topic, losses))
 
         def receive(data: bytes, info: dict[str, Any]) -> None:
             self._silent.discard(topic.topic)
+            losses.received(info)
             stamp_ns = _stamp_ns(data) if stamped else int(info['source_timestamp'])
             writer.put(Entry(topic, data, time.time_ns(), stamp_ns, self._latch(topic, data), compress))
 
-        subscription = self.create_subscription(kind, here, receive, subscribed.qos, raw=True)
+        subscription = self.create_subscription(kind, here, receive, subscribed.qos, raw=True,
+                                                event_callbacks=losses.events)
         self._made.append(partial(self.destroy_subscription, subscription))
 
     def _latch(self, topic: Topic, data: bytes) -> str:
@@ -192,27 +211,34 @@ class AuditNode(ManagedNode):
         if self._writer is None:
             return
         state = self._writer.state()
-        level, message = self._judge(state)
+        lost = {topic: losses.count for topic, losses in self._losses if losses.count}
+        lost_images = sum(count for topic, count in lost.items() if topic.bulky)
+        lost_messages = sum(lost.values()) - lost_images
+        level, message = self._judge(state, lost_images, lost_messages)
         self.board.tell(Status('audit', level, message, {
             'file': state.file, 'file_mb': f'{state.file_bytes / _MB:.2f}', 'folder': self._limits.folder,
             'folder_mb': f'{state.folder_bytes / _MB:.1f}', 'disk_free_mb': f'{state.disk_free_bytes / _MB:.0f}',
             'messages': str(state.messages), 'dropped_images': str(state.dropped_images),
             'dropped_messages': str(state.dropped_messages), 'queue': str(state.queued),
+            'lost_images': str(lost_images), 'lost_messages': str(lost_messages),
+            'lost': ' '.join(f'{topic.topic}={count}' for topic, count in lost.items()),
             'unsynced_s': f'{state.unsynced_s:.2f}', 'silent_topics': ' '.join(sorted(self._silent)),
         }))
 
-    def _judge(self, state: WriterState) -> tuple[int, str]:
+    def _judge(self, state: WriterState, lost_images: int, lost_messages: int) -> tuple[int, str]:
         """Level and message."""
+        dropped = self._dropped.recent(state.dropped_images + state.dropped_messages)
+        lost = self._lost.recent(lost_images + lost_messages)
         if state.problem:
             return ERROR, state.problem
         if state.unsynced_s > _LATE_S:
             return ERROR, f'nothing has reached the disk for {state.unsynced_s:.0f} s: check the disk of the log'
-        dropped = state.dropped_images + state.dropped_messages
-        if dropped > self._dropped:
-            self._dropped, self._dropped_at = dropped, time.monotonic()
-        if time.monotonic() - self._dropped_at < _SHOWN_S:
+        if dropped:
             return WARN, (f'{state.dropped_images} images and {state.dropped_messages} other messages were dropped: '
                           'the disk or this computer is too slow')
+        if lost:
+            return WARN, (f'{lost_images} images and {lost_messages} other messages never reached the log: the network '
+                          'or this computer is too busy')
         if state.folder_bytes > self._limits.disk_budget_mb * _MB:
             return WARN, 'the log is larger than audit.disk_budget_mb: its old files cannot be deleted'
         return OK, f'writes {state.file}'

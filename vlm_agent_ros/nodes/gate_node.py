@@ -32,6 +32,7 @@ from ..config import bounded
 from ..errors import UserError
 from ..safety import EvidenceFile, Gate, Ladder, Violation
 from ..safety.gate import Clocks
+from ..safety.supervisor import POLL_S
 from ..status import ERROR, WARN, Status
 from ..tasks import TaskPolicy
 from ..topics import ProtectiveStop
@@ -52,7 +53,6 @@ from .priority import run_before_others
 from .publishers import SoleSource
 from .ros_env import run_node
 
-_POLL_S = 0.05
 _COLLECT_S = 1.0
 _THOUGHT, _CHECKPOINT = ': chain of thought', ': checkpoint'
 
@@ -190,7 +190,7 @@ class GateNode(ManagedNode):
         for kind, topic, callback, qos in subscriptions:
             subscription = self.create_subscription(kind, topic, callback, qos)
             self._made.append(partial(self.destroy_subscription, subscription))
-        for period_s, callback in ((_POLL_S, self._poll), (_COLLECT_S, gc.collect)):
+        for period_s, callback in ((POLL_S, self._poll), (_COLLECT_S, gc.collect)):
             self._made.append(partial(self.destroy_timer, self.create_timer(period_s, callback)))
 
     # --- what the cell says -------------------------------------------------------------------------------------

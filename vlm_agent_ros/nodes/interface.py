@@ -29,7 +29,7 @@ __all__ = [
     'ARM_COMMAND', 'AUDIT_HEARTBEAT', 'CAMERA_INFO', 'CHAIN_OF_THOUGHT', 'CLOCK', 'COMMAND_QOS', 'COMPRESSED_IMAGE',
     'CORRECTION', 'DIAGNOSTICS', 'DRIVER_QOS', 'EVENT_QOS', 'GATE_HEARTBEAT', 'GRIPPER_COMMAND', 'HEARTBEAT',
     'HISTORY_QOS', 'IMAGE', 'JOINT_STATES', 'LATCHED_QOS', 'NEWEST_QOS', 'OUTCOME', 'PROPOSAL', 'RECORD_LATCHED_QOS',
-    'RECORD_QOS', 'RESET', 'SENSOR_QOS', 'TASK', 'remappings',
+    'RECORD_QOS', 'RECORD_SENSOR_QOS', 'RESET', 'SENSOR_QOS', 'TASK', 'remappings',
 ]
 
 
@@ -47,6 +47,7 @@ COMMAND_QOS = _qos(1, ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE)
 EVENT_QOS = _qos(10, ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE)
 # For who writes everything down: what was latched before it came, and all that comes while it is busy.
 RECORD_QOS = _qos(1000, ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE)
+RECORD_SENSOR_QOS = _qos(1000, ReliabilityPolicy.BEST_EFFORT, DurabilityPolicy.VOLATILE)  # joints may come at 1 kHz
 RECORD_LATCHED_QOS = _qos(100, ReliabilityPolicy.RELIABLE, DurabilityPolicy.TRANSIENT_LOCAL)
 # Best effort and volatile are what a publisher of any quality can serve: drivers differ.
 DRIVER_QOS = _qos(10, ReliabilityPolicy.BEST_EFFORT, DurabilityPolicy.VOLATILE)

@@ -6,17 +6,24 @@ import time
 from collections.abc import Sequence
 from functools import partial
 
+from rclpy.clock import Clock
 from rclpy.node import Node
 from std_msgs.msg import Header
 
 from ..safety.fault import Fault, Pulse
+from ..safety.supervisor import HEARTBEAT_S
 from ..status import ERROR, OK, Status
 from .interface import SENSOR_QOS
 from .status_board import StatusBoard
 
-_BEAT_S = 0.1
+# As in safety/supervisor.py: 0.4 + 2 * HEARTBEAT_S = 0.5 s at the latest, and 0.3 s of silence are no fault.
 _SILENT_S = 0.4
 _IN_A_ROW = 2  # a process that was busy itself finds its messages and its timer late together
+
+
+def pulse(node: Node) -> Header:
+    """One heartbeat of a node; by the system's clock, because a simulation's stands still where it does."""
+    return Header(stamp=Clock().now().to_msg(), frame_id=node.get_name())
 
 
 class Peers:
@@ -37,15 +44,14 @@ class Peers:
         self._publisher = node.create_publisher(Header, own, SENSOR_QOS) if own else None
         for topic in watched:
             node.create_subscription(Header, topic, partial(self._on_beat, topic), SENSOR_QOS)
-        node.create_timer(_BEAT_S, self._beat)
+        node.create_timer(HEARTBEAT_S, self._beat)
 
     def _on_beat(self, topic: str, message: Header) -> None:
         self._pulses[topic].beat(message.stamp.sec * 1_000_000_000 + message.stamp.nanosec, time.monotonic())
 
     def _beat(self) -> None:
         if self._publisher is not None:
-            stamp = self._node.get_clock().now().to_msg()
-            self._publisher.publish(Header(stamp=stamp, frame_id=self._node.get_name()))
+            self._publisher.publish(pulse(self._node))
         now = time.monotonic()
         lost = [topic for topic, pulse in self._pulses.items()
                 if self._faults[topic].observe(pulse.seen and pulse.age_s(now) > _SILENT_S, now)]

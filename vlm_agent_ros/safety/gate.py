@@ -300,7 +300,7 @@ class Gate:
         return changed, message
 
     def poll(self) -> None:
-        """Judge silence, that of the operator included; to be called some twenty times a second."""
+        """Judge silence, that of the operator included; to be called every ``supervisor.POLL_S``."""
         self.supervisor.poll(agent_matters=self.mode != 'shadow')
         faults = tuple(self.supervisor.present)
         if faults != self._told_faults:  # a joint state may have changed them since the poll before

@@ -17,7 +17,8 @@ from ..errors import UserError
 from .config import ModelConfig
 from .constraint import OutputConstraint, tempered_log_probs
 from .encoding import PromptEncoder, join_outputs
-from .loading import add_lora, load_base, merged_lora
+from .loading import add_lora, load_base
+from .merged_lora import MergedLora
 from .output import output_regex, parse_output
 from .sampling import Sampler
 
@@ -120,6 +121,7 @@ class Policy:
         self.constraint = OutputConstraint(self.encoder.tokenizer, self.encoder.special_ids, output.weight.shape[0],
                                            regex)
         self._hidden = _HiddenStates(output)
+        self._merged_lora = MergedLora(self.model)
 
     # -- deciding
 
@@ -148,7 +150,7 @@ class Policy:
             do_sample=False, num_beams=1, max_new_tokens=self.config.decoding.max_new_tokens,
             eos_token_id=self.constraint.eos, pad_token_id=self.encoder.tokenizer.pad_token_id)
         self._hidden.clear()
-        with merged_lora(self.model):
+        with self._merged_lora():
             self.model.generate(**encoded, generation_config=settings, logits_processor=LogitsProcessorList([sampler]))
         values = self._value(self._hidden.first[:, -1]).cpu().numpy()
         return [self._decision(np.array(ids, np.int64), np.array(logprobs, np.float32), float(value), i.language)
@@ -195,6 +197,8 @@ class Policy:
             padding_side: Layout of the forward pass; the result is the same to rounding.
             token_values: Give a value before every token, not only before the first.
         """
+        if torch.is_grad_enabled():
+            self._merged_lora.release()  # the update needs the memory, and changes the weights
         lengths = [len(decision.token_ids) for decision in decisions]
         tokens = max(lengths)
         ids = np.full((len(decisions), tokens), self.constraint.eos, np.int64)

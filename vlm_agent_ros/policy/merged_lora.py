@@ -26,7 +26,8 @@ class MergedLora:
         from peft.tuners.lora import LoraLayer
 
         self._layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
-        self._merged: list[tuple[Any, torch.Tensor]] = []
+        self._parameters = [parameter for layer in self._layers for parameter in layer.parameters()]
+        self._merged: list[tuple[Any, torch.nn.Parameter, torch.Tensor]] = []
         self._version: tuple[Any, ...] = ()
 
     @contextmanager
@@ -34,17 +35,18 @@ class MergedLora:
         """Within it every layer whose adapter is switched on computes with the folded weights."""
         version = tuple(self._versions())
         if version != self._version:
-            self._merged = [(layer, merged_weight(layer)) for layer in self._layers if _mergeable(layer)]
+            self._merged = [(layer, layer.get_base_layer().weight, merged_weight(layer))
+                            for layer in self._layers if _mergeable(layer)]
             self._version = version
-        own = [layer.get_base_layer().weight.data for layer, _ in self._merged]
+        own = [parameter.data for _, parameter, _ in self._merged]
         try:
-            for layer, weight in self._merged:
-                layer.get_base_layer().weight.data = weight
+            for layer, parameter, weight in self._merged:
+                parameter.data = weight
                 layer.merged_adapters.extend(layer.active_adapters)
             yield
         finally:
-            for (layer, _), weight in zip(self._merged, own):
-                layer.get_base_layer().weight.data = weight
+            for (layer, parameter, _), weight in zip(self._merged, own):
+                parameter.data = weight
                 layer.merged_adapters.clear()
 
     def release(self) -> None:
@@ -59,9 +61,9 @@ class MergedLora:
         for layer in self._layers:
             yield layer.disable_adapters
             yield from layer.active_adapters
-            for parameter in layer.parameters():
-                yield parameter.data_ptr()
-                yield parameter._version
+        for parameter in self._parameters:
+            yield parameter.data_ptr()
+            yield parameter._version
 
 
 def merged_weight(layer: Any) -> torch.Tensor:

@@ -14,7 +14,8 @@ from vlm_agent_ros.checkpoint import load_policy
 from vlm_agent_ros.config import resource_root
 from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.policy.config import LoraSettings, ModelConfig, load_model_config
-from vlm_agent_ros.policy.loading import add_lora, load_base, merged_lora, select_device
+from vlm_agent_ros.policy.loading import add_lora, load_base, select_device
+from vlm_agent_ros.policy.merged_lora import MergedLora
 
 CPU = torch.device('cpu')
 
@@ -122,11 +123,54 @@ def test_four_bits_without_their_library_or_a_gpu_are_refused_with_the_remedy(vl
         ModelConfig(base=str(vlm_folder), quantization='4bit', lora=None)
 
 
-def test_adapters_are_never_folded_into_quantized_weights(vlm_folder):
+@pytest.fixture
+def lora_layers(vlm_folder):
+    """A model with adapters that are no longer at their initial zeros, and its LoRA layers."""
     model = add_lora(load_base(ModelConfig(base=str(vlm_folder)), CPU)[0], LoraSettings(rank=2))
-    first, second = [module for module in model.modules() if isinstance(module, LoraLayer)][:2]
-    packed = torch.zeros(8, dtype=torch.uint8)  # as bitsandbytes holds them
-    first.get_base_layer().weight = torch.nn.Parameter(packed, requires_grad=False)
-    with merged_lora(model):
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.05)
+    return model, [module for module in model.modules() if isinstance(module, LoraLayer)]
+
+
+@pytest.mark.parametrize('weight', [torch.zeros(8, dtype=torch.uint8), torch.zeros(8, 8, dtype=torch.bfloat16)])
+def test_adapters_are_never_folded_into_weights_of_few_bits(lora_layers, weight):
+    model, (first, second, *_) = lora_layers
+    first.get_base_layer().weight = torch.nn.Parameter(weight, requires_grad=False)
+    with MergedLora(model)():
         assert not first.merged and second.merged
-    assert torch.equal(first.get_base_layer().weight, packed) and not second.merged
+    assert torch.equal(first.get_base_layer().weight, weight) and not second.merged
+
+
+def test_folded_weights_compute_what_the_adapters_compute_and_follow_every_change_of_them(lora_layers):
+    model, (layer, *_) = lora_layers
+    merged, base, given = MergedLora(model), layer.get_base_layer().weight.detach().clone(), torch.randn(3, 128)
+    given = given[:, :layer.in_features]
+    optimizer = torch.optim.AdamW([p for p in layer.parameters() if p.requires_grad], lr=0.1)
+    seen = []
+    for _ in range(3):
+        expected = layer(given)
+        with merged(), torch.no_grad():
+            assert layer.merged and not torch.equal(layer.get_base_layer().weight, base)
+            torch.testing.assert_close(layer(given), expected)
+            again = layer.get_base_layer().weight.data_ptr()
+        with merged():
+            assert layer.get_base_layer().weight.data_ptr() == again  # not folded anew
+        assert torch.equal(layer.get_base_layer().weight, base) and not layer.merged
+        seen.append(expected.detach())
+        expected.square().sum().backward()
+        optimizer.step()
+    assert not torch.equal(seen[0], seen[1]) and not torch.equal(seen[1], seen[2])
+
+
+def test_an_adapter_that_is_switched_off_is_not_folded(lora_layers):
+    model, (layer, *_) = lora_layers
+    merged, given = MergedLora(model), torch.ones(1, layer.in_features)
+    with merged():
+        pass
+    with model.disable_adapter(), torch.no_grad():
+        plain = layer(given)
+        with merged():
+            assert torch.equal(layer(given), plain)
+    assert not torch.equal(layer(given), plain)

@@ -229,7 +229,8 @@ def test_only_admissible_actions_are_written_and_a_row_does_not_depend_on_those_
 def test_an_inadmissible_action_of_a_free_text_is_illegal_though_the_policy_knows_it(make_policy, inputs, monkeypatch):
     policy = make_policy(constrained=False, max_new_tokens=60)
     said = policy.encoder.encode_output('{"thoughts": "", "action": "done"}').tolist()
-    monkeypatch.setattr(Sampler, '_draw', lambda sampler, row, log_probs: said[len(sampler.token_ids[row])])
+    monkeypatch.setattr(Sampler, '_draw', lambda sampler, rows, log_probs: torch.tensor(
+        [said[len(sampler.token_ids[row])] for row in rows]))
     other, whole = (dataclasses.replace(inputs[0], language=language)
                     for language in (DiscreteLanguage(['pick 01 02']), None))
     decisions = policy.decide([other, whole], temperature=1.0, seeds=SEEDS[:2])

@@ -42,10 +42,11 @@ class OutputConstraint:
         except Exception as error:
             raise UserError(f'the tokenizer cannot be used for constrained decoding ({error}): choose a model with a '
                             'fast tokenizer') from error
-        self._known = min(self._tokenizer.vocab_size, vocabulary)
         self._free = np.zeros(vocabulary, bool)
         self._free[:len(tokenizer)] = True
         self._free[[i for i in special_ids if i != self.eos and i < vocabulary]] = False
+        known = self._free & (np.arange(vocabulary) < self._tokenizer.vocab_size)
+        self._free_bits = np.packbits(self._free if regex is None else known, bitorder='little')
         self._replayed: OrderedDict[tuple[str, bytes], np.ndarray] = OrderedDict()
         self._compiled: OrderedDict[str, Any] = OrderedDict()  # copied for each output
         self._regex = regex
@@ -76,21 +77,31 @@ class OutputConstraint:
             raise UserError(f'the action language has no usable grammar ({problem}): correct its regex')
         return llguidance.LLMatcher(self._tokenizer, grammar)
 
-    def allowed(self, matchers: list[Any]) -> np.ndarray:
-        """(batch, vocabulary) bool, True where a token may come next; the matchers may be of different grammars."""
-        allowed = np.broadcast_to(self._free, (len(matchers), self.vocabulary)).copy()
+    def packed(self, matchers: list[Any]) -> np.ndarray:
+        """(batch, bytes) uint8 masks of what may come next, a bit for each token, the lowest first.
+
+        Args:
+            matchers: As ``start`` gave them; they may be of different grammars.
+        """
+        allowed = np.broadcast_to(self._free_bits, (len(matchers), len(self._free_bits))).copy()
         if self._regex is None:
             return allowed
         bits = llguidance.numpy.allocate_token_bitmask(len(matchers), self._tokenizer.vocab_size)
         for row, matcher in enumerate(matchers):
             llguidance.numpy.fill_next_token_bitmask(matcher, bits, row)
-        unpacked = np.unpackbits(bits.view(np.uint8), axis=1, count=self._known, bitorder='little')
-        allowed[:, :self._known] &= unpacked.astype(bool)
-        allowed[:, self._known:] = False
+        grammar = bits.view(np.uint8)[:, :allowed.shape[1]]  # the tokens that the grammar does not know are not free
+        allowed[:, :grammar.shape[1]] &= grammar
+        allowed[:, grammar.shape[1]:] = 0
         if not allowed.any(axis=1).all():
             errors = ', '.join(filter(None, (matcher.get_error() for matcher in matchers)))
             raise RuntimeError(f'the grammar allows no further token ({errors})')
         return allowed
+
+    def unpacked(self, packed: np.ndarray, device: torch.device) -> torch.Tensor:
+        """(batch, vocabulary) bool on a device, True where a token may come next."""
+        places = torch.arange(8, dtype=torch.uint8, device=device)
+        bits = torch.from_numpy(packed).to(device)[..., None] >> places & 1
+        return bits.flatten(-2)[..., :self.vocabulary].bool()
 
     def replay(self, token_ids: np.ndarray, regex: str | None = None) -> np.ndarray:
         """(tokens, vocabulary) bool masks under which the tokens of one output were written.
@@ -116,7 +127,7 @@ class OutputConstraint:
         matcher = self.start(regex)
         masks = np.empty((len(token_ids), self.vocabulary), bool)
         for step, token in enumerate(token_ids):
-            masks[step] = self.allowed([matcher])[0]
+            masks[step] = np.unpackbits(self.packed([matcher])[0], count=self.vocabulary, bitorder='little')
             if token != self.eos:
                 matcher.consume_token(int(token))
         return masks

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -142,27 +140,3 @@ def add_lora(model: Any, settings: LoraSettings) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', FutureWarning)  # PEFT reads a property that transformers has renamed
         return get_peft_model(model, lora).eval()
-
-
-@contextmanager
-def merged_lora(model: Any) -> Iterator[None]:
-    """Within it the adapters are folded into the base weights: half the operations where a step is one token.
-
-    The base weights are put back from copies, not by subtraction, so that they stay what they were to the bit.
-    Quantized weights are left alone: rounded again with an adapter in them they would be another policy than the one
-    that is updated.
-    """
-    from peft.tuners.lora import LoraLayer
-
-    layers = [module for module in model.modules()
-              if isinstance(module, LoraLayer) and module.get_base_layer().weight.is_floating_point()]
-    kept = [layer.get_base_layer().weight.detach().clone() for layer in layers]
-    try:
-        for layer in layers:
-            layer.merge()
-        yield
-    finally:
-        with torch.no_grad():
-            for layer, weight in zip(layers, kept):
-                layer.get_base_layer().weight.copy_(weight)
-                layer.merged_adapters.clear()

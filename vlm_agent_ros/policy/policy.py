@@ -17,9 +17,11 @@ from ..errors import UserError
 from .config import ModelConfig
 from .constraint import OutputConstraint, tempered_log_probs
 from .encoding import PromptEncoder, join_outputs
-from .loading import add_lora, load_base, merged_lora
+from .generation import DecodingLoop
+from .loading import add_lora, load_base
+from .merged_lora import MergedLora
 from .output import output_regex, parse_output
-from .sampling import Sampler
+from .sampling import Sampler, SamplingProcessor
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,8 @@ class Policy:
         self.constraint = OutputConstraint(self.encoder.tokenizer, self.encoder.special_ids, output.weight.shape[0],
                                            regex)
         self._hidden = _HiddenStates(output)
+        self._merged_lora = MergedLora(self.model)
+        self._loop = DecodingLoop(self._base())
 
     # -- deciding
 
@@ -137,22 +141,37 @@ class Policy:
         Returns:
             One decision per input, in order.
         """
-        from transformers import GenerationConfig, LogitsProcessorList
-
         if not greedy and (seeds is None or len(seeds) != len(inputs)):
             raise ValueError('sampling needs one seed per input')
-        encoded = self._encode(inputs, 'left')
-        regexes = [self._regex(i.language) for i in inputs]
-        sampler = Sampler(self.constraint, regexes, temperature, None if greedy else seeds)
+        sampler = Sampler(self.constraint, [self._regex(i.language) for i in inputs], temperature,
+                          None if greedy else seeds, self.config.decoding.max_new_tokens)
+        with self._merged_lora():
+            values = self._write(inputs, sampler)
+        return [self._decision(np.array(ids, np.int64), np.array(logprobs, np.float32), float(value), i.language)
+                for i, ids, logprobs, value in zip(inputs, sampler.token_ids, sampler.logprobs, values)]
+
+    def _write(self, inputs: Sequence[PolicyInput], sampler: Sampler) -> np.ndarray:
+        """Let the sampler write one output per input; (batch,) float32 values of the inputs."""
+        distinct, expand = _distinct(inputs)
+        self._hidden.clear()
+        prefill = self._loop.prefill(self._encode(distinct, 'left'))
+        if prefill is not None:
+            values = self._value(self._hidden.first[:, -1])[expand]
+            self._loop.write(prefill, expand, sampler)
+            return values.cpu().numpy()
+        return self._generate(inputs, sampler)
+
+    def _generate(self, inputs: Sequence[PolicyInput], sampler: Sampler) -> np.ndarray:
+        """The same by the model's own ``generate``, for caches that the decoding loop does not know."""
+        from transformers import GenerationConfig, LogitsProcessorList
+
         settings = GenerationConfig(
             do_sample=False, num_beams=1, max_new_tokens=self.config.decoding.max_new_tokens,
             eos_token_id=self.constraint.eos, pad_token_id=self.encoder.tokenizer.pad_token_id)
         self._hidden.clear()
-        with merged_lora(self.model):
-            self.model.generate(**encoded, generation_config=settings, logits_processor=LogitsProcessorList([sampler]))
-        values = self._value(self._hidden.first[:, -1]).cpu().numpy()
-        return [self._decision(np.array(ids, np.int64), np.array(logprobs, np.float32), float(value), i.language)
-                for i, ids, logprobs, value in zip(inputs, sampler.token_ids, sampler.logprobs, values)]
+        self.model.generate(**self._encode(inputs, 'left'), generation_config=settings,
+                            logits_processor=LogitsProcessorList([SamplingProcessor(sampler)]))
+        return self._value(self._hidden.first[:, -1]).cpu().numpy()
 
     @torch.no_grad()
     def values(self, inputs: Sequence[PolicyInput]) -> np.ndarray:
@@ -195,6 +214,8 @@ class Policy:
             padding_side: Layout of the forward pass; the result is the same to rounding.
             token_values: Give a value before every token, not only before the first.
         """
+        if torch.is_grad_enabled():
+            self._merged_lora.release()  # the update needs the memory, and changes the weights
         lengths = [len(decision.token_ids) for decision in decisions]
         tokens = max(lengths)
         ids = np.full((len(decisions), tokens), self.constraint.eos, np.int64)
@@ -300,8 +321,20 @@ class Policy:
 
     def _keep(self, positions: int) -> dict[str, int]:
         """Tell the model how many positions need logits; families without the argument compute them all."""
-        base = self.model.get_base_model() if self.config.lora is not None else self.model
-        return {'logits_to_keep': positions} if 'logits_to_keep' in inspect.signature(base.forward).parameters else {}
+        known = inspect.signature(self._base().forward).parameters
+        return {'logits_to_keep': positions} if 'logits_to_keep' in known else {}
+
+    def _base(self) -> Any:
+        """The model without PEFT's shell; its layers keep their adapters."""
+        return self.model.get_base_model() if self.config.lora is not None else self.model
+
+
+def _distinct(inputs: Sequence[PolicyInput]) -> tuple[list[PolicyInput], list[int]]:
+    """Inputs of which no two show the same to the model, and which of them each input is."""
+    places: dict[Any, int] = {}
+    keys = [(i.prompt, i.image.shape, i.image.tobytes()) for i in inputs]
+    expand = [places.setdefault(key, len(places)) for key in keys]
+    return [inputs[expand.index(place)] for place in range(len(places))], expand
 
 
 class _HiddenStates:

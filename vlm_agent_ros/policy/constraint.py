@@ -46,6 +46,7 @@ class OutputConstraint:
         self._free = np.zeros(vocabulary, bool)
         self._free[:len(tokenizer)] = True
         self._free[[i for i in special_ids if i != self.eos and i < vocabulary]] = False
+        self._free_bits = np.packbits(self._free)
         self._replayed: OrderedDict[tuple[str, bytes], np.ndarray] = OrderedDict()
         self._compiled: OrderedDict[str, Any] = OrderedDict()  # copied for each output
         self._regex = regex
@@ -95,14 +96,20 @@ class OutputConstraint:
     def replay(self, token_ids: np.ndarray, regex: str | None = None) -> np.ndarray:
         """(tokens, vocabulary) bool masks under which the tokens of one output were written.
 
-        An update passes over the same outputs several times: the masks of the latest are kept, as bits.
-
         Args:
             token_ids: (tokens,) int64.
             regex: As it was given to ``start``.
         """
+        bits = self.replay_bits(token_ids, regex)
+        return np.unpackbits(bits, axis=1, count=self.vocabulary).astype(bool)
+
+    def replay_bits(self, token_ids: np.ndarray, regex: str | None = None) -> np.ndarray:
+        """The masks of ``replay`` as (tokens, ⌈vocabulary / 8⌉) uint8, in the order of ``numpy.packbits``.
+
+        An update passes over the same outputs several times: the masks of the latest are kept.
+        """
         if self._regex is None:
-            return np.broadcast_to(self._free, (len(token_ids), self.vocabulary))
+            return np.broadcast_to(self._free_bits, (len(token_ids), len(self._free_bits)))
         key = regex or self._regex, token_ids.tobytes()
         bits = self._replayed.pop(key, None)
         if bits is None:
@@ -110,7 +117,7 @@ class OutputConstraint:
             while self._replayed and (len(self._replayed) + 1) * bits.nbytes > _REPLAY_BYTES:
                 self._replayed.popitem(last=False)
         self._replayed[key] = bits
-        return np.unpackbits(bits, axis=1, count=self.vocabulary).astype(bool)
+        return bits
 
     def _replay(self, token_ids: np.ndarray, regex: str | None) -> np.ndarray:
         matcher = self.start(regex)

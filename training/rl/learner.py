@@ -17,6 +17,7 @@ from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.policy.policy import Policy
 
 from ..config import TrainConfig
+from ..device_memory import with_memory_advice
 from ..seeds import keyed_seed
 from .algorithms import Batch, Sample, make_algorithm
 from .algorithms.base import Algorithm, pad
@@ -61,7 +62,17 @@ class Learner:
 
         Returns:
             Means over the update, by the names that metrics.jsonl shows.
+
+        Raises:
+            UserError: The memory of the device does not suffice; the weights are then those of any step of the update.
         """
+        size = self.config.micro_batch_size
+        return with_memory_advice(
+            lambda: self._update(samples, number, temperature, progress),
+            f'in an update with {size} decisions per forward pass', 'set micro_batch_size lower (results change by '
+            'rounding only), or dtype to bfloat16 in the models file')
+
+    def _update(self, samples: list[Sample], number: int, temperature: float, progress: float) -> dict[str, float]:
         config = self.config
         for group, rate in zip(self.optimizer.param_groups, self.learning_rates(progress)):
             group['lr'] = rate

@@ -15,6 +15,7 @@ from vlm_agent_ros.cot import CotReport
 from vlm_agent_ros.policy.policy import Decision, Policy, PolicyInput
 from vlm_agent_ros.types import EpisodeRequest, Outcome
 
+from ..device_memory import with_memory_advice
 from ..seeds import keyed_seed
 from .commands import Command, CommanderOf
 from .pool import Answer, WorldError, WorldPool
@@ -201,7 +202,10 @@ class Player:
         started = time.perf_counter()
         episodes = [self._running[world] for world in inputs]
         seeds = [keyed_seed('decision', *episode.slot.key, len(episode.turns)) for episode in episodes]
-        decisions = self.policy.decide(list(inputs.values()), temperature=temperature, seeds=seeds, greedy=greedy)
+        decisions = with_memory_advice(
+            lambda: self.policy.decide(list(inputs.values()), temperature=temperature, seeds=seeds, greedy=greedy),
+            f'deciding for {len(inputs)} worlds at once', 'set decoding.max_new_tokens lower or dtype to bfloat16 in '
+            'the models file, or start with fewer worlds')
         decided = time.perf_counter()
         commands = {}
         for world, episode, decision, seed in zip(inputs, episodes, decisions, seeds):

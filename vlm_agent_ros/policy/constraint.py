@@ -97,37 +97,37 @@ class OutputConstraint:
             raise RuntimeError(f'the grammar allows no further token ({errors})')
         return allowed
 
-    def unpacked(self, packed: np.ndarray, device: torch.device) -> torch.Tensor:
-        """(batch, vocabulary) bool on a device, True where a token may come next."""
-        places = torch.arange(8, dtype=torch.uint8, device=device)
-        bits = torch.from_numpy(packed).to(device)[..., None] >> places & 1
-        return bits.flatten(-2)[..., :self.vocabulary].bool()
-
     def replay(self, token_ids: np.ndarray, regex: str | None = None) -> np.ndarray:
         """(tokens, vocabulary) bool masks under which the tokens of one output were written.
-
-        An update passes over the same outputs several times: the masks of the latest are kept, as bits.
 
         Args:
             token_ids: (tokens,) int64.
             regex: As it was given to ``start``.
         """
+        bits = self.replay_bits(token_ids, regex)
+        return np.unpackbits(bits, axis=1, count=self.vocabulary, bitorder='little').astype(bool)
+
+    def replay_bits(self, token_ids: np.ndarray, regex: str | None = None) -> np.ndarray:
+        """The masks of ``replay`` as (tokens, ⌈vocabulary / 8⌉) uint8, packed as by ``packed``.
+
+        An update passes over the same outputs several times: the masks of the latest are kept.
+        """
         if self._regex is None:
-            return np.broadcast_to(self._free, (len(token_ids), self.vocabulary))
+            return np.broadcast_to(self._free_bits, (len(token_ids), len(self._free_bits)))
         key = regex or self._regex, token_ids.tobytes()
         bits = self._replayed.pop(key, None)
         if bits is None:
-            bits = np.packbits(self._replay(token_ids, regex), axis=1)
+            bits = self._replay(token_ids, regex)
             while self._replayed and (len(self._replayed) + 1) * bits.nbytes > _REPLAY_BYTES:
                 self._replayed.popitem(last=False)
         self._replayed[key] = bits
-        return np.unpackbits(bits, axis=1, count=self.vocabulary).astype(bool)
+        return bits
 
     def _replay(self, token_ids: np.ndarray, regex: str | None) -> np.ndarray:
         matcher = self.start(regex)
-        masks = np.empty((len(token_ids), self.vocabulary), bool)
+        masks = np.empty((len(token_ids), len(self._free_bits)), np.uint8)
         for step, token in enumerate(token_ids):
-            masks[step] = np.unpackbits(self.packed([matcher])[0], count=self.vocabulary, bitorder='little')
+            masks[step] = self.packed([matcher])[0]
             if token != self.eos:
                 matcher.consume_token(int(token))
         return masks
@@ -135,6 +135,12 @@ class OutputConstraint:
     def token_bytes(self, token_ids: np.ndarray) -> list[bytes]:
         """The bytes of each token; the end of the sequence has none."""
         return [b'' if token == self.eos else self._tokenizer.decode_bytes([int(token)]) for token in token_ids]
+
+
+def unpacked(packed: torch.Tensor, vocabulary: int) -> torch.Tensor:
+    """(…, vocabulary) bool of masks (…, ⌈vocabulary / 8⌉) uint8 as ``OutputConstraint.packed`` makes them."""
+    places = torch.arange(8, dtype=torch.uint8, device=packed.device)
+    return (packed[..., None] >> places & 1).flatten(-2)[..., :vocabulary].bool()
 
 
 def tempered_log_probs(logits: torch.Tensor, allowed: torch.Tensor, temperature: float) -> torch.Tensor:

@@ -105,8 +105,8 @@ class DecodingLoop:
                  *views: torch.Tensor) -> torch.Tensor:
         """(rows, vocabulary) logits after the last of the tokens ``ids`` (rows, tokens)."""
         mask = dict(zip(self._layer_types, masks)) if self._layer_types else masks[0]
-        output = self._model(input_ids=ids, position_ids=positions, attention_mask=mask, past_key_values=StepCache(views),
-                             use_cache=True, return_dict=True, **self._keep())
+        output = self._model(input_ids=ids, position_ids=positions, attention_mask=mask,
+                             past_key_values=StepCache(views), use_cache=True, return_dict=True, **self._keep())
         logits: torch.Tensor = output.logits[:, -1]
         return logits
 

@@ -15,13 +15,15 @@ from torch import nn
 from ..actions import ActionLanguage
 from ..errors import UserError
 from .config import ModelConfig
-from .constraint import OutputConstraint, tempered_log_probs
+from .constraint import OutputConstraint
 from .encoding import PromptEncoder, join_outputs
+from .folded_lora import folded_lora
 from .generation import DecodingLoop
 from .loading import add_lora, load_base
 from .merged_lora import MergedLora
 from .output import output_regex, parse_output
 from .sampling import Sampler, SamplingProcessor
+from .scoring import score_tokens
 
 
 @dataclass(frozen=True)
@@ -220,19 +222,18 @@ class Policy:
         tokens = max(lengths)
         ids = np.full((len(decisions), tokens), self.constraint.eos, np.int64)
         thoughts = np.zeros(ids.shape, bool)
-        allowed = np.ones((*ids.shape, self.constraint.vocabulary), bool)
+        allowed = np.full((*ids.shape, -(-self.constraint.vocabulary // 8)), 255, np.uint8)
         for row, (given, decision) in enumerate(zip(inputs, decisions)):
             ids[row, :lengths[row]], thoughts[row, :lengths[row]] = decision.token_ids, decision.thought_mask
-            allowed[row, :lengths[row]] = self.constraint.replay(decision.token_ids, self._regex(given.language))
+            allowed[row, :lengths[row]] = self.constraint.replay_bits(decision.token_ids, self._regex(given.language))
         outputs = torch.from_numpy(ids).to(self.device)
         counts = torch.tensor(lengths, device=self.device)
         mask = torch.arange(tokens, device=self.device) < counts[:, None]
         prompts = self._encode(inputs, 'left')
         joined = join_outputs(prompts, outputs, counts, padding_side)
-        logits, hidden = self._forward(joined, prompts['attention_mask'].sum(dim=1), tokens, padding_side)
-        log_probs = tempered_log_probs(logits, torch.from_numpy(allowed).to(self.device), temperature)
-        chosen = log_probs.gather(-1, outputs[..., None]).squeeze(-1)
-        entropy = -(log_probs.exp() * log_probs).sum(dim=-1)
+        with folded_lora(self.model):
+            logits, hidden = self._forward(joined, prompts['attention_mask'].sum(dim=1), tokens, padding_side)
+        chosen, entropy = score_tokens(logits, outputs, torch.from_numpy(allowed).to(self.device), temperature)
         return Evaluation(chosen * mask, mask, torch.from_numpy(thoughts).to(self.device), entropy * mask,
                           self._value(hidden if token_values else hidden[:, 0]))
 
@@ -241,9 +242,9 @@ class Policy:
         """Logits (batch, tokens, vocabulary) and hidden states (batch, tokens, width) that predict the outputs."""
         if padding_side == 'left':
             # The outputs are the last columns of every row: nothing else needs the width of the vocabulary.
-            logits = self.model(**joined, **self._keep(tokens + 1)).logits[:, -tokens - 1:-1]
+            logits = self.model(**joined, use_cache=False, **self._keep(tokens + 1)).logits[:, -tokens - 1:-1]
             return logits, self._hidden.last[:, -tokens - 1:-1]
-        logits = self.model(**joined).logits
+        logits = self.model(**joined, use_cache=False).logits
         columns = prompt_lengths[:, None] - 1 + torch.arange(tokens, device=logits.device)
         columns = columns.clamp(max=logits.shape[1] - 1)
         rows = torch.arange(len(logits), device=logits.device)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from .constraint import OutputConstraint, tempered_log_probs
+from .constraint import OutputConstraint, tempered_log_probs, unpacked
 
 _BLOCK = 64  # random numbers that are drawn at once
 
@@ -51,7 +51,7 @@ class Sampler:
             rows: Active rows without pending tokens.
             logits: (rows, vocabulary) of any float type.
         """
-        allowed = self._constraint.unpacked(self._allowed[rows], logits.device)
+        allowed = unpacked(torch.from_numpy(self._allowed[rows]).to(logits.device), self._constraint.vocabulary)
         log_probs = tempered_log_probs(logits, allowed, self._temperature)
         tokens = self._draw(rows, log_probs)
         chosen = log_probs.gather(1, tokens[:, None])[:, 0]

@@ -95,7 +95,7 @@ class Trainer:
             self.state = RunState(**restore_training(resume, self.learner))
         folder.go_back_to(self.state.update, self.state.best_update)
         self.memory = PeakMemory()
-        self._stopped = ''
+        self._stopped, self._began = '', time.perf_counter()
         self._boundary = self._copy()
 
     def run(self, started: float) -> dict[str, Any]:
@@ -112,6 +112,7 @@ class Trainer:
                 to go on.
             UserError: A file cannot be written, or an environment failed, when the last finished update has been saved.
         """
+        self._began = started - sum(self.state.phases_s.values())
         self._spend('start', time.perf_counter() - started)
         write_atomically(self.folder.path / 'config.json', json.dumps(as_mapping(self.config), indent=2) + '\n')
         log = MetricsLog(self.folder.path, self.state.update)
@@ -197,7 +198,7 @@ class Trainer:
             return
         result = self._evaluate('held_out', *config.scene)
         state.held_out.append({
-            'update': state.update, 'decisions': state.decisions, 'wall_s': sum(state.phases_s.values()),
+            'update': state.update, 'decisions': state.decisions, 'wall_s': time.perf_counter() - self._began,
             'success': result.success, 'n': result.n, 'ci95': list(result.ci95)})
 
     def _succeeds(self) -> bool:

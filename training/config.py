@@ -127,6 +127,9 @@ class TrainConfig(LearningConfig, EnvironmentConfig):
 
     eval_episodes: int = bounded(200, low=0, help='held-out episodes of each evaluation; 0 = skip them')
     eval_temperature: float = bounded(0.0, low=0.0, high=5.0, help='temperature of evaluations; 0 = greedy')
+    eval_every: int = bounded(0, low=0, help='updates between evaluations during training; 0 = none')
+    stop_at_success: float = bounded(0.0, low=0.0, high=1.0, help='success of an evaluation during training at which '
+                                     'training ends; 0 = never')
     select: str = bounded('last', choices=('last', 'best'),
                           help='checkpoint that is evaluated at the end; best = by training success')
     best_window: int = bounded(5, low=1, help='updates over which training success is averaged to find the best')
@@ -156,6 +159,8 @@ class TrainConfig(LearningConfig, EnvironmentConfig):
             raise UserError(f'attach names {len(self.attach)} worlds, but worlds is {self.worlds}: make them equal')
         if self.attach and self.transport != 'ros':
             raise UserError('attach needs running ROS worlds: set transport to ros')
+        if self.stop_at_success and not (self.eval_every and self.eval_episodes):
+            raise UserError('stop_at_success needs evaluations during training: set eval_every and eval_episodes')
         if any(part in ('..', '.') for part in Path(self.run_name).parts) or Path(self.run_name).is_absolute():
             raise UserError(f'run_name is {self.run_name!r}, but must name a folder within runs_dir')
 

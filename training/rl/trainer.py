@@ -49,6 +49,7 @@ class RunState:
         train_s: Wall time of the updates, s.
         phases_s: Wall time of everything, by phase, s.
         evaluations: Results so far, by ``own_cell``, ``before``.
+        held_out: Evaluations during training: update, decisions, wall time until its end, success, n, ci95.
         successes: Training success of the latest updates.
         best_success: Highest mean of ``successes``.
         best_update: Update that it was reached in; 0 = none yet.
@@ -63,6 +64,7 @@ class RunState:
     train_s: float = 0.0
     phases_s: dict[str, float] = field(default_factory=dict)
     evaluations: dict[str, Any] = field(default_factory=dict)
+    held_out: list[dict[str, Any]] = field(default_factory=list)
     successes: list[float] = field(default_factory=list)
     best_success: float = -1.0
     best_update: int = 0
@@ -93,7 +95,7 @@ class Trainer:
             self.state = RunState(**restore_training(resume, self.learner))
         folder.go_back_to(self.state.update, self.state.best_update)
         self.memory = PeakMemory()
-        self._stopped = ''
+        self._stopped, self._began = '', time.perf_counter()
         self._boundary = self._copy()
 
     def run(self, started: float) -> dict[str, Any]:
@@ -110,6 +112,7 @@ class Trainer:
                 to go on.
             UserError: A file cannot be written, or an environment failed, when the last finished update has been saved.
         """
+        self._began = started - sum(self.state.phases_s.values())
         self._spend('start', time.perf_counter() - started)
         write_atomically(self.folder.path / 'config.json', json.dumps(as_mapping(self.config), indent=2) + '\n')
         log = MetricsLog(self.folder.path, self.state.update)
@@ -168,7 +171,7 @@ class Trainer:
         phase = self.progress.phase('train', config.decisions, state.decisions)
         player = self._player(f'update {state.update}')
         longest = 0.0
-        while state.decisions < config.decisions:
+        while state.decisions < config.decisions and not self._succeeds():
             limit = 60.0 * config.max_wall_minutes
             if limit and state.train_s + longest > limit:
                 self._stopped = f'training ended at max_wall_minutes ({config.max_wall_minutes:g})'
@@ -181,11 +184,31 @@ class Trainer:
             if row['collapse_alarm']:
                 self.progress.say(f'warning: in update {row["update"]} {row["thought_collapse"]:.0%} of the thoughts '
                                   'were also written for another scene (thought collapse): raise guard_coef')
+            self._evaluate_between()
             self._boundary = self._copy()
             self._checkpoint(final=False)
         self._checkpoint(final=True)
         if state.update:
             phase.end(self._stopped or f'{state.decisions} decisions, {state.update} updates')
+
+    def _evaluate_between(self) -> None:
+        """The evaluations during training; they are part of their update, so that a resumed run has the same."""
+        config, state = self.config, self.state
+        if not config.eval_every or not config.eval_episodes or state.update % config.eval_every:
+            return
+        result = self._evaluate('held_out', *config.scene)
+        state.held_out.append({
+            'update': state.update, 'decisions': state.decisions, 'wall_s': time.perf_counter() - self._began,
+            'success': result.success, 'n': result.n, 'ci95': list(result.ci95)})
+
+    def _succeeds(self) -> bool:
+        """Whether the newest evaluation during training was good enough to end it."""
+        if not self.config.stop_at_success or not self.state.held_out:
+            return False
+        reached = bool(self.state.held_out[-1]['success'] >= self.config.stop_at_success)
+        if reached:
+            self._stopped = f'training ended at stop_at_success ({self.config.stop_at_success:g})'
+        return reached
 
     def _update(self, player: Player, phase: Phase) -> dict[str, Any]:
         """Play, learn, and count."""
@@ -286,7 +309,8 @@ class Trainer:
             'world': world, 'model': config.model, 'worlds': config.worlds, 'decisions': state.decisions,
             'updates': state.update, 'wall_s': round(sum(state.phases_s.values()), 1),
             'before': state.evaluations.get('before'), 'after': after.to_json() if after else None,
-            'own_cell': state.evaluations.get('own_cell'), 'seed': config.seed, 'stopped': self._stopped,
+            'own_cell': state.evaluations.get('own_cell'), 'held_out': state.held_out, 'seed': config.seed,
+            'stopped': self._stopped,
             'collapsed_updates': state.collapsed, 'gate_refusals': state.rejected['refused'],
             'rejected': state.rejected, 'lost_episodes': state.lost,
             'phases_s': {name: round(seconds, 1) for name, seconds in state.phases_s.items()},

@@ -20,7 +20,7 @@ from vlm_agent_ros.config import find_config, load_yaml
 TIMES = ('_s', 'per_second', 'mib')
 RUN = ['--algorithm', 'turn_ppo', '--group-size', '2', '--eval-episodes', '1', '--decisions', '32', '--epochs', '1',
        '--update-threads', '1', '--checkpoint-every', '1', '--keep-checkpoints', '2', '--select', 'best',
-       '--best-window', '1']
+       '--best-window', '1', '--eval-every', '2']
 # A server that has everything imported forks each run in a moment; the run is a process of its own all the same.
 PROCESSES = multiprocessing.get_context('forkserver')
 PROCESSES.set_forkserver_preload(['training.rl.trainer', 'training.rl.train', 'transformers', 'peft'])
@@ -59,7 +59,9 @@ def counters(folder: Path) -> dict[str, object]:
     state = json.loads((folder / 'checkpoints' / 'latest' / 'run_state.json').read_text())
     evaluations = {name: {key: value for key, value in result.items() if key not in ('latency_ms', 'wall_s')}
                    for name, result in state.pop('evaluations').items()}
-    return {**{key: value for key, value in state.items() if not key.endswith('_s')}, 'evaluations': evaluations}
+    held_out = [{**result, 'wall_s': 0.0} for result in state.pop('held_out')]
+    return {**{key: value for key, value in state.items() if not key.endswith('_s')}, 'evaluations': evaluations,
+            'held_out': held_out}
 
 
 def steps(folder: Path) -> list[int]:
@@ -87,6 +89,7 @@ def test_a_run_killed_again_and_again_becomes_the_unbroken_run(unbroken, flags, 
     folder = tmp_path / 'killed'
     checkpoints = folder / 'checkpoints'
     last = json.loads((unbroken / 'metrics.jsonl').read_text().splitlines()[-1])
+    assert [result['update'] for result in counters(unbroken)['held_out']][:2] == [2, 4]
     assert len(rows(unbroken)) >= 4 and all(row['gradient_norm'] > 0.0 for row in rows(unbroken))
 
     def row_written() -> bool:

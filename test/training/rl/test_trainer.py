@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from training.cli import main
+from training.evaluation.evaluate import EvaluationResult, Suite
 from training.rl.learner import Learner
+from training.rl.trainer import Trainer
 from vlm_agent_ros.checkpoint import load_policy
 from vlm_agent_ros.policy.policy import PolicyInput
 
@@ -111,6 +113,37 @@ def test_a_run_ends_at_its_wall_time_and_says_so(flags, tmp_path):
                  '--run-name', 'short']) == 0
     summary = json.loads((tmp_path / 'short' / 'summary.json').read_text())
     assert summary['updates'] == 1 and 'max_wall_minutes' in summary['stopped']
+
+
+def test_a_run_ends_at_the_held_out_success_that_is_asked_for_and_stays_ended(flags, tmp_path, monkeypatch):
+    asked = []
+
+    def evaluated(trainer, name, task, world):
+        asked.append((name, trainer.state.update))
+        success = 0.9 if trainer.state.update >= 2 else 0.8
+        return EvaluationResult(Suite(task, world), success, 10, (0.5, 1.0), {}, 1.0, 1.0, 0.0)
+
+    monkeypatch.setattr(Trainer, '_evaluate', evaluated)
+    options = ['--eval-every', '1', '--stop-at-success', '0.85', '--decisions', '1000']
+    assert main([*flags, *options, '--runs-dir', str(tmp_path), '--run-name', 'good']) == 0
+    summary = json.loads((tmp_path / 'good' / 'summary.json').read_text())
+    assert asked == [('before', 0), ('held_out', 1), ('held_out', 2), ('after', 2)]
+    assert [(result['update'], result['success']) for result in summary['held_out']] == [(1, 0.8), (2, 0.9)]
+    assert summary['updates'] == 2 and 'stop_at_success' in summary['stopped']
+    assert main(['train', '--resume', str(tmp_path / 'good')]) == 0
+    assert json.loads((tmp_path / 'good' / 'summary.json').read_text())['updates'] == 2
+
+
+def test_evaluations_during_training_do_not_change_it(finished, flags, tmp_path):
+    assert main([*flags, '--eval-episodes', '2', '--eval-every', '1', '--runs-dir', str(tmp_path),
+                 '--run-name', 'watched']) == 0
+    assert rows(tmp_path / 'watched') == rows(finished)
+    assert weights(tmp_path / 'watched') == weights(finished)
+
+
+def test_a_success_to_stop_at_without_evaluations_is_refused(flags, tmp_path, capsys):
+    assert main([*flags, '--stop-at-success', '0.9', '--runs-dir', str(tmp_path)]) == 2
+    assert 'eval_every' in capsys.readouterr().err
 
 
 def test_a_finished_run_is_not_overwritten(finished, flags, capsys):

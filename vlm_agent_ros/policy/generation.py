@@ -26,7 +26,7 @@ class DecodingLoop:
 
     What a step computes is the model's own code, with positions and masks from here. Once it has run often enough it is
     traced: the small model spends more time in Python than in its products. A trace is taken only if it repeats the
-    model's results to the bit, for other numbers of rows, columns and tokens than it was made with.
+    model's results to the bit, also for other numbers of rows and columns than it was made with.
 
     Args:
         model: Without PEFT's shell.
@@ -37,7 +37,7 @@ class DecodingLoop:
         self._arguments = inspect.signature(model.forward).parameters
         text = model.config.get_text_config()
         self._layer_types = sorted(set(getattr(text, 'layer_types', None) or ()))
-        self._window = getattr(text, 'sliding_window', None)
+        self._window: Any = getattr(text, 'sliding_window', None)
         self._bool_mask = text._attn_implementation == 'sdpa'
         self._serves = ('position_ids' in self._arguments and not model.config.is_encoder_decoder
                         and text._attn_implementation in ('sdpa', 'eager') and set(self._layer_types) <= _LAYERS
@@ -82,7 +82,7 @@ class DecodingLoop:
             expand: Prompt of each row of the sampler.
             sampler: Draws; it is left with the outputs.
         """
-        batch = _Batch(state, expand)
+        batch = Batch(state, expand)
         logits = state.logits[list(expand)]
         while sampler.active:
             # A row with tokens left to read has no logits of interest yet.
@@ -97,7 +97,7 @@ class DecodingLoop:
             tokens = [sampler.pending[row][:count] if row in sampler.active else [0] * count for row in batch.rows]
             for row in sampler.active:
                 del sampler.pending[row][:count]
-            logits = self._step(batch.read(tokens, self._masks))
+            logits = self.step(batch.read(tokens, self.masks))
 
     # -- one step
 
@@ -105,12 +105,15 @@ class DecodingLoop:
                  *views: torch.Tensor) -> torch.Tensor:
         """(rows, vocabulary) logits after the last of the tokens ``ids`` (rows, tokens)."""
         mask = dict(zip(self._layer_types, masks)) if self._layer_types else masks[0]
-        output = self._model(input_ids=ids, position_ids=positions, attention_mask=mask,
-                             past_key_values=StepCache(views), use_cache=True, return_dict=True, **self._keep())
+        output = self._model(input_ids=ids, position_ids=positions, attention_mask=mask, use_cache=True,
+                             past_key_values=StepCache(views), return_dict=True, **self._keep())
         logits: torch.Tensor = output.logits[:, -1]
         return logits
 
-    def _step(self, arguments: tuple[Any, ...]) -> torch.Tensor:
+    def step(self, arguments: tuple[Any, ...]) -> torch.Tensor:
+        """(rows, vocabulary) logits after what ``Batch.read`` gave."""
+        if arguments[0].shape[1] > 1:
+            return self._forward(*arguments)  # rare, and attention with shared heads takes another way there
         if self._traced is not None:
             with torch.jit.optimized_execution(False):  # specialising for shapes costs more than it brings
                 return self._traced(*arguments)
@@ -119,8 +122,13 @@ class DecodingLoop:
             self._traced = traced(self._forward, self._model, arguments)
         return self._forward(*arguments)
 
-    def _masks(self, valid: torch.Tensor, tokens: int) -> tuple[torch.Tensor, ...]:
-        """A mask (rows, 1, tokens, columns) for each type of layer, of columns (rows, columns) that hold a token."""
+    def masks(self, valid: torch.Tensor, tokens: int) -> tuple[torch.Tensor, ...]:
+        """Masks (rows, 1, tokens, columns) of the last tokens, one for each type of layer.
+
+        Args:
+            valid: (rows, columns) bool, True on tokens.
+            tokens: How many are read.
+        """
         columns = torch.arange(valid.shape[1], device=valid.device)
         places = columns[-tokens:, None]
         seen = valid[:, None, None] if tokens == 1 else valid[:, None, None] & (columns <= places)
@@ -137,9 +145,9 @@ class DecodingLoop:
     def _same_as_the_model(self, state: Prefill, ids: torch.Tensor, positions: torch.Tensor, given: dict[str, Any]
                            ) -> bool:
         """Whether a step with positions, masks and cache from here is what the model computes by itself."""
-        batch = _Batch(state, range(len(state.logits)))
+        batch = Batch(state, range(len(state.logits)))
         tokens = state.logits.argmax(dim=1, keepdim=True)
-        ours = self._forward(*batch.read(tokens.tolist(), self._masks))
+        ours = self._forward(*batch.read(tokens.tolist(), self.masks))
         mask = torch.cat([given['attention_mask'], torch.ones_like(tokens)], dim=1)
         extended = torch.cat([positions, positions[..., -1:] + 1], dim=-1)
         prepared = self._model.prepare_inputs_for_generation(
@@ -164,7 +172,7 @@ class Prefill:
         self.logits, self.cache, self.positions, self.valid = logits, cache, positions, valid
 
 
-class _Batch:
+class Batch:
     """Rows that are being written, by their index among all.
 
     Attributes:
@@ -231,12 +239,10 @@ def _copied(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _reshaped(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The same step with one row more, a column less and two tokens."""
+    """The same step with one row more and a column less."""
     ids, positions, masks, *views = arguments
     rows = torch.tensor([*range(len(ids)), 0], device=ids.device)
-    ids, positions = (tensor.index_select(dimension, rows) for tensor, dimension in ((ids, 0), (positions, -2)))
-    masks = tuple(mask[rows][..., :-1].repeat(1, 1, 2, 1) for mask in masks)
-    return (ids.repeat(1, 2), torch.cat([positions - 1, positions], dim=-1), masks,
+    return (ids[rows], positions.index_select(-2, rows) - 1, tuple(mask[rows][..., :-1] for mask in masks),
             *(view[rows][:, :, :-1] for view in views))
 
 

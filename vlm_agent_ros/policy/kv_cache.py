@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from transformers import DynamicCache
@@ -24,7 +25,8 @@ class KeyValueBuffers:
 
     def __init__(self, prompts: DynamicCache, expand: Sequence[int]) -> None:
         self.length = prompts.get_seq_length()
-        self._tensors = [tensor for layer in prompts.layers for tensor in (layer.keys, layer.values)]
+        layers: list[Any] = prompts.layers
+        self._tensors: list[torch.Tensor] = [tensor for layer in layers for tensor in (layer.keys, layer.values)]
         if list(expand) != list(range(len(self._tensors[0]))):
             self.select(torch.tensor(expand, device=self._tensors[0].device))
         self._reserve(_BLOCK)

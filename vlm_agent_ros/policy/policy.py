@@ -124,8 +124,8 @@ class Policy:
         self.constraint = OutputConstraint(self.encoder.tokenizer, self.encoder.special_ids, output.weight.shape[0],
                                            regex)
         self._hidden = _HiddenStates(output)
-        self._merged_lora = MergedLora(self.model)
-        self._loop = DecodingLoop(self._base())
+        self.merged_lora = MergedLora(self.model)
+        self.loop = DecodingLoop(self._base())
 
     # -- deciding
 
@@ -147,7 +147,7 @@ class Policy:
             raise ValueError('sampling needs one seed per input')
         sampler = Sampler(self.constraint, [self._regex(i.language) for i in inputs], temperature,
                           None if greedy else seeds, self.config.decoding.max_new_tokens)
-        with self._merged_lora():
+        with self.merged_lora():
             values = self._write(inputs, sampler)
         return [self._decision(np.array(ids, np.int64), np.array(logprobs, np.float32), float(value), i.language)
                 for i, ids, logprobs, value in zip(inputs, sampler.token_ids, sampler.logprobs, values)]
@@ -156,10 +156,10 @@ class Policy:
         """Let the sampler write one output per input; (batch,) float32 values of the inputs."""
         distinct, expand = _distinct(inputs)
         self._hidden.clear()
-        prefill = self._loop.prefill(self._encode(distinct, 'left'))
+        prefill = self.loop.prefill(self._encode(distinct, 'left'))
         if prefill is not None:
             values = self._value(self._hidden.first[:, -1])[expand]
-            self._loop.write(prefill, expand, sampler)
+            self.loop.write(prefill, expand, sampler)
             return values.cpu().numpy()
         return self._generate(inputs, sampler)
 
@@ -217,7 +217,7 @@ class Policy:
             token_values: Give a value before every token, not only before the first.
         """
         if torch.is_grad_enabled():
-            self._merged_lora.release()  # the update needs the memory, and changes the weights
+            self.merged_lora.release()  # the update needs the memory, and changes the weights
         lengths = [len(decision.token_ids) for decision in decisions]
         tokens = max(lengths)
         ids = np.full((len(decisions), tokens), self.constraint.eos, np.int64)

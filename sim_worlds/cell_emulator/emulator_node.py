@@ -34,6 +34,7 @@ from vlm_agent_ros.nodes.messages import (
 from vlm_agent_ros.nodes.parameters import declare_parameters
 from vlm_agent_ros.nodes.process import end_with_parent
 from vlm_agent_ros.nodes.ros_env import run_node
+from vlm_agent_ros.nodes.status_names import full_name
 from vlm_agent_ros.types import EpisodeRequest, Outcome, Trajectory
 
 from .cell import FAULTS, EmulatedCell
@@ -211,7 +212,7 @@ class EmulatorNode(Node):
             values = {'accepted': controller.accepted, 'rejected': controller.refused, 'reason': controller.reason}
             statuses.append(DiagnosticStatus(
                 level=DiagnosticStatus.ERROR if stopped else DiagnosticStatus.OK,
-                name=f'{self.get_name()}: {group} controller', hardware_id=self._cell.cell.name,
+                name=f'{full_name(self)}: {group} controller', hardware_id=self._cell.cell.name,
                 message='protective stop' if stopped else 'moving' if controller.moving else 'holding',
                 values=[KeyValue(key=key, value=str(value)) for key, value in values.items()]))
         array = DiagnosticArray(status=statuses)

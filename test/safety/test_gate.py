@@ -12,7 +12,7 @@ from vlm_agent_ros.actions import Pick
 from vlm_agent_ros.autonomy import Autonomy
 from vlm_agent_ros.cell import Cell
 from vlm_agent_ros.motion import Kinematics, SkillPlanner
-from vlm_agent_ros.motion.cubic import positions_at, slowed
+from vlm_agent_ros.motion.cubic import positions_at, slowed, velocities_at
 from vlm_agent_ros.safety import EvidenceFile, Gate, Ladder, SafetyRules, Violation
 from vlm_agent_ros.safety.gate import Clocks
 from vlm_agent_ros.status import ERROR, Status
@@ -124,13 +124,14 @@ def test_a_stop_holds_the_measured_position_and_the_pending_proposal_dies(make) 
     bench.positions[:7] += 0.01
     bench.sense()
     bench.gate.stop('operator', 'the operator called ~/stop')
-    (hold,) = bench.sent
-    assert hold.positions.tolist() == [bench.positions.tolist()]
-    assert not hold.velocities.any()
+    arm, gripper = bench.sent
+    assert arm.positions.tolist() == [bench.positions[:7].tolist()]
+    assert gripper.positions.tolist() == [bench.positions[7:].tolist()]
+    assert not arm.velocities.any()
     assert not bench.gate.approve(True)[0]
     assert bench.propose().values['rule'] == 'stop'
     assert bench.last('stop').level == ERROR
-    assert len(bench.sent) == 1
+    assert len(bench.sent) == 2
     assert not bench.gate.reset()[0]  # within the cooldown
     bench.wait(1.1)
     assert bench.gate.reset()[0]
@@ -157,9 +158,9 @@ def test_a_stop_with_old_joint_states_holds_where_the_controller_is_about_to_be(
     assert 'no new joint state' in stopped_at.message
     hold = bench.sent[1]
     elapsed = np.arange(0.0, 1.0, 0.05)
-    on_the_way = positions_at(bench.motion, elapsed)[:, :7]
-    assert np.abs(on_the_way - hold.positions[0, :7]).max(axis=1).min() < 1e-9
-    assert np.abs(hold.positions[0, :7] - bench.positions[:7]).max() > 0.01
+    on_the_way = positions_at(bench.motion, elapsed) + velocities_at(bench.motion, elapsed) * hold.duration_s / 2
+    assert np.abs(on_the_way[:, :7] - hold.positions[0]).max(axis=1).min() < 1e-9
+    assert np.abs(hold.positions[0] - bench.positions[:7]).max() > 0.01
     bench.now += 5.0
     assert not bench.gate.reset()[0]  # the joint states are still missing
     bench.wait(1.0)
@@ -178,8 +179,8 @@ def test_what_is_held_stays_squeezed_on_a_stop(make) -> None:  # type: ignore[no
     bench.positions[7] = 0.02
     bench.sense()
     bench.gate.stop('operator', 'the operator called ~/stop')
-    assert bench.sent[0].positions[0, 7] == bench.cell.robot.gripper_closed
-    assert bench.sent[0].positions[0, :7].tolist() == bench.positions[:7].tolist()
+    assert bench.sent[1].positions[0, 0] == bench.cell.robot.gripper_closed
+    assert bench.sent[0].positions[0].tolist() == bench.positions[:7].tolist()
 
 
 def test_a_gripper_that_opens_is_not_closed_again_by_a_stop(make) -> None:  # type: ignore[no-untyped-def]
@@ -190,13 +191,13 @@ def test_a_gripper_that_opens_is_not_closed_again_by_a_stop(make) -> None:  # ty
     bench.sense()
     assert bench.propose(opening).values['verdict'] == 'forwarded'
     bench.gate.stop('operator', 'the part is still squeezed')
-    assert bench.sent[-1].positions[0, 7] == bench.cell.robot.gripper_closed
+    assert bench.sent[-1].positions[0, 0] == bench.cell.robot.gripper_closed
     bench.wait(1.1)
     assert bench.gate.reset()[0]
     assert bench.propose(opening).values['verdict'] == 'forwarded'
     bench.wait(0.8)
     bench.gate.stop('operator', 'the part has been let go')
-    assert bench.sent[-1].positions[0, 7] == 0.02
+    assert bench.sent[-1].positions[0, 0] == 0.02
 
 
 def test_a_task_that_is_not_allowed_lets_nothing_pass_until_the_next_one(make) -> None:  # type: ignore[no-untyped-def]
@@ -259,8 +260,8 @@ def test_shadow_holds_a_motion_that_is_under_way_before_it_begins(make) -> None:
     bench = make('auto')
     bench.propose()
     assert bench.gate.set_mode('shadow', 'enough')[0]
-    assert len(bench.sent) == 2
-    assert bench.sent[1].positions.tolist() == [bench.positions.tolist()]
+    assert len(bench.sent) == 3
+    assert np.concatenate([part.positions[0] for part in bench.sent[1:]]).tolist() == bench.positions.tolist()
 
 
 def follow(bench: Bench, motion: Trajectory, grips: bool) -> None:

@@ -106,7 +106,7 @@ class RosCellLine:
         node.create_subscription(DiagnosticArray, interface.DIAGNOSTICS, self._on_diagnostics, interface.EVENT_QOS)
         node.create_subscription(String, f'{cell.gate}/correction', lambda _: self._watch.on_correction(),
                                  interface.EVENT_QOS)
-        gate, agent = (name.rpartition('/')[2] for name in (cell.gate, cell.agent))
+        gate, agent = (name.lstrip('/') for name in (cell.gate, cell.agent))
         self._statuses: dict[str, Callable[[DiagnosticStatus, dict[str, str]], None]] = {
             f'{gate}: verdict': lambda _, values: self._watch.on_verdict(values),
             f'{gate}: stop': lambda status, _: self._watch.on_stop(status.level == DiagnosticStatus.ERROR),

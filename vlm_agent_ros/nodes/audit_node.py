@@ -40,6 +40,7 @@ from .losses import Losses
 from .parameters import declare_parameters
 from .peers import Peers
 from .ros_env import run_node
+from .status_names import full_name, is_of_another_cell
 
 _REPORT_S = 0.5
 _LATE_S = 2.0
@@ -92,7 +93,8 @@ class AuditNode(ManagedNode):
         self._settings = declare_parameters(self, Parameters)
         self._writer: AuditWriter | None = None
         self._made: list[Callable[[], Any]] = []
-        latched = (f'{self._settings.agent}: chain of thought', f'{self._settings.gate}: mode')
+        latched = (f'{full_name(self, self._settings.agent)}: chain of thought',
+                   f'{full_name(self, self._settings.gate)}: mode')
         self._latched_statuses = [f'{name}\0'.encode() for name in latched]
         Peers(self, self.board, [interface.GATE_HEARTBEAT], own=interface.AUDIT_HEARTBEAT)
         if self._settings.autostart:
@@ -172,12 +174,23 @@ class AuditNode(ManagedNode):
         def receive(data: bytes, info: dict[str, Any]) -> None:
             self._silent.discard(topic.topic)
             losses.received(info)
+            if topic.name == interface.DIAGNOSTICS and not (data := self._without_other_cells(data)):
+                return
             stamp_ns = _stamp_ns(data) if stamped else int(info['source_timestamp'])
             writer.put(Entry(topic, data, time.time_ns(), stamp_ns, self._latch(topic, data), compress))
 
         subscription = self.create_subscription(kind, here, receive, subscribed.qos, raw=True,
                                                 event_callbacks=losses.events)
         self._made.append(partial(self.destroy_subscription, subscription))
+
+    def _without_other_cells(self, data: bytes) -> bytes:
+        """A serialized DiagnosticArray less what other cells say on the topic that all share; empty for nothing."""
+        message = deserialize_message(data, DiagnosticArray)
+        own = [status for status in message.status if not is_of_another_cell(self, status)]
+        if len(own) == len(message.status):
+            return data
+        message.status = own
+        return bytes(serialize_message(message)) if own else b''
 
     def _latch(self, topic: Topic, data: bytes) -> str:
         """Key of what a new file begins with: the state that was told once, or is told again only now and then."""

@@ -11,6 +11,7 @@ from std_msgs.msg import String
 
 from ..cot import CotReport
 from .interface import CHAIN_OF_THOUGHT, DIAGNOSTICS, EVENT_QOS, LATCHED_QOS
+from .status_names import full_name, hardware_id
 
 REPEAT_S = 1.0  # rqt marks a status that is not refreshed as stale
 _LEAST_AGE_S = 0.001  # to the digits that are published, an age of 0 belongs to a new decision alone
@@ -31,7 +32,7 @@ class CotPublisher:
         self._lock = threading.Lock()
         self._last: dict[str, tuple[CotReport, float]] = {}
         self._diagnostics = node.create_publisher(DiagnosticArray, DIAGNOSTICS, EVENT_QOS)
-        topics = sources or {node.get_name(): CHAIN_OF_THOUGHT}
+        topics = sources or {full_name(node): CHAIN_OF_THOUGHT}
         self._texts = {source: node.create_publisher(String, topic, LATCHED_QOS) for source, topic in topics.items()}
 
     def publish(self, report: CotReport, source: str | None = None) -> None:
@@ -58,14 +59,15 @@ class CotPublisher:
             self._node.destroy_publisher(publisher)
 
     def _send(self, reports: dict[str, tuple[CotReport, float]]) -> None:
-        array = DiagnosticArray(status=[_status(s, report, age) for s, (report, age) in reports.items()])
+        told_by = hardware_id(self._node)
+        array = DiagnosticArray(status=[_status(s, report, age, told_by) for s, (report, age) in reports.items()])
         array.header.stamp = self._node.get_clock().now().to_msg()
         self._diagnostics.publish(array)
 
 
-def _status(source: str, report: CotReport, age_s: float) -> DiagnosticStatus:
+def _status(source: str, report: CotReport, age_s: float, told_by: str) -> DiagnosticStatus:
     values = {**report.values(), 'cot_age_s': f'{age_s:.3f}'}
     return DiagnosticStatus(
         level=DiagnosticStatus.WARN if report.refusal or not report.action else DiagnosticStatus.OK,
-        name=f'{source}: chain of thought', message=report.message(), hardware_id='vlm_agent_ros',
+        name=f'{source}: chain of thought', message=report.message(), hardware_id=told_by,
         values=[KeyValue(key=key, value=value) for key, value in values.items()])

@@ -52,6 +52,7 @@ from .peers import Peers
 from .priority import run_before_others
 from .publishers import SoleSource
 from .ros_env import run_node
+from .status_names import full_name, is_of_this_cell
 
 _COLLECT_S = 1.0
 _THOUGHT, _CHECKPOINT = ': chain of thought', ': checkpoint'
@@ -246,7 +247,7 @@ class GateNode(ManagedNode):
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         """Which checkpoint decides: an agent that can change it says so before it decides, others with each thought."""
-        for status in message.status:
+        for status in (status for status in message.status if is_of_this_cell(self, status.name)):
             self._says_checkpoint = self._says_checkpoint or status.name.endswith(_CHECKPOINT)
             if status.name.endswith(_CHECKPOINT if self._says_checkpoint else _THOUGHT):
                 digest = next((pair.value for pair in status.values if pair.key == 'checkpoint_sha256'), '')
@@ -331,7 +332,7 @@ class GateNode(ManagedNode):
     def _answer(self, response: Any, act: Callable[[Gate], tuple[bool, str]]) -> Any:
         if self._gate is None or not self.active:
             response.success, response.message = False, 'the gate is not active and publishes no command: its reason ' \
-                f'is in "{self.get_name()}: state" on /diagnostics'
+                f'is in "{full_name(self)}: state" on /diagnostics'
         else:
             response.success, response.message = act(self._gate)
         return response

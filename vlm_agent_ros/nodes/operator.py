@@ -35,10 +35,10 @@ from ..motion.demonstration import action_at
 from ..safety import MODES
 from . import interface
 from .messages import joint_positions
+from .status_names import full_name
 
 _WAIT_S = 5.0
 _GATE = 'gate_node'
-_VERDICT = f'{_GATE}: verdict'
 _CORRECTION = interface.CORRECTION.replace('~', _GATE)
 
 
@@ -140,8 +140,10 @@ class Console:
 
     def _verdict(self) -> dict[str, str]:
         """Values of the newest verdict, which the gate repeats every second."""
+        verdict = f'{full_name(self._node, _GATE)}: verdict'
+
         def values(message: DiagnosticArray) -> dict[str, str]:
-            return {pair.key: unescape(pair.value) for status in message.status if status.name == _VERDICT
+            return {pair.key: unescape(pair.value) for status in message.status if status.name == verdict
                     for pair in status.values}
         return self._next(DiagnosticArray, interface.DIAGNOSTICS, interface.EVENT_QOS, values)
 

@@ -24,6 +24,7 @@ from . import interface
 from .decider import Decided, Decider, DeciderSettings, release_of
 from .lifecycle import ManagedNode
 from .messages import outcome_from, to_ns
+from .status_names import is_of_this_cell
 
 _VERDICT = ': verdict'
 CHANGEABLE = ('next_model', 'readmit')
@@ -131,7 +132,7 @@ class Releases:
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
-            if status.name.endswith(_VERDICT):
+            if status.name.endswith(_VERDICT) and is_of_this_cell(self._node, status.name):
                 self._keeper.verdict({value.key: unescape(value.value) for value in status.values})
                 self._follow()
 

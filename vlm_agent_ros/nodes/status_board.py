@@ -10,6 +10,7 @@ from rclpy.node import Node
 from ..cot import escape
 from ..status import Status
 from .interface import DIAGNOSTICS, EVENT_QOS
+from .status_names import full_name, hardware_id
 
 
 class StatusBoard:
@@ -42,8 +43,8 @@ class StatusBoard:
     def _message(self, status: Status, age_s: float | None = None) -> DiagnosticStatus:
         values = status.values if age_s is None else {**status.values, 'age_s': f'{age_s:.3f}'}
         return DiagnosticStatus(
-            level=bytes([status.level]), name=f'{self._node.get_name()}: {status.about}',
-            message=escape(status.message), hardware_id='vlm_agent_ros',
+            level=bytes([status.level]), name=f'{full_name(self._node)}: {status.about}',
+            message=escape(status.message), hardware_id=hardware_id(self._node),
             values=[KeyValue(key=key, value=escape(value)) for key, value in values.items()])
 
     def _send(self, statuses: list[DiagnosticStatus]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -16,13 +16,14 @@ from ..status import ERROR, OK, WARN, Status
 from ..types import Trajectory
 from .agreement import Agreement
 from .autonomy import Ladder
+from .braking import Brake, last_point
 from .rules import SafetyRules
 from .stop import StopLatch
 from .supervisor import Supervisor
 from .tracking import Speedometer
 from .verdict import Ages, Verdict, Violation
 
-_HOLD_S = 0.1  # time given to the arm to come to rest where it was measured
+_MAX_AHEAD_S = 0.1  # how old a joint state may be from which it follows where a moving arm is now
 _REACTION_S = 1.0  # a yes that comes sooner after a proposal took another one's place was meant for the other
 _OPENS = 0.02  # a set-point so much of the stroke farther open than the gripper is about to open it
 _REMEMBERED_IMAGES = 512
@@ -96,7 +97,7 @@ class Gate:
         self._rules = SafetyRules(cell, kinematics, self._latch)
         self.supervisor = Supervisor(cell, self._fault, self._clocks.steady, self._clocks.motion)
         self._agreement = Agreement(cell, kinematics)
-        self._speedometer = Speedometer()
+        self._speedometer, self._brake = Speedometer(), Brake(cell, kinematics)
         # As much as a controller evens out at the start of a motion, like at the end of one that does not rest.
         self._max_rates = np.array(cell.robot.max_acceleration[:len(cell.robot.arm_joints)]) \
             * (1.0 + cell.safety.acceleration_tolerance) * cell.safety.jump_time_s
@@ -223,8 +224,8 @@ class Gate:
         arm_joints, rates = self._cell.robot.arm_joints, self._speedometer.rates
         if self.mode == 'shadow' or rates is None or arm_joints[0] not in names:
             return None
-        joint = int(np.argmax(rates / self._max_rates))
-        rate, limit = float(rates[joint]), float(self._max_rates[joint])
+        joint = int(np.argmax(np.abs(rates) / self._max_rates))
+        rate, limit = abs(float(rates[joint])), float(self._max_rates[joint])
         return None if rate <= limit else Violation(
             'start', rate, limit, f'{arm_joints[joint]} moves at {rate:.3f} rad/s when the motion is to begin, allowed '
             f'are {limit:.3f}')
@@ -271,7 +272,7 @@ class Gate:
         return pending
 
     def stop(self, cause: str, message: str, persists: Callable[[], bool] = lambda: False) -> None:
-        """Stop at once: the arm is commanded to stay where it is, then everything else is seen to."""
+        """Stop at once: the arm is commanded to brake, then everything else is seen to."""
         self._latch.trigger(cause, persists, message)
         self._hold()
         pending = self._drop_pending()
@@ -316,31 +317,33 @@ class Gate:
             self.stop(cause, message, persists)
 
     def _hold(self) -> None:
-        """Command the arm to stay. Zeros would be a slam to the zero pose; silence would let the motion go on.
+        """Command the arm to brake. Zeros would be a slam to the zero pose; silence would let the motion go on.
 
-        Where it is follows from the measurement. If that is old, the position that the controller is about to
-        command is the nearest to the truth; joint_trajectory_controller refuses an empty trajectory, and goes on.
+        Where it is and how fast follows from the measurement. If that is old, what the controller is about to command
+        is the nearest to the truth; joint_trajectory_controller refuses an empty trajectory, and goes on.
         """
         if self.mode == 'shadow':
             return
-        measured, robot = self._inputs.measured, self._cell.robot
-        tracking, now_s = self.supervisor.tracking, self._clocks.motion()
-        commanded = tracking.commanded(now_s)
+        measured, robot, now_s = self._inputs.measured, self._cell.robot, self._clocks.motion()
+        commanded = self.supervisor.tracking.commanded(now_s)
         fresh = self.supervisor.joints_are_fresh
         if measured is None or not (fresh or commanded is not None):
             self._send(None)  # no motion of ours is under way, and an old position would be a new motion
             return
-        positions, hold_s = measured.joint_positions.copy(), _HOLD_S
-        if not fresh and commanded is not None:
-            positions[:len(robot.arm_joints)] = commanded
-        holds = self._cell.gripper_state(robot.joints, positions) == 'holding'
-        if holds and not self._opens(positions[len(robot.arm_joints):], now_s):
+        arm, gripper = np.split(measured.joint_positions, [len(robot.arm_joints)])
+        rates = self._speedometer.rates if self._speedometer.rates is not None else np.zeros_like(arm)
+        here = arm + rates * min(self.supervisor.joints_age_s, _MAX_AHEAD_S)
+        braking = self._brake.stop(*((here, rates) if fresh or commanded is None else commanded))
+        stay = Trajectory(robot.gripper_joints, braking.times_ns[-1:], gripper[None], np.zeros((1, len(gripper))))
+        if self._cell.gripper_state(robot.joints, measured.joint_positions) == 'holding' \
+                and not self._opens(gripper, now_s):
             # What is held stays squeezed: a set-point at the measured finger position would let it slip.
-            positions[len(robot.arm_joints):] = robot.gripper_closed
-            hold_s = self._cell.motion.gripper_time_s
-        hold = Trajectory(robot.joints, np.array([round(hold_s * 1e9)]), positions[None], np.zeros((1, len(positions))))
-        self._send(hold)
-        self.supervisor.command(hold)
+            stay = replace(stay, times_ns=np.array([round(self._cell.motion.gripper_time_s * 1e9)]),
+                           positions=np.full_like(stay.positions, robot.gripper_closed))
+        for part in (last_point(braking), stay):
+            self._send(part)
+        self.supervisor.command(braking)
+        self.supervisor.command(stay)
 
     def _opens(self, gripper: np.ndarray, now_s: float) -> bool:
         """The gripper, measured (gripper joints,), is on its way to let go of what it held, by our own command."""

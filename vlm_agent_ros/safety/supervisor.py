@@ -60,7 +60,12 @@ class Supervisor:
     @property
     def joints_are_fresh(self) -> bool:
         """The newest joint state says where the arm is now."""
-        return self._joints.age_s(self._clock()) <= self._limits.joint_timeout_s
+        return self.joints_age_s <= self._limits.joint_timeout_s
+
+    @property
+    def joints_age_s(self) -> float:
+        """Time (s) since the newest joint state."""
+        return self._joints.age_s(self._clock())
 
     def image(self, stamp_ns: int) -> None:
         """An image, or the camera_info of one, has come."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..cell import Cell
-from ..motion.cubic import positions_at
+from ..motion.cubic import positions_at, velocities_at
 from ..motion.monitor import MotionMonitor
 from ..types import Trajectory
 
@@ -17,7 +17,7 @@ class Speedometer:
     """How fast the arm moves.
 
     Attributes:
-        rates: (arm joints,) float64 absolute velocities, rad/s; None before the first joint state.
+        rates: (arm joints,) float64 velocities, rad/s; None before the first joint state.
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class Speedometer:
         if self.rates is None or stamp_ns < before_ns:  # time has jumped: nothing is known
             self.rates, self._before = np.zeros_like(arm), (stamp_ns, arm.copy())
         elif stamp_ns - before_ns >= _APART_NS:
-            self.rates = np.abs(arm - before) / ((stamp_ns - before_ns) * 1e-9)
+            self.rates = (arm - before) / ((stamp_ns - before_ns) * 1e-9)
             self._before = stamp_ns, arm.copy()
 
 
@@ -62,11 +62,12 @@ class Tracking:
         if self._gripper_joints[0] in trajectory.joint_names:
             self._gripper = trajectory.select(self._gripper_joints), now_s
 
-    def commanded(self, now_s: float) -> np.ndarray | None:
-        """(arm joints,) rad where the controller wants the arm now; None where nothing moves it."""
+    def commanded(self, now_s: float) -> tuple[np.ndarray, np.ndarray] | None:
+        """(arm joints,) rad and rad/s that the controller wants of the arm now; None where nothing moves it."""
         if self._arm is None or not self.moving:
             return None
-        return positions_at(self._arm, np.array([now_s - self._started_s]))[0]
+        since = np.array([now_s - self._started_s])
+        return positions_at(self._arm, since)[0], velocities_at(self._arm, since)[0]
 
     def gripper_commanded(self, now_s: float) -> np.ndarray | None:
         """(gripper joints,) rad or m where the controller wants the gripper now; None where none was commanded."""

@@ -62,7 +62,8 @@ def corrected(samples: Sequence[Sample], policy: Policy, config: TrainConfig, te
         behaviour = pad([s.decision.token_logprobs for s in batch], result.logprobs)
         shares = token_weights(result.mask, result.thought_mask, config.thought_weight)
         proximal = result.logprobs.float().cpu().numpy()
-        for sample, row, weight in zip(batch, proximal, importance_weights(result.logprobs, behaviour, shares).tolist()):
+        found_weights = importance_weights(result.logprobs, behaviour, shares).tolist()
+        for sample, row, weight in zip(batch, proximal, found_weights):
             now = replace(sample.decision, token_logprobs=row[:len(sample.decision.token_ids)].copy())
             found.append(sample.reweighted(min(weight, config.max_importance), now))
             weights.append(weight)

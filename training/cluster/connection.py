@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ _MIB = 2**20
 _LOCAL_STORE = 256 * _MIB
 _VERSIONS = 2  # of the weights are in the object store while workers change to the newer one
 _PATIENCE_S = 5.0
+_POLL_S = 0.2
 _HTTP2_PREFACE = b'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n' + bytes(3) + b'\x04' + bytes(5)  # and empty SETTINGS (RFC 9113)
 
 
@@ -55,6 +57,25 @@ def connected(config: TrainConfig, policy: Policy) -> Iterator[Any]:
             ray.shutdown()
             if folder is not None:
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def result_of(ray: Any, reference: Any, timeout: float = float('inf')) -> Any:
+    """What a reference stands for, once it is there.
+
+    A signal that ends the program is held back while Ray's compiled code runs, which would make a SystemError of it.
+
+    Raises:
+        TimeoutError: It was not there in so many seconds.
+        ray.exceptions.RayError: It never will be.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        with deferred_signals():
+            ready, _ = ray.wait([reference], timeout=_POLL_S)
+            if ready:
+                return ray.get(reference)
+        if time.monotonic() > deadline:
+            raise TimeoutError
 
 
 def trained_bytes(policy: Policy) -> int:
@@ -101,6 +122,7 @@ def _import_ray(local: bool) -> Any:
     if local:
         # Nothing but this machine is to reach it: without this Ray takes 127.0.0.1 for the address of the network.
         os.environ.setdefault('RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER', '0')
+        os.environ.setdefault('RAY_worker_niceness', '0')  # 15 by default: beside other work they would starve
     try:
         with deferred_signals():
             import ray

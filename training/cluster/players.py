@@ -7,6 +7,7 @@ process. With more, so many further rollouts are begun ahead, and no worker begi
 from __future__ import annotations
 
 import dataclasses
+import pickle
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from vlm_agent_ros.policy.policy import Policy
 from ..config import TrainConfig
 from ..rl.rollout import TrainingSchedule
 from ..worlds.episodes import Clock, Episode, Schedule, Slot
+from .connection import result_of, trained_bytes
 from .identity import identity
 from .share import in_order, shares
 from .worker import Played, RolloutWorker, Weights
@@ -61,7 +63,7 @@ class ClusterPlayers:
         self._shares = shares(config)
         self._workers: list[Any] = []
         self._failures = [0] * config.workers
-        self._replaced = 0
+        self._replaced = self._bytes = 0
         self._pending: deque[_Asked] = deque()
         self._opened: list[int] = []
         self._weights: Weights = ({}, {})
@@ -96,7 +98,7 @@ class ClusterPlayers:
             UserError: Of a worker; or a worker was lost again and again, or could not be replaced.
         """
         self._publish()
-        self._replaced = 0
+        self._replaced = self._bytes = 0
         if isinstance(schedule, TrainingSchedule):
             yield from self._rollout(schedule, temperature)
         else:
@@ -120,7 +122,7 @@ class ClusterPlayers:
         opened = list(self._opened)
         for index, share in enumerate(self._shares):
             after, played = self._result(index, asked)
-            found.append(played)
+            found.append(self._received(played))
             for group in share.groups:
                 opened[group] = after[group]
         self._pending.popleft()
@@ -154,7 +156,7 @@ class ClusterPlayers:
                 return play.remote(part, temperature, greedy, self._version, [self._reference])
 
             asked = self._ask(submit)
-            found = [self._result(index, asked) for index in range(len(self._workers))]
+            found = [self._received(self._result(index, asked)) for index in range(len(self._workers))]
             self._pending.remove(asked)
             self._count(found)
             for played in found:
@@ -186,17 +188,17 @@ class ClusterPlayers:
 
     def _made(self) -> Any:
         """A new worker, wherever the cluster has room."""
-        actor = self._ray.remote(RolloutWorker)
-        return actor.options(num_cpus=1, num_gpus=self.config.worker_gpus, max_restarts=0, max_concurrency=1,
-                             concurrency_groups={'weights': 1, 'rollouts': 1}).remote(_fetch)
+        options = self._ray.remote(num_cpus=1, num_gpus=self.config.worker_gpus, max_restarts=0,
+                                   concurrency_groups={'weights': 1, 'rollouts': 1})
+        return options(RolloutWorker).remote(_fetch)
 
     def _begin(self, index: int) -> Any:
         return self._workers[index].begin.remote(identity(), _portable(self.config), self._shares[index])
 
     def _require_begun(self, index: int, reference: Any) -> None:
         try:
-            differs = self._ray.get(reference, timeout=_BEGIN_S)
-        except self._errors.GetTimeoutError as error:
+            differs = result_of(self._ray, reference, _BEGIN_S)
+        except TimeoutError as error:
             raise UserError(f'worker {index} did not start within {_BEGIN_S:.0f} s: see `ray status` for what the '
                             'cluster lacks, or set workers lower') from error
         except self._errors.RayTaskError as error:
@@ -214,7 +216,7 @@ class ClusterPlayers:
                 self._errors.WorkerCrashedError, self._errors.OutOfMemoryError)
         while True:
             try:
-                found = self._ray.get(asked.results[index])
+                found = self._brought_back(asked.results[index])
             except lost as error:
                 self._replace(index, error)
             except self._errors.RayTaskError as error:
@@ -222,6 +224,16 @@ class ClusterPlayers:
             else:
                 self._failures[index] = 0
                 return found
+
+    def _brought_back(self, result: Any) -> Any:
+        if isinstance(result, list):
+            return [result_of(self._ray, reference) for reference in result]
+        return result_of(self._ray, result)
+
+    def _received(self, played: bytes) -> Played:
+        self._bytes += len(played)
+        found: Played = pickle.loads(played)
+        return found
 
     def _replace(self, index: int, error: Exception) -> None:
         """Another worker in the place of one that was lost, which plays what that one has not brought back."""
@@ -258,6 +270,7 @@ class ClusterPlayers:
         self.figures = {
             'staleness': sum(self._version - played.version for played in found) * share,
             'workers_lost': self._replaced, 'worker_decisions_per_second': sum(rates) * share,
+            'episodes_mib': self._bytes / 2**20, 'weights_mib': trained_bytes(self.policy) / 2**20,
         }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -73,8 +74,8 @@ class RolloutWorker:
 
         use_threads(config.torch_threads)
         environment = environment_of(config)
-        self.config, self.share = config, share
         self.policy = policy_of(config, environment)
+        self.config, self.share = config, share
         commander_of = environment.commanders(self.policy.prompt, config.illegal_rule)
         pool = environment.open(len(share.worlds))
         self.player = Player(self.policy, pool, commander_of, half_batches=config.half_batches, first=share.first)
@@ -86,7 +87,7 @@ class RolloutWorker:
             self._offer = max(self._offer, (version, reference), key=lambda offer: offer[0])
 
     def play(self, opened: list[int], wanted: int, temperature: float, version: int, reference: list[Any]
-             ) -> tuple[list[int], Played]:
+             ) -> tuple[list[int], bytes]:
         """The share of one rollout.
 
         Args:
@@ -97,7 +98,8 @@ class RolloutWorker:
             reference: As for ``offer``.
 
         Returns:
-            ``opened`` of all groups after it, of which those of other workers are as they were, and the episodes.
+            ``opened`` of all groups after it, of which those of other workers are as they were, and what was
+            played, pickled: so it leaves the object store when it is read, and its arrays can be written to.
         """
         self.offer(version, reference)
         schedule = ShareSchedule(self.config, self.share, opened)
@@ -105,16 +107,16 @@ class RolloutWorker:
         played = self._play(schedule, temperature, greedy=False)
         for episode in played.episodes:
             episode.world = self.share.worlds[episode.world]
-        return schedule.opened, played
+        return schedule.opened, pickle.dumps(played, pickle.HIGHEST_PROTOCOL)
 
     def play_list(self, slots: Sequence[Slot], temperature: float, greedy: bool, version: int, reference: list[Any]
-                  ) -> Played:
+                  ) -> bytes:
         """Given episodes, in no particular order; otherwise as ``play``."""
         self.offer(version, reference)
         schedule = ListSchedule(slots)
         played = self._play(schedule, temperature, greedy)
         played.broken = schedule.broken
-        return played
+        return pickle.dumps(played, pickle.HIGHEST_PROTOCOL)
 
     def _play(self, schedule: Schedule, temperature: float, greedy: bool) -> Played:
         from ..session import use_threads

@@ -86,7 +86,7 @@ def test_package_xml_names_every_ros_package_that_is_imported() -> None:
 
 
 @pytest.mark.parametrize(('folders', 'extras'), [
-    (('vlm_agent_ros',), ()), (('sim_worlds',), ('sim',)), (('training',), ('sim', 'train', 'bench')),
+    (('vlm_agent_ros',), ()), (('sim_worlds',), ('sim',)), (('training',), ('sim', 'train', 'bench', 'cluster')),
 ])
 def test_setup_names_everything_else_that_is_imported(folders: tuple[str, ...], extras: tuple[str, ...]) -> None:
     imported = set().union(*(imports_of(path) for path in sources(*folders)))
@@ -97,7 +97,7 @@ def test_setup_names_everything_else_that_is_imported(folders: tuple[str, ...], 
 def test_the_lock_file_pins_what_setup_names() -> None:
     lines = (ROOT / 'constraints.txt').read_text(encoding='utf-8').splitlines()
     pinned = {line.split('==')[0] for line in lines if '==' in line}
-    assert requirements('sim', 'train', 'ros', 'bench', 'dev') <= pinned
+    assert requirements('sim', 'train', 'ros', 'bench', 'cluster', 'dev') <= pinned
 
 
 def test_the_core_never_imports_rclpy() -> None:

@@ -103,7 +103,17 @@ class TrainConfig(LearningConfig, EnvironmentConfig):
     model: str = bounded('tiny_vlm', help='model file, model directory or checkpoint to start from')
     transport: str = bounded('ros', choices=('ros', 'in-process'), help='how worlds are reached')
     attach: tuple[str, ...] = bounded((), help='namespaces of running worlds to attach to; none = start them')
-    worlds: int = bounded(8, low=1, high=256, help='worlds in lock step')
+    worlds: int = bounded(8, low=1, high=65536, help='worlds in lock step')
+    workers: int = bounded(0, low=0, high=65536, help='rollout workers, processes that each hold a share of the worlds '
+                           '(then in process, whatever transport says) and a copy of the policy; 0 = play in this one')
+    ray: str = bounded('', help='Ray cluster of the workers: auto (the one that runs on this machine), host:port, '
+                       'ray://host:port, or local (one that the run starts and ends itself; so does empty)')
+    worker_gpus: float = bounded(0.0, low=0.0, high=64.0, help='GPUs, or the share of one, that each worker gets')
+    max_staleness: int = bounded(0, low=0, high=64, help='updates that the learner may be ahead of the weights that '
+                                 'workers play with, and rollouts that may wait for it; 0 = workers rest while it '
+                                 'learns')
+    max_importance: float = bounded(2.0, low=1.0, high=1000.0, help='importance weights of stale decisions are cut to '
+                                    'it')
     half_batches: bool = bounded(True, help='one half of the worlds moves while the policy decides for the other')
     torch_threads: int = bounded(1, low=1, high=256, help='threads of PyTorch while the worlds move too')
     update_threads: int = bounded(2, low=1, high=256, help='threads of PyTorch in updates, when the worlds rest')
@@ -161,8 +171,24 @@ class TrainConfig(LearningConfig, EnvironmentConfig):
             raise UserError('attach needs running ROS worlds: set transport to ros')
         if self.stop_at_success and not (self.eval_every and self.eval_episodes):
             raise UserError('stop_at_success needs evaluations during training: set eval_every and eval_episodes')
+        self._check_workers()
         if any(part in ('..', '.') for part in Path(self.run_name).parts) or Path(self.run_name).is_absolute():
             raise UserError(f'run_name is {self.run_name!r}, but must name a folder within runs_dir')
+
+    def _check_workers(self) -> None:
+        if not self.workers:
+            given = [name for name in ('ray', 'worker_gpus', 'max_staleness') if getattr(self, name)]
+            if given:
+                raise UserError(f'{given[0]} is {getattr(self, given[0])}, but workers is 0: set workers to at least 1')
+            return
+        if self.workers > self.groups:
+            raise UserError(f'workers is {self.workers}, but there are {self.groups} groups of worlds to share: set '
+                            f'workers to {self.groups} at most, or worlds to at least {self.workers * self.group_size}')
+        if self.attach:
+            raise UserError('attach names running worlds, but workers hold their own: leave one of them out')
+        if self.max_staleness and self.dynamic_sampling:
+            raise UserError('dynamic_sampling plays on until an update is full, which rollouts played ahead cannot '
+                            'know: set max_staleness or dynamic_sampling to 0')
 
     # Derived, never set.
     @property

@@ -131,7 +131,7 @@ def _tag(key: str) -> str:
         return key
     rollout = ('success', 'return', 'turns', 'episodes', 'illegal', 'unplannable', 'refused', 'grounded', 'faithful',
                'grounded_statements', 'thought_tokens', 'distinct_thoughts', 'thought_collapse', 'collapse_alarm',
-               'kept_share', 'temperature', 'lost')
+               'kept_share', 'temperature', 'lost', 'staleness', 'workers_lost', 'episodes_mib', 'weights_mib')
     seconds = key.endswith(('_s', '_per_second'))
     return f'{"rollout" if key in rollout else "time" if seconds else "update"}/{key}'
 

@@ -21,14 +21,18 @@ PARTS = {
     'world': 'turns and frames per second of the simulated cell',
     'ros': 'what a turn through ROS costs',
     'end_to_end': 'seconds until the main job is at 85 %',
+    'cluster': 'decisions per second of workers on a Ray cluster of this machine',
 }
 """Every part: a module of this package with a function ``run``."""
+
+_OPTIONAL = ('cluster',)
+"""Parts that are measured only when they are named."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
-    parser.add_argument('--parts', nargs='+', choices=PARTS, default=list(PARTS),
-                        help='what is measured (default: all)')
+    parser.add_argument('--parts', nargs='+', choices=PARTS, default=[name for name in PARTS if name not in _OPTIONAL],
+                        help=f'what is measured (default: all but {", ".join(_OPTIONAL)})')
     parser.add_argument('--repeats', type=int, default=5, help='interleaved rounds of each comparison (default: 5)')
     parser.add_argument('--seed', type=int, default=0, help='seed of everything that is drawn (default: 0)')
     parser.add_argument('--model', default='tiny_vlm', help='models file or model directory (default: tiny_vlm)')

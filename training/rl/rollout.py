@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 
@@ -18,8 +19,9 @@ from vlm_agent_ros.types import EpisodeRequest
 
 from ..config import TrainConfig
 from ..seeds import training_seed
-from ..worlds.commands import REJECTIONS
-from ..worlds.episodes import Episode, Player, Slot
+from ..worlds.commands import REJECTIONS, CommanderOf
+from ..worlds.episodes import Episode, EpisodePlayer, Player, Slot
+from ..worlds.pool import WorldPool
 from .algorithms import Sample, make_algorithm
 from .algorithms.base import groups_of
 from .thought_guard import corrections, grounding_metrics, thought_collapse
@@ -31,16 +33,21 @@ class TrainingSchedule:
     Args:
         config: The run.
         opened: Episodes that each group has been given so far; all that a resume needs.
+        before: Decisions of the run so far.
 
     Attributes:
         wanted: Decisions after which no new episode is opened.
     """
 
-    def __init__(self, config: TrainConfig, opened: list[int] | None = None) -> None:
-        self.config = config
-        self.opened = list(opened) if opened else [0] * config.groups
+    def __init__(self, config: TrainConfig, opened: list[int] | None = None, before: int = 0) -> None:
+        self.config, self.before = config, before
         self.wanted = config.decisions_per_update
-        self._taken = [self.opened[world // config.group_size] for world in range(config.worlds)]
+        self.advance_to(list(opened) if opened else [0] * config.groups)
+
+    def advance_to(self, opened: list[int]) -> None:
+        """So many episodes have been given to each group, and taken by all of its worlds."""
+        self.opened = opened
+        self._taken = [opened[world // self.config.group_size] for world in range(self.config.worlds)]
 
     def next(self, world: int, decisions: int) -> Slot | None:
         """The group's next episode; a new one is opened only while the update lacks decisions."""
@@ -57,6 +64,39 @@ class TrainingSchedule:
         """Nothing to do: the world goes on with its next episode."""
 
 
+class Players(Protocol):
+    """Who plays a run's episodes."""
+
+    @property
+    def transport(self) -> str:
+        """As of a ``WorldPool``."""
+        ...
+
+    def player(self, checkpoint: str) -> EpisodePlayer:
+        """Plays with the present weights; ``checkpoint`` is their name on display."""
+        ...
+
+
+@dataclass(frozen=True)
+class LocalPlayers:
+    """Worlds of this process, or reached from it, in which the policy in training decides itself."""
+
+    config: TrainConfig
+    policy: Policy
+    pool: WorldPool
+    commander_of: CommanderOf
+
+    @property
+    def transport(self) -> str:
+        """See Players."""
+        return self.pool.transport
+
+    def player(self, checkpoint: str) -> Player:
+        """See Players."""
+        return Player(self.policy, self.pool, self.commander_of, half_batches=self.config.half_batches,
+                      unit=self.config.group_size, checkpoint=checkpoint)
+
+
 @dataclass(frozen=True)
 class Rollout:
     """What an update learns from, and its figures by the names of metrics.jsonl.
@@ -70,7 +110,7 @@ class Rollout:
     decisions: int
 
 
-def collect(player: Player, schedule: TrainingSchedule, config: TrainConfig, temperature: float,
+def collect(player: EpisodePlayer, schedule: TrainingSchedule, config: TrainConfig, temperature: float,
             on_episode: Callable[[Episode], None] = lambda episode: None) -> Rollout:
     """Play one update's episodes.
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +13,12 @@ from vlm_agent_ros.errors import UserError
 
 from ..config import TrainConfig, load_train_config
 
-if TYPE_CHECKING:  # these bring the simulator with them
+if TYPE_CHECKING:  # these bring PyTorch and the simulator with them
+    from vlm_agent_ros.policy.policy import Policy
+
     from ..worlds.environment import Environment
     from .resume import ResumePoint
+    from .rollout import Players
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,28 +57,55 @@ def run(args: argparse.Namespace) -> None:
 
     environment = environment_of(config)
     # After the environment, because these bring PyTorch.
-    from vlm_agent_ros.checkpoint import load_policy, open_checkpoint, restore_policy
+    from vlm_agent_ros.checkpoint import open_checkpoint, restore_policy
 
     from ..progress import Progress
-    from ..session import use_threads
+    from ..session import enough_gpu_memory, use_threads
     from .run_folder import RunFolder
     from .trainer import Trainer
 
     use_threads(config.torch_threads)
-    policy = load_policy(config.model, language=environment.language, prompt=environment.prompt,
-                         constrained=config.constrained, cot=config.cot, seed=config.seed)
+    with enough_gpu_memory('the size of the model, or its dtype in the models file'):
+        policy = policy_of(config, environment)
     checkpoint = resume.checkpoint if resume else None
     if checkpoint is not None:
         restore_policy(open_checkpoint(checkpoint), policy)  # refuses another model before any world is started
-    folder = RunFolder(path)
-    pool = environment.open(config.worlds, path / 'logs')
-    try:
+    with _players(config, environment, policy, path / 'logs') as players:
         commander_of = environment.commanders(policy.prompt, config.illegal_rule)
-        trainer = Trainer(config, folder, policy, pool, commander_of, Progress(), checkpoint)
+        trainer = Trainer(config, RunFolder(path), policy, players, commander_of, Progress(), checkpoint)
         summary = trainer.run(started)
+    print(_closing_words(summary, path), flush=True)
+
+
+def policy_of(config: TrainConfig, environment: Environment) -> Policy:
+    """The policy that a run starts from.
+
+    Raises:
+        UserError: As of ``load_policy``.
+    """
+    from vlm_agent_ros.checkpoint import load_policy
+
+    return load_policy(config.model, language=environment.language, prompt=environment.prompt,
+                       constrained=config.constrained, cot=config.cot, seed=config.seed)
+
+
+@contextmanager
+def _players(config: TrainConfig, environment: Environment, policy: Policy, logs: Path) -> Iterator[Players]:
+    """Worlds of this process, or workers, for as long as the context lasts."""
+    if config.workers:
+        from ..cluster.connection import connected
+        from ..cluster.players import ClusterPlayers
+
+        with connected(config, policy) as cluster, ClusterPlayers(config, policy, cluster) as workers:
+            yield workers
+        return
+    from .rollout import LocalPlayers
+
+    pool = environment.open(config.worlds, logs)
+    try:
+        yield LocalPlayers(config, policy, pool, environment.commanders(policy.prompt, config.illegal_rule))
     finally:
         pool.close()
-    print(_closing_words(summary, path), flush=True)
 
 
 def _learn_from_cell(args: argparse.Namespace) -> None:
@@ -85,6 +117,8 @@ def _learn_from_cell(args: argparse.Namespace) -> None:
     overrides = config_overrides(args)
     cell = {} if args.cell is None else {'cell': args.cell}
     config = load_train_config(args.config or 'from_cell', {**overrides, **cell}, CellTrainConfig)
+    if config.workers:
+        raise UserError('--from-cell plays nothing that workers could play: set workers to 0')
     # After the configuration, because it brings PyTorch and the simulator.
     from ..from_cell.learn import learn_from_cell
 
@@ -133,11 +167,12 @@ def environment_of(config: TrainConfig) -> Environment:
         return GymnasiumEnvironment(config)
     from ..worlds.transport import prepare
 
-    prepare(config.transport)
+    transport = 'in-process' if config.workers else config.transport
+    prepare(transport)
     from ..worlds.environment import CellEnvironment
 
     worlds = [config.world, *([config.own_world] if config.own_world else [])]
-    return CellEnvironment([config.task], worlds, config.transport, config.attach)
+    return CellEnvironment([config.task], worlds, transport, config.attach)
 
 
 def _run_path(config: TrainConfig, resume: ResumePoint | None, renamed: bool) -> Path:

@@ -26,13 +26,13 @@ from ..progress import Phase, Progress, clock_time
 from ..reports.films import choose_examples, film_of
 from ..reports.report import render_report
 from ..seeds import evaluation_seeds
-from ..session import machine, use_threads, versions
+from ..session import enough_gpu_memory, machine, use_threads, versions
 from ..worlds.commands import REJECTIONS, CommanderOf
-from ..worlds.episodes import Episode, Player
-from ..worlds.pool import WorldPool
+from ..worlds.episodes import Episode, EpisodePlayer
 from .learner import Learner, require_reference
-from .rollout import TrainingSchedule, collect
+from .rollout import Players, TrainingSchedule, collect
 from .run_folder import RunFolder
+from .staleness import corrected
 from .training_state import restore_training, save_training
 
 
@@ -78,15 +78,15 @@ class Trainer:
         config: The run.
         folder: Where it leaves its files.
         policy: Trained in place.
-        pool: ``config.worlds`` worlds; stays open.
+        players: Of ``config.worlds`` worlds, which stay open.
         commander_of: Commanders of these worlds.
         progress: What the user sees.
         resume: Checkpoint to continue from.
     """
 
-    def __init__(self, config: TrainConfig, folder: RunFolder, policy: Policy, pool: WorldPool,
+    def __init__(self, config: TrainConfig, folder: RunFolder, policy: Policy, players: Players,
                  commander_of: CommanderOf, progress: Progress, resume: Path | None = None) -> None:
-        self.config, self.folder, self.policy, self.pool = config, folder, policy, pool
+        self.config, self.folder, self.policy, self.players = config, folder, policy, players
         self.commander_of, self.progress = commander_of, progress
         require_reference(policy, config)
         self.learner = Learner(policy, config, config.seed)
@@ -117,7 +117,7 @@ class Trainer:
         write_atomically(self.folder.path / 'config.json', json.dumps(as_mapping(self.config), indent=2) + '\n')
         log = MetricsLog(self.folder.path, self.state.update)
         try:
-            with self.progress:
+            with self.progress, enough_gpu_memory('micro_batch_size or worlds'):
                 task, world = self.config.scene
                 if self.config.own_world and self.config.env == 'cell':
                     self._evaluate_once('own_cell', task, self.config.own_world)
@@ -159,7 +159,7 @@ class Trainer:
             count['successes'] += episode.success
             phase.advance(1, f'success {count["successes"] / count["episodes"]:.0%}')
 
-        result = evaluate(self._player(name), Suite(task, world), evaluation_seeds(self.config.eval_episodes),
+        result = evaluate(self.players.player(name), Suite(task, world), evaluation_seeds(self.config.eval_episodes),
                           temperature=self.config.eval_temperature, on_episode=show)
         self.memory.sample()
         phase.end(result.words())
@@ -169,7 +169,7 @@ class Trainer:
     def _train(self, log: MetricsLog) -> None:
         config, state = self.config, self.state
         phase = self.progress.phase('train', config.decisions, state.decisions)
-        player = self._player(f'update {state.update}')
+        player = self.players.player(f'update {state.update}')
         longest = 0.0
         while state.decisions < config.decisions and not self._succeeds():
             limit = 60.0 * config.max_wall_minutes
@@ -210,18 +210,22 @@ class Trainer:
             self._stopped = f'training ended at stop_at_success ({self.config.stop_at_success:g})'
         return reached
 
-    def _update(self, player: Player, phase: Phase) -> dict[str, Any]:
+    def _update(self, player: EpisodePlayer, phase: Phase) -> dict[str, Any]:
         """Play, learn, and count."""
         config, state = self.config, self.state
         started = time.perf_counter()
         temperature, fraction = config.temperature_at(state.decisions), config.progress(state.decisions)
-        schedule = TrainingSchedule(config, state.opened)
+        schedule = TrainingSchedule(config, state.opened, state.decisions)
         player.checkpoint, player.lost = f'update {state.update}', 0
         waited = dataclasses.replace(player.clock)
         rollout = collect(player, schedule, config, temperature, lambda episode: phase.advance(len(episode.turns)))
         played = time.perf_counter()
         use_threads(config.update_threads)
-        learned = self.learner.update(rollout.samples, number=state.update, temperature=temperature, progress=fraction)
+        samples, figures = rollout.samples, dict(player.figures)
+        if config.max_staleness:
+            samples, importance = corrected(samples, self.policy, config, temperature)
+            figures |= importance
+        learned = self.learner.update(samples, number=state.update, temperature=temperature, progress=fraction)
         use_threads(config.torch_threads)
         ended = time.perf_counter()
         self.memory.sample()
@@ -239,7 +243,7 @@ class Trainer:
         state.successes = [*state.successes, rollout.metrics['success']][-config.best_window:]
         return {
             'update': state.update, 'decisions_total': state.decisions, **rollout.metrics,
-            'collapse_alarm': int(alarm), **learned,
+            'collapse_alarm': int(alarm), **learned, **figures,
             'temperature': temperature, 'lost': player.lost, 'rollout_s': played - started, 'update_s': ended - played,
             'waiting_s': player.clock.waiting - waited.waiting, 'deciding_s': player.clock.deciding - waited.deciding,
             'planning_s': player.clock.planning - waited.planning,
@@ -293,10 +297,6 @@ class Trainer:
         self.learner.load_state_dict(boundary.optimizer)
         return self.folder.save(self.state.update, self._write_checkpoint)
 
-    def _player(self, checkpoint: str) -> Player:
-        return Player(self.policy, self.pool, self.commander_of, half_batches=self.config.half_batches,
-                      unit=self.config.group_size, checkpoint=checkpoint)
-
     def _spend(self, phase: str, seconds: float) -> None:
         self.state.phases_s[phase] = self.state.phases_s.get(phase, 0.0) + seconds
 
@@ -305,7 +305,7 @@ class Trainer:
         config, state = self.config, self.state
         task, world = config.scene
         summary = {
-            'run_name': self.folder.path.name, 'transport': self.pool.transport, 'task': task,
+            'run_name': self.folder.path.name, 'transport': self.players.transport, 'task': task,
             'world': world, 'model': config.model, 'worlds': config.worlds, 'decisions': state.decisions,
             'updates': state.update, 'wall_s': round(sum(state.phases_s.values()), 1),
             'before': state.evaluations.get('before'), 'after': after.to_json() if after else None,

@@ -101,6 +101,33 @@ class Clock:
     planning: float = 0.0
 
 
+class EpisodePlayer(Protocol):
+    """What plays the episodes of a run: a ``Player`` here, or workers elsewhere.
+
+    Attributes:
+        policy: Decides.
+        checkpoint: Name of what decides, for the chain of thought on display.
+        clock: Wall time by what it was spent on.
+        lost: Episodes dropped because their world broke down.
+        figures: What else is to be reported of the latest ``play``, by the names of metrics.jsonl.
+    """
+
+    policy: Policy
+    checkpoint: str
+    clock: Clock
+    lost: int
+    figures: dict[str, float]
+
+    def play(self, schedule: Schedule, *, temperature: float, greedy: bool = False) -> Iterator[Episode]:
+        """Finished episodes, in an order that depends on the schedule only."""
+        ...
+
+
+def first_half(worlds: int, unit: int = 1) -> int:
+    """Size of the half that is visited first; worlds of one unit stay together."""
+    return (worlds // unit + 1) // 2 * unit
+
+
 class Player:
     """Plays the episodes of a schedule.
 
@@ -110,25 +137,27 @@ class Player:
         commander_of: Their commanders.
         half_batches: Let one half of the worlds move while the policy decides for the other.
         unit: Worlds that must stay in the same half, e.g. a group.
+        first: Size of the first half, where it is not to be as large as the second.
         checkpoint: Name of what decides, for the chain of thought on display.
 
     Attributes:
         clock: Wall time by what it was spent on.
         lost: Episodes dropped because their world broke down.
         losses: The reasons, newest last.
+        figures: None but those of every player.
     """
 
     def __init__(self, policy: Policy, pool: WorldPool, commander_of: CommanderOf, *, half_batches: bool = True,
-                 unit: int = 1, checkpoint: str = '') -> None:
+                 unit: int = 1, first: int | None = None, checkpoint: str = '') -> None:
         self.policy, self.pool, self.commander_of, self.checkpoint = policy, pool, commander_of, checkpoint
-        units = pool.size // unit
-        middle = (units + 1) // 2 * unit if half_batches else pool.size
+        middle = pool.size if not half_batches else first_half(pool.size, unit) if first is None else first
         self._halves = [half for half in (range(middle), range(middle, pool.size)) if half]
         self._running: dict[int, Episode] = {}
         self._decisions = 0
         self.clock = Clock()
         self.lost = 0
         self.losses: list[str] = []
+        self.figures: dict[str, float] = {}
 
     def play(self, schedule: Schedule, *, temperature: float, greedy: bool = False) -> Iterator[Episode]:
         """Finished episodes, in an order that depends on the schedule only.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -48,6 +48,10 @@ class Sample:
     advantage: float
     value_target: float = 0.0
     correction: Correction | None = None
+
+    def reweighted(self, factor: float, decision: Decision) -> Sample:
+        """With all its credit multiplied, which multiplies its surrogate, and another decision in its place."""
+        return replace(self, advantage=factor * self.advantage, decision=decision)
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ with ``kl_coef`` where the policy must stay near the one before RL.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 
-from vlm_agent_ros.policy.policy import Policy
+from vlm_agent_ros.policy.policy import Decision, Policy
 
 from ...worlds.episodes import Episode, Turn
 from ..gae import standardise, token_advantages
@@ -35,6 +35,11 @@ class TokenSample(Sample):
     old_values: np.ndarray = field(default_factory=lambda: np.zeros(0))
     token_advantages: np.ndarray = field(default_factory=lambda: np.zeros(0))
     token_targets: np.ndarray = field(default_factory=lambda: np.zeros(0))
+
+    def reweighted(self, factor: float, decision: Decision) -> TokenSample:
+        """See Sample."""
+        return replace(self, advantage=factor * self.advantage, token_advantages=factor * self.token_advantages,
+                       decision=decision)
 
 
 class TurnPPO(Algorithm):

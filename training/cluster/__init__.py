@@ -1,0 +1,1 @@
+"""Rollouts by workers on a Ray cluster; the only package that imports Ray."""

@@ -27,6 +27,7 @@ from vlm_agent_ros.actions import Pick
 from vlm_agent_ros.motion.cubic import positions_at
 from vlm_agent_ros.nodes import interface
 from vlm_agent_ros.nodes.messages import camera_info_message, joint_state_message, trajectory_from, trajectory_message
+from vlm_agent_ros.nodes.process import with_starter
 from vlm_agent_ros.nodes.ros_env import free_domain
 from vlm_agent_ros.nodes.shared_memory import remove_stale_segments
 
@@ -54,7 +55,8 @@ class Graph:
         environment = {**os.environ, 'ROS_DOMAIN_ID': str(self.domain_id), 'PYTHONPATH': str(ROOT),
                        'XDG_STATE_HOME': str(self._logs)}
         with self.log(module).open('ab') as stream:
-            process = subprocess.Popen(command, env=environment, stdout=stream, stderr=stream, cwd=self._logs)
+            process = subprocess.Popen(command, env=with_starter(environment), stdout=stream, stderr=stream,
+                                       cwd=self._logs)
         self._processes.append(process)
         return process
 

@@ -1,8 +1,11 @@
 """Start and end of a node process."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -106,3 +109,50 @@ def test_fault_of_the_package_itself_is_not_taken_for_a_missing_one():
                            'raise ModuleNotFoundError(name, name=name)')
     assert status == 1
     assert 'Traceback' in said
+
+
+STARTED = """
+import os
+from rclpy.node import Node
+from vlm_agent_ros.nodes.ros_env import run_node
+
+class Quiet(Node):
+    def __init__(self):
+        super().__init__('quiet')
+        print('pid', os.getpid(), flush=True)
+
+    def close(self):
+        pass
+
+raise SystemExit(run_node('quiet', Quiet))
+"""
+STARTER = f"""
+import os, sys, time
+from pathlib import Path
+from vlm_agent_ros.nodes.process import NodeProcess
+NodeProcess([sys.executable, '-c', {STARTED!r}], dict(os.environ), Path(sys.argv[1])).start()
+time.sleep(600.0)
+"""
+
+
+def test_a_node_ends_when_the_one_who_started_it_is_killed(tmp_path, domain_id):
+    """A test run that was killed left its nodes at work for hours."""
+    log = tmp_path / 'node.log'
+    root = Path(__file__).resolve().parents[2]
+    environment = {**os.environ, 'ROS_DOMAIN_ID': str(domain_id), 'PYTHONPATH': str(root)}
+    starter = subprocess.Popen([sys.executable, '-c', STARTER, str(log)], env=environment)
+
+    def wait(condition):
+        deadline = time.monotonic() + 60.0
+        while not (result := condition()):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        return result
+    try:
+        wait(lambda: log.exists() and log.read_text().endswith('\n') and log.read_text().startswith('pid'))
+        node = Path('/proc') / log.read_text().split()[1]
+        assert node.exists()
+    finally:
+        starter.send_signal(signal.SIGKILL)
+        starter.wait()
+    wait(lambda: not node.exists() or node.joinpath('stat').read_text().rpartition(')')[2].split()[0] == 'Z')

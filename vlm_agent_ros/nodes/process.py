@@ -11,6 +11,7 @@ from pathlib import Path
 from ..errors import UserError
 
 _PR_SET_PDEATHSIG = 1
+_STARTER = 'VLM_AGENT_ROS_STARTED_BY'
 
 
 def end_with_parent(parent_pid: int) -> None:
@@ -25,6 +26,20 @@ def end_with_parent(parent_pid: int) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if os.getppid() != parent_pid:  # also covers a parent that died before the call above
         raise UserError(f'parent_pid is {parent_pid}, but process {os.getppid()} started this one: leave it out')
+
+
+def end_with_starter() -> None:
+    """As ``end_with_parent``, where the one who started this process has named itself by ``with_starter``.
+
+    Raises:
+        UserError: It has already gone.
+    """
+    end_with_parent(int(os.environ.pop(_STARTER, '0')))  # what this one starts in turn has another parent
+
+
+def with_starter(environment: dict[str, str]) -> dict[str, str]:
+    """The environment of a node that is to end when this process dies, also by SIGKILL."""
+    return {**environment, _STARTER: str(os.getpid())}
 
 
 class NodeProcess:
@@ -49,8 +64,9 @@ class NodeProcess:
         try:
             self.log.parent.mkdir(parents=True, exist_ok=True)
             with self.log.open('ab') as stream:
-                self._process = subprocess.Popen(self._command, env=self._environment, stdin=subprocess.DEVNULL,
-                                                 stdout=stream, stderr=stream, start_new_session=True)
+                self._process = subprocess.Popen(
+                    self._command, env=with_starter(self._environment), stdin=subprocess.DEVNULL, stdout=stream,
+                    stderr=stream, start_new_session=True)
         except OSError as error:
             raise UserError(f'{self.log} cannot be written ({error.strerror}): free space or choose another folder') \
                 from error

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..errors import UserError, import_failure
 from ..interrupt import Interrupt
+from .process import end_with_starter
 
 
 def keep_local() -> None:
@@ -82,6 +83,7 @@ def run_node(name: str, create: Callable[[], Any], args: list[str] | None = None
     interrupt = Interrupt()
     signal.signal(signal.SIGINT, interrupt)
     try:
+        end_with_starter()
         _run(create, args, interrupt)
         return 0
     except UserError as error:

@@ -9,10 +9,11 @@ from ..motion.kinematics import Kinematics
 from ..types import Trajectory
 
 # A controller starts from its own position and speed, which differ from those that joint states tell, because these are
-# old: by dp and dv its acceleration is larger by 6 dp / t^2 + 4 dv / t. That is left to it, and at least so much time; an
-# arm that rests, or nearly, has it too.
+# old: by dp and dv its acceleration is larger by 6 dp / t^2 + 4 dv / t. That is left to it, and at least so much time;
+# an arm that rests, or nearly, has it too.
 _SHARE = 0.8
 _LEAST_S = 0.15
+_MEASURED_S = 0.05  # a speed is a difference of two joint states, and so old that it lags behind by some of this
 
 
 class Brake:
@@ -29,6 +30,19 @@ class Brake:
         self._acceleration = np.array(cell.robot.max_acceleration[:arm])
         # Nothing moves faster than the gate lets it: a larger figure is an encoder that has jumped.
         self._velocity = np.array(cell.robot.max_velocity[:arm]) * (1.0 + cell.safety.velocity_tolerance)
+
+    def rates_now(self, measured: np.ndarray | None, commanded: tuple[np.ndarray, np.ndarray] | None) -> np.ndarray:
+        """(arm joints,) rad/s: what is commanded now, as far as the arm can have got there since it was measured.
+
+        Args:
+            measured: (arm joints,) rad/s; None where nothing is.
+            commanded: (arm joints,) rad and rad/s; None where nothing is.
+        """
+        measured = np.zeros(len(self._joints)) if measured is None else measured
+        if commanded is None:
+            return measured
+        reach = self._acceleration * _MEASURED_S
+        return np.clip(commanded[1], measured - reach, measured + reach)
 
     def stop(self, position: np.ndarray, velocity: np.ndarray) -> Trajectory:
         """From moving to rest.

@@ -23,7 +23,7 @@ from .supervisor import Supervisor
 from .tracking import Speedometer
 from .verdict import Ages, Verdict, Violation
 
-_MAX_AHEAD_S = 0.1  # how old a joint state may be from which it follows where a moving arm is now
+_MAX_AHEAD_S = 0.1  # so old may a joint state be from which follows where a moving arm is
 _REACTION_S = 1.0  # a yes that comes sooner after a proposal took another one's place was meant for the other
 _OPENS = 0.02  # a set-point so much of the stroke farther open than the gripper is about to open it
 _REMEMBERED_IMAGES = 512
@@ -331,19 +331,19 @@ class Gate:
             self._send(None)  # no motion of ours is under way, and an old position would be a new motion
             return
         arm, gripper = np.split(measured.joint_positions, [len(robot.arm_joints)])
-        rates = self._speedometer.rates if self._speedometer.rates is not None else np.zeros_like(arm)
-        here = arm + rates * min(self.supervisor.joints_age_s, _MAX_AHEAD_S)
-        braking = self._brake.stop(*((here, rates) if fresh or commanded is None else commanded))
+        if fresh or commanded is None:
+            rates = self._brake.rates_now(self._speedometer.rates, commanded)
+            commanded = arm + rates * min(self.supervisor.joints_age_s, _MAX_AHEAD_S), rates
+        braking = self._brake.stop(*commanded)
         stay = Trajectory(robot.gripper_joints, braking.times_ns[-1:], gripper[None], np.zeros((1, len(gripper))))
         if self._cell.gripper_state(robot.joints, measured.joint_positions) == 'holding' \
                 and not self._opens(gripper, now_s):
             # What is held stays squeezed: a set-point at the measured finger position would let it slip.
             stay = replace(stay, times_ns=np.array([round(self._cell.motion.gripper_time_s * 1e9)]),
                            positions=np.full_like(stay.positions, robot.gripper_closed))
-        for part in (last_point(braking), stay):
-            self._send(part)
-        self.supervisor.command(braking)
-        self.supervisor.command(stay)
+        for motion, command in ((braking, last_point(braking)), (stay, stay)):
+            self._send(command)
+            self.supervisor.command(motion)
 
     def _opens(self, gripper: np.ndarray, now_s: float) -> bool:
         """The gripper, measured (gripper joints,), is on its way to let go of what it held, by our own command."""

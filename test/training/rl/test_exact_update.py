@@ -70,7 +70,7 @@ def test_weights_are_those_of_the_straightforward_update(policy, settings):
         row = learner.update(samples, number=0, temperature=0.9, progress=0.0)
         assert row['optimiser_steps'] == 4 and row['logprob_error'] < 1e-4 and row['guard_loss'] > 0.0
         ends.append([p.detach().clone() for p in policy.parameters()])
-    for before, expected, found in zip(start, *ends):
+    for expected, found in zip(*ends):
         assert (found - expected).norm() <= 5e-5 * expected.norm().clamp(min=1e-3)
     expected, found = (torch.cat([p.flatten() for p in end]) for end in ends)
     assert (found - expected).norm() <= 1e-5 * expected.norm()

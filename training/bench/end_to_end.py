@@ -27,8 +27,9 @@ from .bench_setup import BenchSetup, PartResult
 SUCCESS = 0.85
 LIMIT_S = 360.0
 _OPTIONS = {'--eval-episodes': '100', '--eval-every': '4', '--own-world': ''}
-_QUICK = {'--eval-episodes': '8', '--eval-every': '1', '--own-world': '', '--decisions': '16',
-          '--decisions-per-update': '16', '--worlds': '4', '--transport': 'in-process'}
+_QUICK = {'--eval-episodes': '4', '--eval-every': '1', '--own-world': '', '--decisions': '8', '--epochs': '1',
+          '--decisions-per-update': '8', '--worlds': '4', '--transport': 'in-process', '--torch-threads': '1',
+          '--update-threads': '1'}
 _POLL_S, _END_S = 0.2, 60.0
 
 

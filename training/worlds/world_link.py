@@ -101,8 +101,7 @@ class WorldLink:
 
     def execute(self, trajectory: Trajectory | None, turn_timeout_s: float) -> None:
         """Command a turn; it rests on the last image."""
-        self._turn = None
-        self._publishers, self._look_again = self._find_publishers(), time.monotonic() + _LOOK_S
+        self._turn, self._look_again = None, time.monotonic() + _LOOK_S
         if trajectory is not None:
             robot = self._cell.robot
             for publisher, joints in ((self._gripper, robot.gripper_joints), (self._arm, robot.arm_joints)):
@@ -190,6 +189,7 @@ class WorldLink:
             raise UserError(f'{self.name} refuses the episode: {response.message}')
         started = json.loads(response.message)
         self._stamp_ns, self._text = started['stamp_ns'], started['task']
+        self._publishers = self._find_publishers()
         self._enter('observe', self._turn_timeout_s)
         return True
 

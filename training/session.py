@@ -5,9 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-import traceback
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,6 @@ from vlm_agent_ros import __version__
 from vlm_agent_ros.actions import SkillLanguage
 from vlm_agent_ros.agent import Agent
 from vlm_agent_ros.cell import load_cell
-from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.motion import Kinematics, SkillPlanner
 from vlm_agent_ros.policy.prompt import PromptTemplate
 from vlm_agent_ros.safety.rules import SafetyRules
@@ -63,25 +60,6 @@ def check_names(tasks: Iterable[str], worlds: Iterable[str]) -> None:
 def use_threads(count: int) -> None:
     """Threads of PyTorch: the worlds need the other cores."""
     torch.set_num_threads(count)
-
-
-@contextmanager
-def enough_gpu_memory(settings: str) -> Iterator[None]:
-    """Within it a GPU that is full ends in a sentence.
-
-    Args:
-        settings: What to lower.
-
-    Raises:
-        UserError: A tensor found no place.
-    """
-    try:
-        yield
-    except torch.cuda.OutOfMemoryError as error:
-        if error.__traceback__ is not None:
-            traceback.clear_frames(error.__traceback__)  # what they hold is needed to save what there is
-        reason = str(error).splitlines()[0].partition('. ')[0]
-        raise UserError(f'the GPU has not enough memory ({reason}): lower {settings}') from None
 
 
 def versions() -> dict[str, str]:

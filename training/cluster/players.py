@@ -253,9 +253,6 @@ class ClusterPlayers:
     def _told(self, index: int, error: Any) -> Exception:
         """The error of a worker as one of this process."""
         cause = error.cause
-        if isinstance(cause, torch.cuda.OutOfMemoryError):
-            return UserError(f'the GPU of worker {index} has not enough memory ({_reason(cause)}): lower worlds, raise '
-                             'workers, or raise worker_gpus')
         return UserError(f'worker {index}: {cause}') if isinstance(cause, UserError) else error
 
     def _count(self, found: Sequence[Played]) -> None:

@@ -60,13 +60,12 @@ def run(args: argparse.Namespace) -> None:
     from vlm_agent_ros.checkpoint import open_checkpoint, restore_policy
 
     from ..progress import Progress
-    from ..session import enough_gpu_memory, use_threads
+    from ..session import use_threads
     from .run_folder import RunFolder
     from .trainer import Trainer
 
     use_threads(config.torch_threads)
-    with enough_gpu_memory('the size of the model, or its dtype in the models file'):
-        policy = policy_of(config, environment)
+    policy = policy_of(config, environment)
     checkpoint = resume.checkpoint if resume else None
     if checkpoint is not None:
         restore_policy(open_checkpoint(checkpoint), policy)  # refuses another model before any world is started
@@ -81,12 +80,18 @@ def policy_of(config: TrainConfig, environment: Environment) -> Policy:
     """The policy that a run starts from.
 
     Raises:
-        UserError: As of ``load_policy``.
+        UserError: As of ``load_policy``, or it does not fit into the memory of its device.
     """
     from vlm_agent_ros.checkpoint import load_policy
 
-    return load_policy(config.model, language=environment.language, prompt=environment.prompt,
-                       constrained=config.constrained, cot=config.cot, seed=config.seed)
+    from ..device_memory import with_memory_advice
+
+    def load() -> Policy:
+        return load_policy(config.model, language=environment.language, prompt=environment.prompt,
+                           constrained=config.constrained, cot=config.cot, seed=config.seed)
+
+    return with_memory_advice(load, 'loading the model', 'choose a smaller one, or dtype or quantization in its '
+                              'models file')
 
 
 @contextmanager

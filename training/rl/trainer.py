@@ -20,13 +20,14 @@ from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.policy.policy import Policy
 
 from ..config import TrainConfig, as_mapping
+from ..device_memory import with_memory_advice
 from ..evaluation.evaluate import EvaluationResult, Suite, evaluate
 from ..metrics import MetricsLog, PeakMemory, write_atomically
 from ..progress import Phase, Progress, clock_time
 from ..reports.films import choose_examples, film_of
 from ..reports.report import render_report
 from ..seeds import evaluation_seeds
-from ..session import enough_gpu_memory, machine, use_threads, versions
+from ..session import machine, use_threads, versions
 from ..worlds.commands import REJECTIONS, CommanderOf
 from ..worlds.episodes import Episode, EpisodePlayer
 from .learner import Learner, require_reference
@@ -117,7 +118,7 @@ class Trainer:
         write_atomically(self.folder.path / 'config.json', json.dumps(as_mapping(self.config), indent=2) + '\n')
         log = MetricsLog(self.folder.path, self.state.update)
         try:
-            with self.progress, enough_gpu_memory('micro_batch_size or worlds'):
+            with self.progress:
                 task, world = self.config.scene
                 if self.config.own_world and self.config.env == 'cell':
                     self._evaluate_once('own_cell', task, self.config.own_world)
@@ -223,7 +224,8 @@ class Trainer:
         use_threads(config.update_threads)
         samples, figures = rollout.samples, dict(player.figures)
         if config.max_staleness:
-            samples, importance = corrected(samples, self.policy, config, temperature)
+            samples, importance = with_memory_advice(lambda: corrected(samples, self.policy, config, temperature),
+                                                     'reading stale decisions again', 'lower micro_batch_size')
             figures |= importance
         learned = self.learner.update(samples, number=state.update, temperature=temperature, progress=fraction)
         use_threads(config.torch_threads)

@@ -191,23 +191,6 @@ def test_an_error_in_a_worker_is_told_as_here(players):
         players._require_begun(1, players._begin(1))
 
 
-def test_a_full_gpu_ends_in_a_sentence_and_the_run_can_go_on(game, tmp_path, monkeypatch, capsys):
-    def full(learner, samples, **arguments):
-        raise torch.cuda.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB')
-
-    monkeypatch.setattr(Learner, 'update', full)
-    assert train(game, tmp_path / 'x', '--eval-episodes', '0') == 2
-    monkeypatch.undo()
-    said = capsys.readouterr().err
-    assert 'lower micro_batch_size' in said and '--resume' in said
-    assert main(['train', '--resume', str(tmp_path / 'x'), '--decisions', '12']) == 0
-
-
-def test_a_full_gpu_of_a_worker_names_the_worker(players):
-    error = ray.exceptions.RayTaskError('play', 'trace', torch.cuda.OutOfMemoryError('CUDA out of memory.'))
-    assert 'the GPU of worker 1 has not enough memory' in str(players._told(1, error))
-
-
 @pytest.mark.parametrize(('flags', 'said'), [
     (['--ray', 'auto'], 'workers is 0'), (['--max-staleness', '1'], 'workers is 0'),
     (['--workers', '5'], 'there are 4 groups'), (['--workers', '2', '--ray', 'nowhere'], "ray is 'nowhere'"),

@@ -26,7 +26,8 @@ from training.rl.rollout import TrainingSchedule
 from training.rl.train import environment_of, policy_of
 from vlm_agent_ros.errors import UserError
 
-ray = pytest.importorskip('ray')
+pytest.importorskip('ray')
+ray = connection._import_ray(local=True)
 ROOT = Path(__file__).resolve().parents[3]
 GAME = {'env': 'gymnasium', 'env_id': 'vlm_agent_ros/NumberLine-v0', 'import': 'sim_worlds.games', 'worlds': 4,
         'actions': ['+', '-'], 'prompt': 'move blue to red', 'temperature': 1.0, 'temperature_final': 1.0,
@@ -71,7 +72,7 @@ def started(game):
 @pytest.fixture
 def cluster(started, monkeypatch):
     """Runs find two started workers on a running cluster."""
-    monkeypatch.setattr(ClusterPlayers, '__enter__', started.lend_to)
+    monkeypatch.setattr(ClusterPlayers, '__enter__', lambda players: started.lend_to(players))
     monkeypatch.setattr(ClusterPlayers, '__exit__', lambda *error: None)
     return started
 
@@ -117,9 +118,9 @@ def test_an_interrupted_run_with_workers_goes_on_exactly(cluster, game, in_proce
             os.kill(os.getpid(), signal.SIGINT)
         return update(learner, samples, **arguments)
 
-    monkeypatch.setattr(Learner, 'update', interrupted)
-    assert train(game, tmp_path / 'cut', '--workers', '2') == 130
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, 'update', interrupted)
+        assert train(game, tmp_path / 'cut', '--workers', '2') == 130
     assert 'stopped after update 1' in capsys.readouterr().err
     assert main(['train', '--resume', str(tmp_path / 'cut')]) == 0
     assert_same_run(tmp_path / 'cut', in_process)

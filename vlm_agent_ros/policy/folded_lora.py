@@ -34,7 +34,7 @@ def folded_lora(model: nn.Module) -> Iterator[None]:
             del layer.forward  # the method of the class is seen again
 
 
-def _foldable(module: nn.Module) -> bool:
+def _foldable(module: Any) -> bool:
     from peft.tuners.lora import Linear
 
     if type(module) is not Linear or len(module.active_adapters) != 1 or module.disable_adapters or module.merged:

@@ -99,9 +99,8 @@ class OutputConstraint:
 
     def unpacked(self, packed: np.ndarray, device: torch.device) -> torch.Tensor:
         """(batch, vocabulary) bool on a device, True where a token may come next."""
-        places = torch.arange(8, dtype=torch.uint8, device=device)
-        bits = torch.from_numpy(packed).to(device)[..., None] >> places & 1
-        return bits.flatten(-2)[..., :self.vocabulary].bool()
+        bits = np.unpackbits(packed, axis=1, count=self.vocabulary, bitorder='little')
+        return torch.from_numpy(bits.view(bool)).to(device)
 
     def replay(self, token_ids: np.ndarray, regex: str | None = None) -> np.ndarray:
         """(tokens, vocabulary) bool masks under which the tokens of one output were written.

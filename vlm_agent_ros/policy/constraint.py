@@ -139,6 +139,9 @@ class OutputConstraint:
 
 def unpacked(packed: torch.Tensor, vocabulary: int) -> torch.Tensor:
     """(…, vocabulary) bool of masks (…, ⌈vocabulary / 8⌉) uint8 as ``OutputConstraint.packed`` makes them."""
+    if packed.device.type == 'cpu':
+        bits = np.unpackbits(packed.numpy(), axis=-1, count=vocabulary, bitorder='little')
+        return torch.from_numpy(bits.view(bool))
     places = torch.arange(8, dtype=torch.uint8, device=packed.device)
     return (packed[..., None] >> places & 1).flatten(-2)[..., :vocabulary].bool()
 

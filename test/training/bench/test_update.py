@@ -2,10 +2,13 @@
 
 import json
 
+import pytest
+
 from training.bench import update
 from training.bench.bench_setup import BenchSetup
 
 
+@pytest.mark.timeout(600)  # three processes load PyTorch and the model, one after the other
 def test_both_updates_are_measured_and_agree(tmp_path):
     found = update.run(BenchSetup(seed=0, repeats=1, quick=True, folder=tmp_path))
     figures = found.figures

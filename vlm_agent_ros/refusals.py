@@ -66,5 +66,5 @@ class Refusals:
         values = {**answer, 'refused_in_a_row': str(self._in_a_row), 'wait_s': f'{self._wait_s:g}'}
         if answer.get('verdict') in ('refused', 'stopped'):
             return Status('proposal', WARN, f'the gate says {answer["verdict"]}: {answer["rule"]} is '
-                          f'{answer["value"]}, limit {answer["limit"]}; the next decision waits {self._wait_s:g} s', values)
+                          f'{answer["value"]}, limit {answer["limit"]}; waits {self._wait_s:g} s', values)
         return Status('proposal', OK, 'the gate refuses nothing', values)

@@ -61,14 +61,16 @@ def test_a_cell_neither_logs_nor_believes_what_another_one_says(graph, tmp_path)
         return {value.value for array in told for status in array.status for value in status.values
                 if status.name == 'cell_1/gate_node: mode' and value.key == 'checkpoint_sha256'} - {''}
 
+    def names():
+        return {status.name for array in told for status in array.status}
+
     graph.node.create_timer(0.2, say)
     graph.wait(checkpoints)
     told.clear()
     graph.spin(2.0)
     assert checkpoints() == {'weights of cell_1/'}
-    names = {status.name for array in told for status in array.status}
-    assert {'cell_1/gate_node: verdict', 'cell_1/gate_node: stop', 'cell_1/audit_node: audit'} <= names
-    assert not any(name.startswith(('gate_node', 'audit_node')) for name in names)
+    graph.wait(lambda: {'cell_1/gate_node: verdict', 'cell_1/gate_node: stop', 'cell_1/audit_node: audit'} <= names())
+    assert not any(name.startswith(('gate_node', 'audit_node')) for name in names())
     time.sleep(1.0)  # a sync
     logged = {status.name for message in AuditLog(tmp_path / 'log').messages([interface.DIAGNOSTICS])
               for status in message.message.status}

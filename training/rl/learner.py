@@ -67,8 +67,13 @@ class Learner:
             UserError: The memory of the device does not suffice; the weights are then those of any step of the update.
         """
         size = self.config.micro_batch_size
+
+        def work() -> dict[str, float]:
+            with self.policy.cached_vision(self.config.vision_cache_mib * 2**20):
+                return self._update(samples, number, temperature, progress)
+
         return with_memory_advice(
-            lambda: self._update(samples, number, temperature, progress),
+            work,
             f'in an update with {size} decisions per forward pass', 'set micro_batch_size lower (results change by '
             'rounding only), or dtype to bfloat16 in the models file')
 

@@ -43,6 +43,8 @@ def test_the_physical_cells_say_where_their_driver_tells_of_a_protective_stop(na
     ({'protective_stop': {'topic': 'x', 'type': 'string', 'stopped': [True]}}, 'the type is string'),
     ({'protective_stop': {'topic': 'x', 'stopped': ['yes']}}, 'true or false'),
     ({'protective_stop': {'topic': 'x', 'stopped': []}}, 'at least one value'),
+    ({'protective_stop': {'topic': 'x', 'max_age_s': -1.0}}, 'max_age_s is -1.0'),
+    ({'protective_stop': {'topic': 'x', 'max_age_s': 0.01}}, 'give 0 where the driver tells changes only'),
     ({'protective_stop': {'topic': '9x'}}, "topics.protective_stop.topic is '9x'"),
     ({'protective_stop': {'stopped': [True]}}, "key 'topic' is missing"),
 ])

@@ -10,6 +10,7 @@ from typing import Any
 from .config import bounded
 from .errors import UserError
 
+_LEAST_AGE_S = 0.05
 _NAME = re.compile(r'/?[A-Za-z_]\w*(/[A-Za-z_]\w*)*')
 
 
@@ -20,6 +21,9 @@ class ProtectiveStop:
     topic: str = bounded(help='name of the topic, relative to the namespace of the cell or absolute')
     type: str = bounded('bool', choices=('bool', 'string'), help='std_msgs/Bool or std_msgs/String')
     stopped: tuple[Any, ...] = bounded((True,), help='values that mean stopped')
+    max_age_s: float = bounded(0.0, low=0.0, high=60.0, help='the driver repeats its word, and silence for longer than '
+                               'this is a fault, s; 0 where it tells changes only, as a latched topic does: then its '
+                               'publisher has to exist')
 
     def __post_init__(self) -> None:
         _check_name('topics.protective_stop.topic', self.topic)
@@ -30,6 +34,9 @@ class ProtectiveStop:
                                 + ('true or false' if expected is bool else 'texts, in quotes where YAML needs them'))
         if not self.stopped:
             raise UserError('topics.protective_stop.stopped is empty: name at least one value that means stopped')
+        if 0.0 < self.max_age_s < _LEAST_AGE_S:
+            raise UserError(f'topics.protective_stop.max_age_s is {self.max_age_s:g}, shorter than messages take: give '
+                            f'0 where the driver tells changes only, else {_LEAST_AGE_S:g} or more')
 
 
 @dataclass(frozen=True)

@@ -130,6 +130,8 @@ class EmulatorNode(Node):
             self._stops = self.create_publisher(Bool if self._protective.type == 'bool' else String,
                                                 self._protective.topic, interface.LATCHED_QOS)
             self._tell_protective_stop()
+            if self._protective.max_age_s:  # the driver of this cell repeats its word
+                self.create_timer(self._protective.max_age_s / 4.0, self._tell_protective_stop)
 
     # --- robot --------------------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from diagnostic_msgs.msg import DiagnosticArray
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from sensor_msgs.msg import Image, JointState
@@ -124,6 +124,36 @@ def test_thought_is_repeated_with_its_age_while_nothing_new_is_decided(graph, ce
     graph.start(AGENT, model=model, max_rate_hz=0.1, autostart=True, threads=1)
     shown = graph.wait(lambda: status_of(diagnostics, 'agent_node: chain of thought')[2:])
     assert float(shown[0]['cot_age_s']) == pytest.approx(2.0, abs=0.7)
+
+
+def test_an_agent_whose_proposal_is_refused_says_why_and_waits_until_it_is_corrected(graph, cell, at_home, model):
+    publish_bench(graph, cell, at_home)
+    node = graph.node
+    diagnostics = graph.collect(DiagnosticArray, interface.DIAGNOSTICS, interface.EVENT_QOS)
+    gate = node.create_publisher(DiagnosticArray, interface.DIAGNOSTICS, interface.EVENT_QOS)
+    corrections = node.create_publisher(String, 'gate_node/correction', interface.EVENT_QOS)
+    proposals = []
+
+    def refuse(message):
+        proposals.append(time.monotonic())
+        values = {'verdict': 'refused', 'rule': 'workspace', 'value': '0.9', 'limit': '0.8',
+                  'image_stamp_ns': str(to_ns(message.header.stamp))}
+        gate.publish(DiagnosticArray(status=[DiagnosticStatus(
+            name='gate_node: verdict', values=[KeyValue(key=key, value=value) for key, value in values.items()])]))
+    node.create_subscription(JointTrajectory, interface.PROPOSAL, refuse, interface.COMMAND_QOS)
+    graph.start(AGENT, model=model, temperature=1.0, max_rate_hz=20.0, threads=1, autostart=True, refusal_wait_s=2.0,
+                max_refusal_wait_s=3600.0, proposal_timeout_s=0.1)
+    graph.wait(lambda: len(proposals) >= 3)
+    assert proposals[1] - proposals[0] > 1.9
+    assert proposals[2] - proposals[1] > 3.9
+    shown = graph.wait(lambda: status_of(diagnostics, 'agent_node: proposal'))[-1]
+    assert (shown['rule'], shown['value'], shown['limit']) == ('workspace', '0.9', '0.8')
+    graph.wait(corrections.get_subscription_count)
+    graph.spin(0.5)
+    corrected = time.monotonic()
+    corrections.publish(String(data='{}'))
+    graph.wait(lambda: len(proposals) >= 4)
+    assert proposals[3] - corrected < 6.0  # of the 8 s that it would have waited
 
 
 def test_unusable_observation_is_told_and_nothing_is_decided(graph, cell, at_home, model):

@@ -25,7 +25,7 @@ def world(tmp_path):
     cell = yaml.safe_load(find_config('cells', 'panda_table').read_text())
     cell['camera'] |= {'width': 64, 'height': 64}
     cell['topics'] = {'arm_command': ARM_TOPIC, 'protective_stop': {
-        'topic': 'io_and_status_controller/robot_program_running', 'stopped': [False]}}
+        'topic': 'io_and_status_controller/robot_program_running', 'stopped': [False], 'max_age_s': 0.4}}
     (tmp_path / 'cell.yaml').write_text(yaml.safe_dump(cell))
     world = yaml.safe_load(find_config('worlds', 'panda_table').read_text())
     (tmp_path / 'world.yaml').write_text(yaml.safe_dump({**world, 'cell': str(tmp_path / 'cell.yaml')}))
@@ -157,6 +157,14 @@ def test_a_protective_stop_halts_the_arm_and_commands_are_ignored_until_it_is_re
     assert bench.position(names)[:7] == pytest.approx(stopped, abs=0.01)  # nothing goes on by itself
     bench.command(cell.robot, planner.plan(Pick(24, 24), names, bench.position(names)))
     graph.wait(lambda: np.abs(bench.position(names)[:7] - stopped).max() > 0.1)
+
+
+def test_a_driver_that_repeats_its_word_does_so_within_the_age_of_the_cell_file(bench, graph, world):
+    bench.start(world)
+    graph.wait(lambda: bench.running)
+    heard = len(bench.running)
+    graph.spin(2.0)
+    assert len(bench.running) - heard >= 5
 
 
 def test_faults_of_camera_and_joint_states_look_as_they_do_at_a_cell(bench, graph, world, cell):

@@ -127,6 +127,33 @@ def test_every_cause_stops_the_robot_where_it_is_and_is_named_within_a_second(ga
     stopped_by('tracking', push, let_go)
 
 
+@pytest.mark.parametrize('max_age_s', [0.0, 0.3])
+def test_a_driver_that_is_not_there_keeps_the_robot_at_rest_and_one_that_vanishes_stops_it(
+        gate, graph, cell, tmp_path, max_age_s):
+    path = tmp_path / 'cell.yaml'
+    path.write_text(Path(cell.path).read_text()
+                    + f'topics: {{protective_stop: {{topic: stopped, max_age_s: {max_age_s}}}}}\n')
+    gate.start(mode='auto', cell=path, stop_cooldown_s=0.0)
+    graph.wait(lambda: gate.newest('inputs').get('faults') == 'driver')
+    assert 'stopped' in gate.newest('inputs')['fault.driver']
+    assert gate.propose(gate.plan)['rule'] == 'driver'
+    driver = graph.node.create_publisher(Bool, 'stopped', interface.LATCHED_QOS)
+    repeats = graph.node.create_timer(0.05, lambda: driver.publish(Bool(data=False)))
+    if not max_age_s:
+        repeats.cancel()
+    graph.wait(lambda: gate.newest('inputs').get('faults') == '')
+    assert gate.propose(gate.plan)['verdict'] == 'forwarded'
+    graph.spin(0.3)
+    repeats.cancel()
+    if not max_age_s:
+        graph.node.destroy_publisher(driver)
+    graph.wait(lambda: gate.newest('stop').get('causes') == 'driver')
+    graph.wait(lambda: len(gate.arm) == 2)
+    assert len(gate.arm[-1].points) == 1
+    refused = graph.call(Trigger, 'gate_node/reset')
+    assert 'still holds' in refused.message
+
+
 def test_auto_has_to_be_earned_by_the_checkpoint_that_decides(gate, graph, cell, tmp_path):
     path = tmp_path / 'cell.yaml'
     path.write_text(Path(cell.path).read_text().replace('approved_episodes: 0', 'approved_episodes: 1'))

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from rclpy.node import Node
 from std_msgs.msg import String
 
 from vlm_agent_ros.errors import UserError
@@ -30,7 +31,8 @@ def operate(graph):
 
 
 def test_an_operator_rejects_corrects_approves_stops_and_resets(gate, graph, cell, kinematics, operate):
-    gate.start(mode='approve', stop_cooldown_s=0.0)
+    # On a busy machine two runs of the console take longer than the default patience with the operator.
+    gate.start(mode='approve', stop_cooldown_s=0.0, approve_timeout_s=600.0)
     corrections = graph.collect(String, 'gate_node/correction', 10)
     assert operate('approve') == (1, 'no proposal waits for approval')
     assert gate.propose(gate.plan)['verdict'] == 'pending'
@@ -66,13 +68,16 @@ def test_an_operator_rejects_corrects_approves_stops_and_resets(gate, graph, cel
     assert operate('episode', 'success')[0] == 0
 
 
-def test_a_correction_that_nobody_records_and_a_gate_that_is_not_there_are_told(gate, operate):
+def test_a_correction_that_nobody_records_and_a_gate_that_is_not_there_are_told(gate, graph, operate):
     status, said = operate('stop')
     assert status == 2
     assert '/gate_node/stop is not there' in said
     gate.start(mode='approve')
+    agent = Node('agent_node', context=graph.context, use_global_arguments=False)
+    agent.create_subscription(String, 'gate_node/correction', print, 10)  # it listens, and records nothing
     assert gate.propose(gate.plan)['verdict'] == 'pending'
     status, said = operate('reject', '--correction', 'done')
+    agent.destroy_node()
     assert status == 2
     assert 'start audit_node' in said
 

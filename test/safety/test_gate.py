@@ -16,6 +16,7 @@ from vlm_agent_ros.motion.cubic import positions_at, slowed, velocities_at
 from vlm_agent_ros.safety import EvidenceFile, Gate, Ladder, SafetyRules, Violation
 from vlm_agent_ros.safety.gate import Clocks
 from vlm_agent_ros.status import ERROR, Status
+from vlm_agent_ros.topics import ProtectiveStop, Topics
 from vlm_agent_ros.types import Observation, Trajectory
 
 
@@ -29,13 +30,16 @@ class Bench:
         self.sent: list[Trajectory | None] = []
         self.told: list[Status] = []
         self.ladder = Ladder(autonomy, evidence, mode)
-        self.gate = Gate(self.cell, self.ladder, self.send, self.told.append, approve_timeout_s=5.0, cooldown_s=1.0,
-                         clocks=Clocks(lambda: int(self.now * 1e9), lambda: self.now, lambda: self.now))
+        self.gate = self.make_gate()
         self.positions = at_home.joint_positions.copy()
         motion = planner.plan(Pick(24, 24), at_home.joint_names, at_home.joint_positions)
         assert motion is not None
         self.motion = motion
         self.sense()
+
+    def make_gate(self) -> Gate:
+        return Gate(self.cell, self.ladder, self.send, self.told.append, approve_timeout_s=5.0, cooldown_s=1.0,
+                    clocks=Clocks(lambda: int(self.now * 1e9), lambda: self.now, lambda: self.now))
 
     def send(self, trajectory: Trajectory | None) -> int:
         self.sent.append(trajectory)
@@ -70,6 +74,43 @@ FREE = Autonomy(approved_episodes=0, blend_episodes=0, tracking_tolerance=3.0)
 def make(cell: Cell, planner: SkillPlanner, at_home: Observation):  # type: ignore[no-untyped-def]
     return lambda mode, autonomy=FREE, evidence=None: Bench(cell, planner, at_home, mode, autonomy,
                                                             evidence or EvidenceFile())
+
+
+def with_driver(bench: Bench) -> Bench:
+    bench.cell = replace(bench.cell, topics=Topics(protective_stop=ProtectiveStop('safety')))
+    bench.gate = bench.make_gate()
+    bench.sense()
+    return bench
+
+
+@pytest.mark.parametrize('mode', ['approve', 'auto'])
+def test_nothing_moves_while_the_driver_cannot_tell_of_a_protective_stop(make, mode) -> None:  # type: ignore[no-untyped-def]
+    bench = with_driver(make(mode, replace(FREE, on_gate_hit='approve')))
+    refused = bench.propose()
+    assert (refused.values['verdict'], refused.values['rule']) == ('refused', 'driver')
+    assert 'safety' in refused.message
+    bench.wait(0.5)
+    assert bench.last('inputs').values['faults'] == 'driver'
+    assert not bench.gate.set_mode('auto', 'a try')[0]
+    assert bench.gate.mode == mode  # that is no fault of the checkpoint, which keeps what it has earned
+    bench.gate.supervisor.driver_publishers(1)
+    bench.wait(FREE.release_s + 0.5)
+    assert bench.propose().values['verdict'] == {'approve': 'pending', 'auto': 'forwarded'}[mode]
+    bench.gate.supervisor.driver_publishers(0)
+    bench.wait(0.3)
+    if mode == 'auto':
+        assert bench.last('stop').values['causes'] == 'driver'
+        assert not bench.gate.reset()[0]
+    else:
+        assert not bench.gate.approve(True)[0]
+        assert bench.last('verdict').values['rule'] == 'driver'
+        assert not bench.sent
+
+
+def test_shadow_needs_no_driver(make) -> None:  # type: ignore[no-untyped-def]
+    bench = with_driver(make('shadow'))
+    assert bench.propose().values['verdict'] == 'shadow'
+    assert bench.gate.set_mode('approve', 'the driver comes later')[0]
 
 
 def test_only_auto_forwards_by_itself(make) -> None:  # type: ignore[no-untyped-def]

@@ -16,6 +16,7 @@ from vlm_agent_ros.motion import SkillPlanner
 from vlm_agent_ros.motion.cubic import positions_at
 from vlm_agent_ros.safety.fault import Fault, Pulse
 from vlm_agent_ros.safety.supervisor import HEARTBEAT_S, POLL_S, Supervisor
+from vlm_agent_ros.topics import ProtectiveStop, Topics
 from vlm_agent_ros.types import Observation, Trajectory
 
 LIMITS = Autonomy(camera_timeout_s=0.5, joint_timeout_s=0.2, heartbeat_timeout_s=0.5, tracking_tolerance=0.1,
@@ -25,17 +26,19 @@ LIMITS = Autonomy(camera_timeout_s=0.5, joint_timeout_s=0.2, heartbeat_timeout_s
 class Bench:
     """A supervisor whose time is set by the test; everything arrives unless it is cut off."""
 
-    def __init__(self, cell: Cell, planner: SkillPlanner, at_home: Observation) -> None:
+    def __init__(self, cell: Cell, planner: SkillPlanner, at_home: Observation, topics: Topics | None = None) -> None:
         self.now = 100.0
         self.causes: dict[str, Callable[[], bool]] = {}
-        self.supervisor = Supervisor(replace(cell, autonomy=LIMITS), self.trigger, lambda: self.now, lambda: self.now)
+        self.supervisor = Supervisor(replace(cell, autonomy=LIMITS, topics=topics or Topics()), self.trigger,
+                                     lambda: self.now, lambda: self.now)
         self.cell, self.home = cell, at_home.joint_positions[:len(cell.robot.arm_joints)]
         motion = planner.plan(Pick(24, 24), at_home.joint_names, at_home.joint_positions)
         assert motion is not None
         self.motion: Trajectory = motion
         self.begun: float | None = None
-        self.alive = {'camera', 'joints', 'heartbeat'}
+        self.alive = {'camera', 'joints', 'heartbeat', 'driver'}
         self.lag_s, self.offset = 0.0, 0.0
+        self.driver_repeats = False
 
     def trigger(self, cause: str, persists: Callable[[], bool], message: str) -> None:
         assert message
@@ -61,6 +64,9 @@ class Bench:
                 self.supervisor.joint_state(stamp, self.arm())
             if 'heartbeat' in self.alive:
                 self.supervisor.heartbeat(stamp)
+            self.supervisor.driver_publishers(int('driver' in self.alive))
+            if self.driver_repeats and 'driver' in self.alive:
+                self.supervisor.protective_stop('')
             self.supervisor.poll(agent_matters=agent_matters)
 
 
@@ -158,6 +164,63 @@ def test_a_protective_stop_counts_at_once_and_until_it_has_been_away(bench: Benc
     assert bench.causes['protective']()
     bench.run(0.3)
     assert not bench.causes['protective']()
+
+
+def with_driver(cell: Cell, planner: SkillPlanner, at_home: Observation, max_age_s: float) -> Bench:
+    return Bench(cell, planner, at_home, Topics(protective_stop=ProtectiveStop('safety', max_age_s=max_age_s)))
+
+
+@pytest.mark.parametrize('max_age_s', [0.0, 0.3])
+def test_a_driver_that_never_appeared_is_a_fault_and_no_motion_may_begin(
+        cell: Cell, planner: SkillPlanner, at_home: Observation, max_age_s: float) -> None:
+    bench = with_driver(cell, planner, at_home, max_age_s)
+    bench.driver_repeats = True
+    bench.alive.remove('driver')
+    assert 'safety' in bench.supervisor.driver_fault  # before the first look
+    bench.run(1.0)
+    assert 'safety' in bench.supervisor.present['driver']
+    assert not bench.causes  # nothing moves
+    bench.alive.add('driver')
+    bench.run(LIMITS.release_s - 0.1)
+    assert bench.supervisor.driver_fault  # one word among silence is no return
+    bench.run(0.3)
+    assert not bench.supervisor.driver_fault
+    assert 'driver' not in bench.supervisor.present
+
+
+@pytest.mark.parametrize('max_age_s', [0.0, 0.3])
+def test_a_driver_that_vanishes_stops_a_moving_robot(cell: Cell, planner: SkillPlanner, at_home: Observation,
+                                                     max_age_s: float) -> None:
+    bench = with_driver(cell, planner, at_home, max_age_s)
+    bench.driver_repeats = max_age_s > 0.0
+    bench.run(1.5)
+    bench.begin()
+    bench.run(0.5)
+    assert not bench.causes
+    bench.alive.remove('driver')
+    bench.run(max_age_s + 0.2)
+    assert set(bench.causes) == {'driver'}
+    assert bench.causes['driver']()
+    bench.alive.add('driver')
+    bench.run(LIMITS.release_s + 0.2)
+    assert not bench.causes['driver']()
+
+
+def test_a_driver_that_tells_changes_only_may_be_silent_and_one_that_repeats_may_not(
+        cell: Cell, planner: SkillPlanner, at_home: Observation) -> None:
+    latched, repeating = (with_driver(cell, planner, at_home, max_age_s) for max_age_s in (0.0, 0.3))
+    for bench in (latched, repeating):
+        bench.supervisor.protective_stop('')
+        bench.run(2.0)  # its publisher is there and says nothing
+    assert not latched.supervisor.driver_fault
+    assert 'for more than 0.3 s' in repeating.supervisor.driver_fault
+
+
+def test_a_cell_without_a_topic_of_a_protective_stop_awaits_none(bench: Bench) -> None:
+    bench.alive.remove('driver')
+    bench.run(2.0)
+    assert not bench.supervisor.driver_fault
+    assert not bench.supervisor.present
 
 
 def test_a_fault_needs_observations_in_a_row_both_ways() -> None:

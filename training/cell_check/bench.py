@@ -34,6 +34,7 @@ _SENSE_S = 0.02
 _TAKEN_S = 0.01  # in which a gate takes a message
 _KNOWN_AFTER = 6  # sensor messages
 _PRIORITY = 10  # below the gate's
+_REMEMBERED = 100  # joint states
 _SHARE = 0.15  # of the planned speed
 
 
@@ -50,6 +51,7 @@ class Bench:
         states: What is said on ``/diagnostics``.
         commands: Time (monotonic, s) and serialised message of every command for the arm; they are not read before
             they are asked for, since that would take time from what is measured.
+        arm_states: Time (monotonic, s) and (arm joints,) rad of the newest joint states while the robot follows.
     """
 
     def __init__(self, setup: CheckSetup, name: str, **sections: dict[str, Any]) -> None:
@@ -67,6 +69,7 @@ class Bench:
         self.cell = load_cell(str(path))
         self.processes = CellProcesses(folder)
         self.commands: list[tuple[float, bytes]] = []
+        self.arm_states: deque[tuple[float, np.ndarray]] = deque(maxlen=_REMEMBERED)
         self._robot = self.cell.robot
         self._positions = np.array([*self._robot.home, *[self._robot.gripper_open] * len(self._robot.gripper_joints)])
         self._newest: tuple[float, bytes] | None = None
@@ -159,6 +162,12 @@ class Bench:
         """How many points a command has: one where the gate holds the arm."""
         return len(deserialize_message(message, JointTrajectory).points)
 
+    def trajectory(self, message: bytes) -> Trajectory:
+        """What a command for the arm says."""
+        trajectory = trajectory_from(deserialize_message(message, JointTrajectory), interface.ARM_COMMAND)
+        assert trajectory is not None, 'the gate knows where the arm is'
+        return trajectory
+
     def _follow(self) -> None:
         """Be where the newest command has led by now, and say so."""
         if self._newest is not None:
@@ -168,7 +177,9 @@ class Bench:
             self._motion = None if motion is None else (motion.select(self._robot.arm_joints), then)
         if self._motion is not None:
             motion, then = self._motion
-            arm = positions_at(motion, np.array([time.monotonic() - then]))[0]
+            now = time.monotonic()
+            arm = positions_at(motion, np.array([now - then]))[0]
             self._positions = np.append(arm, self._positions[len(arm):])
+            self.arm_states.append((now, arm))
         now_ns = time.time_ns()
         self.sense(self._positions, now_ns, now_ns)

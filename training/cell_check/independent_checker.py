@@ -25,6 +25,7 @@ _AGES = {'image_s': 'max_image_age_s', 'joint_s': 'max_joint_age_s', 'task_s': '
          'proposal_s': 'max_proposal_age_s'}
 _PER_SEGMENT = 17
 _COLLISION_SAMPLES = 16
+_STOP_SAMPLES = 401
 _SPHERES = 4  # inscribed in each capsule: they overlap only where the capsules do
 _ROUNDING = 2e-6
 _RELATIVE = 1e-6
@@ -93,6 +94,34 @@ class IndependentChecker:
             return ['time']
         columns = [self._names.index(name) for name in names]
         return self._of_joints(command, measured[columns], np.array(columns)) + self._of_arm(command, measured)
+
+    def problems_of_stop(self, command: Trajectory, measured: np.ndarray, rates: np.ndarray) -> list[str]:
+        """Limits that a stop of the arm breaks, one point at which it comes to rest.
+
+        Args:
+            command: As it leaves the gate.
+            measured: (arm joints,) rad in the last joint state before.
+            rates: (arm joints,) rad/s, the difference of the last two.
+        """
+        if list(command.joint_names) != self._arm:
+            return ['joints']
+        if command.positions.shape != (1, len(self._arm)) or command.velocities.shape != command.positions.shape:
+            return ['shape']
+        end, duration_s = command.positions[0], float(command.times_ns[0]) * 1e-9
+        if not (np.isfinite(end).all() and np.isfinite(command.velocities).all()):
+            return ['finite']
+        if not 0.0 < duration_s <= self._safety['max_duration_s']:
+            return ['time']
+        arm = slice(len(self._arm))
+        lower, upper = np.minimum(self._lower[arm], measured), np.maximum(self._upper[arm], measured)
+        # The controller's cubic from the measured state on, by differences.
+        s = np.linspace(0.0, 1.0, _STOP_SAMPLES)[:, None]
+        path = measured + (end - measured) * s**2 * (3.0 - 2.0 * s) + rates * duration_s * s * (1.0 - s)**2
+        change = np.abs(np.diff(path, 2, axis=0)).max(axis=0) / (duration_s / (_STOP_SAMPLES - 1))**2
+        found = {'position': bool((np.maximum(end - upper, lower - end) > _ROUNDING).any()),
+                 'acceleration': bool((change > self._acceleration[arm] * (1.0 + _RELATIVE)).any()),
+                 'end': bool(command.velocities.any())}
+        return [name for name, broken in found.items() if broken]
 
     # --- joints -------------------------------------------------------------------------------------------------
 

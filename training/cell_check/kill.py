@@ -98,7 +98,8 @@ class Bench:
         start('gate', cell=files.cell, mode='auto', evidence_file=str(self._folder / 'evidence.json'),
               stop_cooldown_s=0.1)
         start('audit', cell=files.cell)
-        start('agent', cell=files.cell, model=model, temperature=1.0, max_rate_hz=10.0, threads=1, autostart=True)
+        start('agent', cell=files.cell, model=model, temperature=1.0, max_rate_hz=10.0, threads=1, autostart=True,
+              max_refusal_wait_s=1.0)  # an agent that waits long would not show that it goes on
         self._at_work()
 
     def trial(self, victim: str) -> Trial:

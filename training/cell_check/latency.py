@@ -97,7 +97,8 @@ def start_hasty_agent(bench: Bench, folder: Path, seed: int) -> None:
         'base': str(folder / 'base'), 'lora': None, 'prompt': {'template': 'task: {task}'},
         'decoding': {'max_thought_chars': 20, 'max_new_tokens': 80}}), encoding='utf-8')
     bench.processes.start('agent', cell=bench.cell.path, model=str(folder / 'model.yaml'), temperature=1.0,
-                          autostart=True, threads=1, max_rate_hz=30.0, proposal_timeout_s=0.1)
+                          autostart=True, threads=1, max_rate_hz=30.0, proposal_timeout_s=0.1,
+                          refusal_wait_s=0.0)
 
 
 def time_planning(bench: Bench) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,7 @@ from vlm_agent_ros.nodes.messages import joint_positions, trajectory_from
 from vlm_agent_ros.types import Trajectory
 
 _PATH_POINTS = 200
+_FRESH_S = 0.1  # by which time an arm may be somewhere else
 _EVERY = 3  # of so many joint states one is compared with the path
 
 
@@ -30,6 +32,23 @@ class Said:
     name: str
     message: str
     values: dict[str, str]
+
+
+def measured_before(states: Sequence[tuple[float, np.ndarray]], at: float) -> tuple[np.ndarray, np.ndarray] | None:
+    """What the joint states before a time (s) tell: (joints,) positions, and velocities as the last two differ.
+
+    Args:
+        states: Time (s) and (joints,) positions, in order.
+        at: Of the same clock.
+
+    Returns:
+        None where there are fewer than two, or the last is too old to tell where an arm is now.
+    """
+    past = [state for state in states if state[0] <= at][-2:]
+    if len(past) < 2 or at - past[1][0] > _FRESH_S or past[1][0] <= past[0][0]:
+        return None
+    (before, there), (then, here) = past
+    return here, (here - there) / (then - before)
 
 
 class ArmRecord:

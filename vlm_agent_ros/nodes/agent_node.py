@@ -24,6 +24,7 @@ from trajectory_msgs.msg import JointTrajectory
 from ..config import bounded
 from ..errors import UserError
 from ..motion.monitor import MotionMonitor
+from ..refusals import Refusals
 from ..safety.supervisor import HEARTBEAT_S
 from ..status import OK, WARN, Status
 from ..tasks import TaskPolicy
@@ -38,6 +39,7 @@ from .peers import Peers, pulse
 from .publishers import SoleSource
 from .releases import CHANGEABLE, Releases, ReleaseSettings
 from .ros_env import run_node
+from .status_names import GATE
 
 _POLL_S = 0.05
 
@@ -50,6 +52,9 @@ class Parameters(ReleaseSettings):
     proposal_timeout_s: float = bounded(
         2.0, low=0.1, high=7200.0,
         help='decide anew if the gate has not forwarded a proposal by then; longer than its approve_timeout_s, s')
+    refusal_wait_s: float = bounded(1.0, low=0.0, high=60.0, help='after the gate has refused a proposal decide '
+                                    'nothing for so long, and twice as long after each further one in a row, s')
+    max_refusal_wait_s: float = bounded(30.0, low=0.0, high=3600.0, help='that wait grows no longer than this, s')
     image_transport: str = bounded('raw', choices=('raw', 'compressed'), help='which image topic to subscribe to')
     autostart: bool = bounded(False, help='configure and activate at start instead of waiting for transitions')
 
@@ -61,6 +66,7 @@ class AgentNode(ManagedNode):
         super().__init__('agent_node')
         self._settings = declare_parameters(self, Parameters, CHANGEABLE)
         self._releases: Releases | None = None
+        self._refusals = Refusals(self._settings.refusal_wait_s, self._settings.max_refusal_wait_s)
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix='inference')
         self._task = self._task_refusal = ''
         self._task_since_ns = 0
@@ -85,7 +91,7 @@ class AgentNode(ManagedNode):
     def setup(self) -> None:
         """Load cell, planner and checkpoint."""
         started = time.monotonic()
-        self._releases = Releases(self, self._settings, self._switch)
+        self._releases = Releases(self, self._settings, self._switch, self._on_verdict)
         decider = self._releases.deciding
         self._monitor = MotionMonitor(decider.cell)
         self._tasks = TaskPolicy(decider.cell.tasks)
@@ -135,6 +141,7 @@ class AgentNode(ManagedNode):
         self._thinking = None
         if self._releases is not None:
             self._releases.hide()
+        self.board.forget(self._refusals.status().about)
         if self._active_entities is not None:
             publishers, cot, timers = self._active_entities
             self._active_entities = None
@@ -156,6 +163,8 @@ class AgentNode(ManagedNode):
             self.create_subscription(image_type, self._image_name, self._on_image, interface.NEWEST_QOS),
             self.create_subscription(JointState, interface.JOINT_STATES, self._on_joints, interface.SENSOR_QOS),
             self.create_subscription(String, interface.TASK, self._on_task, interface.LATCHED_QOS),
+            self.create_subscription(String, interface.CORRECTION.replace('~', GATE),
+                                     lambda _: self._refusals.forget(), interface.EVENT_QOS),
             # What the gate forwards, or anyone else: the arm must be at rest before the next decision.
             *(self.create_subscription(JointTrajectory, topic, callback, interface.COMMAND_QOS)
               for topic, callback in commands),
@@ -167,6 +176,7 @@ class AgentNode(ManagedNode):
         self._thinking = None
         self._not_before_ns = 0
         self._awaited_until_ns = 0
+        self._refusals.forget()
         self._next_decision = 0.0
         self._memory = ''
 
@@ -182,8 +192,16 @@ class AgentNode(ManagedNode):
         self._task_since_ns = self._now_ns()
         self._not_before_ns = max(self._not_before_ns, self._task_since_ns)
         self._memory = ''  # with an instruction an episode begins
+        self._refusals.forget()
         if self._releases is not None:
             self._releases.new_task()
+
+    def _on_verdict(self, values: dict[str, str]) -> None:
+        """The gate has judged: after a refusal the wait for a motion is over, and another one begins."""
+        if self.active and self._refusals.verdict(values):
+            if values['verdict'] == 'refused':
+                self._awaited_until_ns = 0
+            self.board.tell(self._refusals.status())
 
     def _on_command(self, message: JointTrajectory) -> None:
         try:
@@ -219,7 +237,8 @@ class AgentNode(ManagedNode):
         releases, now_ns = self._releases, self._now_ns()
         if releases is None or not releases.may_decide:
             return
-        if self._monitor.moving or now_ns < self._awaited_until_ns or time.monotonic() < self._next_decision:
+        if self._monitor.moving or now_ns < self._awaited_until_ns or time.monotonic() < self._next_decision \
+                or self._refusals.waiting:
             return
         observation = self._observe()
         if observation is not None:
@@ -235,8 +254,9 @@ class AgentNode(ManagedNode):
 
     def _switch(self) -> None:
         """Let a checkpoint take over that waits for it, unless a decision or a motion is under way."""
-        if self._releases is not None and self._thinking is None and not self._monitor.moving:
-            self._releases.take()
+        ready = self._thinking is None and not self._monitor.moving
+        if ready and self._releases is not None and self._releases.take():
+            self._refusals.forget()
 
     def _observe(self) -> Observation | None:
         """Everything that a decision needs, if it is there and usable."""
@@ -279,6 +299,7 @@ class AgentNode(ManagedNode):
         cot.publish(decided.report((now_ns - observation.stamp_ns) * 1e-6))
         if decided.trajectory is not None:
             self._awaited_until_ns = now_ns + int(self._settings.proposal_timeout_s * 1e9)
+            self._refusals.proposed(observation.stamp_ns)
             proposals.publish(trajectory_message(decided.trajectory, observation.stamp_ns))
         releases.decided(decided)
 

@@ -293,8 +293,11 @@ class GateNode(ManagedNode):
         return stamp_ns
 
     def _poll(self) -> None:
+        gate, stop = self._gate_or_raise(), self._cell.topics.protective_stop
+        if stop is not None:
+            gate.supervisor.driver_publishers(self.count_publishers(self.resolve_topic_name(stop.topic)))
         if self.active:
-            self._gate_or_raise().poll()
+            gate.poll()
 
     # --- operator -----------------------------------------------------------------------------------------------
 

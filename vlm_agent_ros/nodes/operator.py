@@ -35,11 +35,10 @@ from ..motion.demonstration import action_at
 from ..safety import MODES
 from . import interface
 from .messages import joint_positions
-from .status_names import full_name
+from .status_names import AGENT, GATE, full_name
 
 _WAIT_S = 5.0
-_GATE = 'gate_node'
-_CORRECTION = interface.CORRECTION.replace('~', _GATE)
+_CORRECTION = interface.CORRECTION.replace('~', GATE)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -131,7 +130,13 @@ class Console:
     def _recorded(self) -> Publisher:
         """A publisher of corrections to which somebody listens."""
         publisher = self._node.create_publisher(String, _CORRECTION, interface.EVENT_QOS)
-        if not self._wait(publisher.get_subscription_count):
+
+        def recorded() -> bool:
+            there = [info.node_name for info in self._node.get_subscriptions_info_by_topic(publisher.topic_name)]
+            # The agent listens as well, and records nothing; until it is known whose a subscription is, _ comes first.
+            return any(name != AGENT and name[:1] != '_' for name in there) \
+                and publisher.get_subscription_count() >= len(there)
+        if not self._wait(recorded):
             raise UserError(f'nobody records {self._node.resolve_topic_name(_CORRECTION)}: start audit_node, then give '
                             'the correction again')
         return publisher
@@ -140,7 +145,7 @@ class Console:
 
     def _verdict(self) -> dict[str, str]:
         """Values of the newest verdict, which the gate repeats every second."""
-        verdict = f'{full_name(self._node, _GATE)}: verdict'
+        verdict = f'{full_name(self._node, GATE)}: verdict'
 
         def values(message: DiagnosticArray) -> dict[str, str]:
             return {pair.key: unescape(pair.value) for status in message.status if status.name == verdict
@@ -152,7 +157,7 @@ class Console:
         return response.success, response.message
 
     def _call(self, kind: Any, name: str, request: Any) -> Any:
-        service = f'{_GATE}/{name}'
+        service = f'{GATE}/{name}'
         client = self._node.create_client(kind, service)
         resolved = self._node.resolve_service_name(service)
         if not client.wait_for_service(_WAIT_S):
@@ -173,7 +178,7 @@ class Console:
                 found.append(content)
         subscription = self._node.create_subscription(kind, topic, receive, qos)
         if not self._wait(lambda: found):
-            raise UserError(f'nothing of {_GATE} came on {self._node.resolve_topic_name(topic)} within {_WAIT_S:g} s: '
+            raise UserError(f'nothing of {GATE} came on {self._node.resolve_topic_name(topic)} within {_WAIT_S:g} s: '
                             'check that the cell is running')
         self._node.destroy_subscription(subscription)
         return found[0]

@@ -49,13 +49,15 @@ class Releases:
         node: The agent.
         settings: Its parameters.
         loaded: Called in the executor when a checkpoint has been loaded and asks to take over.
+        judged: Called with the values of every verdict of this cell's gate.
 
     Raises:
         UserError: Cell, checkpoint or ledger are missing, unusable or refused.
     """
 
-    def __init__(self, node: ManagedNode, settings: ReleaseSettings, loaded: Callable[[], None]) -> None:
-        self._node, self._settings, self._loaded = node, settings, loaded
+    def __init__(self, node: ManagedNode, settings: ReleaseSettings, loaded: Callable[[], None],
+                 judged: Callable[[dict[str, str]], None]) -> None:
+        self._node, self._settings, self._loaded, self._judged = node, settings, loaded, judged
         cell = load_cell(settings.cell)
         self._ledger = Ledger(_ledger_path(settings.release_file, cell))
         decider, news = self._first(settings.model)
@@ -90,10 +92,16 @@ class Releases:
         """Whether it may go on."""
         return self._keeper.may_decide
 
-    def take(self) -> None:
-        """Let the checkpoint that waits take over, if it may; to be called while nothing is decided or moves."""
-        if self._keeper.take() is not None:
+    def take(self) -> bool:
+        """Let the checkpoint that waits take over, if it may; to be called while nothing is decided or moves.
+
+        Returns:
+            Whether another one decides now.
+        """
+        taken = self._keeper.take() is not None
+        if taken:
             self._tell()
+        return taken
 
     def begin(self) -> None:
         """A decision is under way."""
@@ -133,7 +141,9 @@ class Releases:
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
             if status.name.endswith(_VERDICT) and is_of_this_cell(self._node, status.name):
-                self._keeper.verdict({value.key: unescape(value.value) for value in status.values})
+                values = {value.key: unescape(value.value) for value in status.values}
+                self._keeper.verdict(values)
+                self._judged(values)
                 self._follow()
 
     def _on_outcome(self, message: DiagnosticArray) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.node import Node
 
+AGENT, GATE = 'agent_node', 'gate_node'
 _PRODUCT = 'vlm_agent_ros'
 
 

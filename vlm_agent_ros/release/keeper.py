@@ -11,7 +11,7 @@ from ..status import ERROR, OK, WARN, Status
 from .band import Band, Breach, Rollback
 from .ledger import Ledger, Release
 
-NOT_ITS_FAULT = ('approval', 'stop')
+NOT_ITS_FAULT = ('approval', 'stop', 'driver')
 """Rules of the gate that tell something about the operator or the cell, not about what was proposed."""
 _REMEMBERED = 256
 

@@ -195,7 +195,7 @@ class Gate:
         self._verdict('refused', violation.message, stamp_ns, (violation,))
         if violation.rule == 'approval':
             self._ladder.rejected()
-        elif self._ladder.gate_hit(violation.rule):
+        elif violation.rule != 'driver' and self._ladder.gate_hit(violation.rule):  # the cell's fault
             self._tell(self.mode_status(violation.message))
 
     def _judge(self, trajectory: Trajectory, stamp_ns: int | None, proposal_s: float | None,
@@ -209,6 +209,8 @@ class Gate:
         if not self._latch.active:  # which the rules say first
             if inputs.task_violation is not None:
                 return Verdict(None, (inputs.task_violation,))
+            if self.mode != 'shadow' and (deaf := self.supervisor.driver_fault):
+                return Verdict(None, (Violation('driver', 'silent', 'there', deaf),))
             if image_s is not None and stamp_ns not in inputs.images:
                 return Verdict(None, (Violation('age', image_s, self._cell.safety.max_image_age_s, 'the camera has '
                                                 'published no image of the stamp that the proposal rests on'),))
@@ -292,7 +294,8 @@ class Gate:
         """Change the mode; a motion that is under way is held before nothing may reach the robot any more."""
         if mode == 'shadow' and self.supervisor.tracking.moving:
             self._hold()
-        changed, message = self._ladder.set_mode(mode, reason)
+        deaf = self.supervisor.driver_fault if mode == 'auto' else ''
+        changed, message = (False, f'no auto: {deaf}') if deaf else self._ladder.set_mode(mode, reason)
         if changed:
             self._drop_pending()
         if changed and mode == 'shadow':
@@ -303,8 +306,7 @@ class Gate:
     def poll(self) -> None:
         """Judge silence, that of the operator included; to be called every ``supervisor.POLL_S``."""
         self.supervisor.poll(agent_matters=self.mode != 'shadow')
-        faults = tuple(self.supervisor.present)
-        if faults != self._told_faults:  # a joint state may have changed them since the poll before
+        if (faults := tuple(self.supervisor.present)) != self._told_faults:  # a joint state may have changed them, too
             self._told_faults = faults
             self._tell(self.inputs_status())
         pending, limit_s = self._pending, self.approve_timeout_s
@@ -384,8 +386,7 @@ class Gate:
     def _verdict(self, verdict: str, message: str, stamp_ns: int | None, violations: tuple[Violation, ...] = (),
                  more: dict[str, str] | None = None) -> None:
         self._counts[verdict] += 1
-        rejected = next((v for v in violations if v.handled == 'reject'), None)
-        shown = rejected or next(iter(violations), None)
+        shown = next((v for v in violations if v.handled == 'reject'), next(iter(violations), None))
         values = {} if shown is None else {'rule': shown.rule, 'value': str(shown.value), 'limit': str(shown.limit)}
         values['clamped'] = ', '.join(v.rule for v in violations if v.handled == 'clamp')
         if stamp_ns is not None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..cell import Cell
 from ..types import Trajectory
+from .driver import DriverWatch
 from .fault import Fault, Pulse
 from .tracking import Tracking
 
@@ -50,8 +51,9 @@ class Supervisor:
         self._clock, self._motion_clock = clock, motion_clock
         self.tracking = Tracking(cell)
         self._camera, self._joints, self._heartbeat = Pulse(), Pulse(), Pulse()
+        self._driver = DriverWatch(cell.topics.protective_stop)
         self._faults = {name: Fault(self._limits.trigger_count, self._limits.release_s)
-                        for name in ('camera', 'joints', 'heartbeat', 'tracking')}
+                        for name in ('camera', 'joints', 'heartbeat', 'tracking', 'driver')}
         # The driver has judged already: its first word counts.
         self._faults['protective'] = Fault(1, self._limits.release_s)
         self._protective = ''
@@ -86,8 +88,18 @@ class Supervisor:
 
     def protective_stop(self, why: str) -> None:
         """The robot's driver has said whether it is in a protective stop: why, or nothing."""
+        self._driver.heard(self._clock())
         self._protective = why
         self._observe('protective', bool(why), self._clock(), why)
+
+    def driver_publishers(self, count: int) -> None:
+        """So many publishers exist of the topic on which the driver tells of a protective stop."""
+        self._driver.publishers(count)
+
+    @property
+    def driver_fault(self) -> str:
+        """Why a protective stop would go unnoticed now, in a sentence; empty while it would not."""
+        return self._driver.silence(self._clock()) or self.present.get('driver', '')
 
     def command(self, trajectory: Trajectory) -> None:
         """A motion goes to the robot."""
@@ -108,6 +120,8 @@ class Supervisor:
         self._observe('heartbeat', silent, now,
                       f'no heartbeat of the agent for more than {limits.heartbeat_timeout_s:g} s', agent_matters)
         self._observe('protective', bool(self._protective), now, self._protective)
+        silence = self._driver.silence(now)
+        self._observe('driver', bool(silence), now, silence, moving)
 
     def _observe(self, cause: str, bad: bool, now_s: float, message: str, matters: bool = True) -> None:
         fault = self._faults[cause]

@@ -60,7 +60,7 @@ class Workers:
         return players
 
 
-@pytest.fixture(scope='session')
+@pytest.fixture(scope='module')
 def started(game):
     config = load_train_config(str(game), {'workers': 2})
     with connection.connected(config, policy_of(config, environment_of(config))) as module:
@@ -192,21 +192,25 @@ def test_an_error_in_a_worker_is_told_as_here(players):
         players._require_begun(1, players._begin(1))
 
 
+@pytest.fixture
+def alone(monkeypatch):
+    """Runs see no cluster, and leave the one of the other tests alone."""
+    monkeypatch.setattr(ray, 'is_initialized', lambda: False)
+    monkeypatch.setattr(ray, 'shutdown', lambda: None)
+
+
 @pytest.mark.parametrize(('flags', 'said'), [
     (['--ray', 'auto'], 'workers is 0'), (['--max-staleness', '1'], 'workers is 0'),
     (['--workers', '5'], 'there are 4 groups'), (['--workers', '2', '--ray', 'nowhere'], "ray is 'nowhere'"),
     (['--workers', '2', '--max-staleness', '1', '--group-size', '2', '--dynamic-sampling', '2'], 'dynamic_sampling'),
 ])
-def test_settings_that_do_not_fit_are_refused(game, tmp_path, capsys, monkeypatch, flags, said):
-    monkeypatch.setattr(ray, 'is_initialized', lambda: False)
+def test_settings_that_do_not_fit_are_refused(alone, game, tmp_path, capsys, flags, said):
     assert train(game, tmp_path / 'x', *flags) == 2
     assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('listener', ['nobody', 'silent', 'other'])
-def test_a_cluster_that_is_not_there_is_refused_soon(game, tmp_path, capsys, monkeypatch, listener):
-    monkeypatch.setattr(ray, 'is_initialized', lambda: False)
-    monkeypatch.setattr(ray, 'shutdown', lambda: None)
+def test_a_cluster_that_is_not_there_is_refused_soon(alone, game, tmp_path, capsys, monkeypatch, listener):
     monkeypatch.setattr(connection, '_PATIENCE_S', 0.5)
     with socket.socket() as server:
         server.bind(('127.0.0.1', 0))

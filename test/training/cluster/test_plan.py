@@ -2,7 +2,7 @@
 
 import pytest
 
-from training.cluster.plan import MODELS, Rates, TextModel, assumed, lora_bytes, point
+from training.cluster.plan import MODELS, Decisions, Rates, TextModel, assumed, lora_bytes, point
 from vlm_agent_ros.checkpoint import load_policy
 
 
@@ -25,8 +25,12 @@ def test_workers_help_until_the_learner_is_saturated():
 
 
 def test_a_larger_model_is_slower_in_both_and_decoding_is_bound_by_memory():
-    small, large = (assumed(MODELS[name], 16, worker_gpus=1, learner_gpus=1, update=512) for name in ('3B', '72B'))
+    fast = Decisions(turns=1e9)
+    small, large = (assumed(MODELS[name], 16, worker_gpus=1, learner_gpus=1, update=512, of=fast)
+                    for name in ('3B', '72B'))
     assert small.worker > 15 * large.worker and small.learner > 15 * large.learner
-    two = assumed(MODELS['3B'], 16, worker_gpus=2, learner_gpus=1, update=512)
+    two = assumed(MODELS['3B'], 16, worker_gpus=2, learner_gpus=1, update=512, of=fast)
+    slow = assumed(MODELS['3B'], 16, worker_gpus=2, learner_gpus=1, update=512, of=Decisions(turns=5.0))
+    assert slow.worker == 5.0
     assert two.worker == pytest.approx(2 * small.worker)
     assert lora_bytes(MODELS['7B'], 32) == 2 * lora_bytes(MODELS['7B'], 16)

@@ -36,6 +36,8 @@ class LearningConfig:
     epochs: int = bounded(4, low=1, high=100, help='passes over the decisions of an update')
     minibatch_size: int = bounded(128, low=1, help='decisions per optimiser step')
     micro_batch_size: int = bounded(32, low=1, help='decisions per forward pass; gradients are accumulated over these')
+    vision_cache_mib: int = bounded(256, low=0, high=2**20, help='memory in which an update keeps what a vision tower '
+                                    'that is not trained says of its images, from epoch to epoch; 0 = off')
     learning_rate: float = bounded(1e-4, low=0.0, high=1.0, help='step size of the adapter')
     value_learning_rate: float = bounded(1e-3, low=0.0, high=1.0, help='step size of the value head')
     lr_schedule: str = bounded('cosine', choices=('constant', 'linear', 'cosine'), help='decay of both step sizes')

@@ -8,6 +8,7 @@ of Qwen2.5-VL and InternVL also take videos, for which torchvision would be need
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,48 @@ def test_the_update_recomputes_what_was_sampled(config, inputs):
             np.testing.assert_allclose(evaluation.logprobs[row, :len(decision.token_ids)].detach(),
                                        decision.token_logprobs, atol=1e-4)
             assert evaluation.values[row].item() == pytest.approx(decision.value, abs=1e-4)
+
+
+def test_a_frozen_vision_tower_sees_every_image_once_in_an_update_which_stays_the_same(config, inputs):
+    policy = make_policy(replace(config, lora=LoraSettings(rank=2, vision=False)))
+    with torch.no_grad():
+        for parameter in policy.adapter_parameters():  # half of them start at 0, and the others without a gradient
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)))
+    given = [*inputs[:3], inputs[0], replace(inputs[1], prompt='task: another of the same image')]
+    decisions = [policy.written(f'{{"thoughts": "{word}", "action": "done"}}') for word in 'abcde']
+    rows = images_encoded(policy)
+    epochs = [[0], [4, 0, 3], [0, 1, 2, 3, 4]]
+    plain = [pass_over(policy, [given[i] for i in epoch], [decisions[i] for i in epoch]) for epoch in epochs]
+    for_one = rows[0]
+    rows.clear()
+    with policy.cached_vision(2**20):
+        # The first one is encoded twice where it is alone: two images show that the tower keeps them apart.
+        for epoch, expected in zip(epochs, plain):
+            found = pass_over(policy, [given[i] for i in epoch], [decisions[i] for i in epoch])
+            torch.testing.assert_close(found[0], expected[0], rtol=0, atol=1e-5)
+            assert (found[1] - expected[1]).norm() < 1e-5 * expected[1].norm()
+    assert sum(rows) == for_one * (3 + 1)
+    assert all(gradient.norm() > 0.1 for _, gradient in plain)
+    pass_over(policy, given, decisions)
+    assert rows[-1] == for_one * 5
+
+
+def images_encoded(policy: Policy) -> list[int]:
+    """Grows with every pass of the vision tower, by the rows that its patches are taken from."""
+    tower = policy._base().get_encoder(modality='image')
+    rows: list[int] = []
+    first = next(module for module in tower.modules() if isinstance(module, (torch.nn.Conv2d, torch.nn.Conv3d)))
+    first.register_forward_pre_hook(lambda module, arguments: rows.append(len(arguments[0])))
+    return rows
+
+
+def pass_over(policy: Policy, given: list[Any], decisions: list[Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities, and the gradient of their sum in all adapters, flat."""
+    result = policy.evaluate(given, decisions, 0.8)
+    policy.model.zero_grad(set_to_none=True)
+    result.logprobs.sum().backward()
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in policy.adapter_parameters()]
+    return result.logprobs.detach(), torch.cat([gradient.flatten() for gradient in gradients])
 
 
 def test_a_family_is_trained_saved_and_loaded_again(config, inputs, tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -52,6 +52,9 @@ class ToyPolicy(torch.nn.Module):
 
     def value_parameters(self) -> list[torch.nn.Parameter]:
         return [self.value_head, self.after_thought]
+
+    def cached_vision(self, limit_bytes: int) -> AbstractContextManager[None]:
+        return nullcontext()
 
     @contextmanager
     def reference(self) -> Iterator[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ class StraightforwardPolicy:
     between epochs as there.
 
     Args:
-        policy: Whose weights these are; everything but ``evaluate`` is its own.
+        policy: Whose weights these are; everything but ``evaluate`` and the vision cache is its own.
         inputs: Of the whole rollout.
         decisions: Of the whole rollout.
     """
@@ -34,6 +35,10 @@ class StraightforwardPolicy:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._policy, name)
+
+    def cached_vision(self, limit_bytes: int) -> AbstractContextManager[None]:
+        """Nothing is kept."""
+        return nullcontext()
 
     def evaluate(self, inputs: Sequence[PolicyInput], decisions: Sequence[Decision], temperature: float,
                  token_values: bool = False) -> Evaluation:

@@ -67,8 +67,13 @@ class Learner:
             UserError: The memory of the device does not suffice; the weights are then those of any step of the update.
         """
         size = self.config.micro_batch_size
+
+        def work() -> dict[str, float]:
+            with self.policy.cached_vision(self.config.vision_cache_mib * 2**20):
+                return self._update(samples, number, temperature, progress)
+
         return with_memory_advice(
-            lambda: self._update(samples, number, temperature, progress),
+            work,
             f'in an update with {size} decisions per forward pass', 'set micro_batch_size lower (results change by '
             'rounding only), or dtype to bfloat16 in the models file')
 
@@ -122,22 +127,22 @@ class Learner:
         return np.array_split(self._order(count, number, epoch), parts)
 
     def _accumulate(self, samples: list[Sample], minibatch: np.ndarray, temperature: float,
-                    reference: list[torch.Tensor] | None, value_only: bool, statistics: _Statistics) -> float:
+                    reference: list[torch.Tensor] | None, value_only: bool, statistics: _Statistics) -> torch.Tensor:
         """Gradients of the mean loss of a minibatch; returns its estimated KL to the policy that sampled."""
         # Decisions of similar length share a forward pass, so that little of it is padding.
         by_length = sorted(minibatch.tolist(), key=lambda i: len(samples[i].decision.token_ids))
-        kl = 0.0
+        kl = torch.zeros((), dtype=torch.float64)
         for start in range(0, len(by_length), self.config.micro_batch_size):
             indices = by_length[start:start + self.config.micro_batch_size]
             batch = [samples[i] for i in indices]
             rows = [reference[i] for i in indices] if reference else None
             loss, approx_kl = self._loss(batch, temperature, rows, value_only, statistics)
             (loss * (len(batch) / len(minibatch))).backward()
-            kl += approx_kl * len(batch) / len(minibatch)
+            kl = kl.to(approx_kl.device) + approx_kl.double() * len(batch) / len(minibatch)
         return kl
 
     def _loss(self, samples: list[Sample], temperature: float, reference: list[torch.Tensor] | None, value_only: bool,
-              statistics: _Statistics) -> tuple[torch.Tensor, float]:
+              statistics: _Statistics) -> tuple[torch.Tensor, torch.Tensor]:
         config = self.config
         result = self.policy.evaluate([s.input for s in samples], [s.decision for s in samples], temperature,
                                       token_values=self.algorithm.token_values)
@@ -149,23 +154,23 @@ class Learner:
         if per_value is not None:
             value = per_value.mean()
             loss = config.value_coef * value
-            statistics.add(len(samples), value_loss=value.item())
+            statistics.add(len(samples), value_loss=value)
         if not value_only:
             loss = loss + surrogate - config.entropy_coef * entropy
         with torch.no_grad():
             log_ratio = (weights * (result.logprobs - old_log_probs)).sum(1)
             change = log_ratio.exp() - 1.0
             clipped = (change < -config.clip) | (change > (config.clip_high or config.clip))
-            approx_kl = kl_estimate(old_log_probs * weights, result.logprobs * weights).sum(1).mean().item()
-            difference = ((result.logprobs - old_log_probs) * result.mask).abs().max().item()
-            statistics.add(len(samples), policy_loss=surrogate.item(), entropy=entropy.item(), approx_kl=approx_kl,
-                           clip_fraction=clipped.float().mean().item())
+            approx_kl = kl_estimate(old_log_probs * weights, result.logprobs * weights).sum(1).mean()
+            difference = ((result.logprobs - old_log_probs) * result.mask).abs().max()
+            statistics.add(len(samples), policy_loss=surrogate, entropy=entropy, approx_kl=approx_kl,
+                           clip_fraction=clipped.float().mean())
             # In the first pass nothing has changed yet: what differs is the error of recomputing a log-probability.
             statistics.first('logprob_error', difference)
         if reference is not None and not value_only:
             kl = token_mean(kl_estimate(result.logprobs, pad(reference, result.logprobs)), result.mask).mean()
             loss = loss + config.kl_coef * kl
-            statistics.add(len(samples), reference_kl=kl.item())
+            statistics.add(len(samples), reference_kl=kl)
         return loss, approx_kl
 
     def _correct(self, samples: list[Sample], weight: float, statistics: _Statistics) -> None:
@@ -176,7 +181,7 @@ class Learner:
             result = self.policy.evaluate([sample.input for sample in batch], [r.said for r in right], 1.0)
             loss = -(result.logprobs * pad([r.learned for r in right], result.logprobs)).sum()
             (weight * loss / len(samples)).backward()
-            statistics.add(len(batch), guard_loss=loss.item() / len(batch))
+            statistics.add(len(batch), guard_loss=loss / len(batch))
 
     def _step(self, value_only: bool, statistics: _Statistics) -> None:
         # Two norms, so that a large value error does not shrink the step of the policy.
@@ -185,8 +190,7 @@ class Learner:
             for parameter in self._adapter:
                 parameter.grad = None
         else:
-            norm = torch.nn.utils.clip_grad_norm_(self._adapter, limit).item()
-            statistics.add(1, gradient_norm=norm)
+            statistics.add(1, gradient_norm=torch.nn.utils.clip_grad_norm_(self._adapter, limit))
         torch.nn.utils.clip_grad_norm_(self._value_head, limit)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -215,23 +219,24 @@ def require_reference(policy: Policy, config: TrainConfig) -> None:
 
 
 class _Statistics:
-    """Running weighted means."""
+    """Running weighted means, of tensors (one number each) too: those are read at the end, not waited for meanwhile."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, float] = {}
+        self._sums: dict[str, float | torch.Tensor] = {}
         self._weights: dict[str, float] = {}
 
-    def add(self, weight: float, **values: float) -> None:
+    def add(self, weight: float, **values: float | torch.Tensor) -> None:
         for name, value in values.items():
-            self._sums[name] = self._sums.get(name, 0.0) + weight * value
+            number = value.detach().double() if isinstance(value, torch.Tensor) else value
+            self._sums[name] = self._sums.get(name, 0.0) + weight * number
             self._weights[name] = self._weights.get(name, 0.0) + weight
 
-    def first(self, name: str, value: float) -> None:
+    def first(self, name: str, value: float | torch.Tensor) -> None:
         if name not in self._sums:
             self.add(1, **{name: value})
 
     def means(self) -> dict[str, float]:
-        return {name: total / self._weights[name] for name, total in self._sums.items()}
+        return {name: float(total) / self._weights[name] for name, total in self._sums.items()}
 
 
 def _explained_variance(samples: list[Sample]) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -33,7 +33,7 @@ class MergedLora:
     @contextmanager
     def __call__(self) -> Iterator[None]:
         """Within it every layer whose adapter is switched on computes with the folded weights."""
-        version = tuple(self._versions())
+        version = weights_version(self._layers, self._parameters)
         if version != self._version:
             self._merged = [(layer, layer.get_base_layer().weight, merged_weight(layer))
                             for layer in self._layers if _mergeable(layer)]
@@ -53,17 +53,14 @@ class MergedLora:
         """Give the memory of the folded weights back: an update is about to make them useless."""
         self._merged, self._version = [], ()
 
-    def _versions(self) -> Iterator[Any]:
-        """What differs once an optimiser step, a load or a switch has changed what a layer computes.
 
-        Every operation in place counts a tensor's version up.
-        """
-        for layer in self._layers:
-            yield layer.disable_adapters
-            yield from layer.active_adapters
-        for parameter in self._parameters:
-            yield parameter.data_ptr()
-            yield parameter._version
+def weights_version(layers: Iterable[Any], parameters: Iterable[torch.Tensor]) -> tuple[Any, ...]:
+    """What differs once an optimiser step, a load or a switch has changed what LoRA layers and parameters compute.
+
+    Every operation in place counts a tensor's version up.
+    """
+    switches = [(layer.disable_adapters, *layer.active_adapters) for layer in layers]
+    return (*switches, *((parameter.data_ptr(), parameter._version) for parameter in parameters))
 
 
 def merged_weight(layer: Any) -> torch.Tensor:

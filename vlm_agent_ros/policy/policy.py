@@ -24,6 +24,7 @@ from .merged_lora import MergedLora
 from .output import output_regex, parse_output
 from .sampling import Sampler, SamplingProcessor
 from .scoring import score_tokens
+from .vision_cache import cached_vision
 
 
 @dataclass(frozen=True)
@@ -253,6 +254,14 @@ class Policy:
     def _value(self, hidden: torch.Tensor) -> torch.Tensor:
         """(…) float32 values of hidden states (…, width)."""
         return self.value_head(hidden.detach().float()).squeeze(-1)
+
+    def cached_vision(self, limit_bytes: int) -> contextlib.AbstractContextManager[None]:
+        """Within it a frozen vision tower encodes an image once, e.g. in all epochs of an update; see VisionCache.
+
+        Args:
+            limit_bytes: What may be kept at most, on the model's device; all of it is given back at the end.
+        """
+        return cached_vision(self._base(), limit_bytes)
 
     @contextlib.contextmanager
     def reference(self) -> Iterator[None]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from training.rl.algorithms import Correction
-from training.rl.learner import Learner
+from training.rl.learner import Learner, _Statistics
 from training.rl.rollout import TrainingSchedule, collect
 from training.worlds.episodes import Player
 
@@ -113,6 +113,24 @@ def test_without_a_target_every_minibatch_of_every_epoch_makes_a_step(make_toy):
     row = learn(make_toy(), 1)[0]
     assert row['optimiser_steps'] == 4 * round(row['decisions'] / 16)
     assert row['logprob_error'] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_no_number_is_waited_for_before_the_update_has_ended_unless_it_may_stop_it(make_toy, monkeypatch):
+    toy = make_toy(guard_coef=1.0, kl_coef=0.01)
+    samples = collect(Player(toy.policy, toy.worlds, toy.commander_of), TrainingSchedule(toy.config), toy.config, 1.0
+                      ).samples
+    samples = [replace(s, correction=Correction(s.decision, s.decision.thought_mask)) for s in samples]
+    learner, reads = Learner(toy.policy, toy.config, 0), []
+    monkeypatch.setattr(learner.optimizer, 'step', lambda: None)  # reads Adam's own counters, which the CPU holds
+    for name in ('item', '__float__', '__bool__', 'tolist', 'numpy'):
+        own = getattr(torch.Tensor, name)
+        monkeypatch.setattr(torch.Tensor, name, lambda *given, own=own, name=name: (reads.append(name), own(*given))[1])
+    means = _Statistics.means
+    monkeypatch.setattr(_Statistics, 'means', lambda statistics: (reads.append('end'), means(statistics))[1])
+    row = learner.update(samples, number=1, temperature=1.0, progress=0.0)
+    assert all(type(value) in (int, float) for value in row.values()) and row['gradient_norm'] > 0.0
+    assert {'guard_loss', 'reference_kl', 'value_loss', 'approx_kl'} <= row.keys()
+    assert reads[0] == 'end' and '__float__' in reads
 
 
 def test_learning_rates_follow_the_schedule(make_toy):

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_agent_ros.errors import UserError
-from vlm_agent_ros.nodes.process import NodeProcess
+from vlm_agent_ros.nodes.process import NodeProcess, with_sources
 
 from .bench_setup import BenchSetup, PartResult
 
@@ -78,9 +78,7 @@ def summarise(state: dict[str, Any], ended: bool) -> dict[str, Any]:
 
 def _train(options: list[str], folder: Path) -> bool:
     """Run the command; False where it had to be ended at the limit, which leaves a checkpoint all the same."""
-    source = str(Path(__file__).resolve().parents[2])  # the package may be run without being installed
-    path = os.pathsep.join(filter(None, (source, os.environ.get('PYTHONPATH'))))
-    process = NodeProcess([sys.executable, '-m', 'training', 'train', *options], {**os.environ, 'PYTHONPATH': path},
+    process = NodeProcess([sys.executable, '-m', 'training', 'train', *options], with_sources(os.environ),
                           folder / 'log.txt')
     process.start()
     deadline = time.monotonic() + LIMIT_S

@@ -24,7 +24,7 @@ from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.message_content import to_ns, trajectory_from
 from vlm_agent_ros.nodes import interface
 from vlm_agent_ros.nodes.messages import image_message, trajectory_message
-from vlm_agent_ros.nodes.process import NodeProcess, end_with_parent
+from vlm_agent_ros.nodes.process import NodeProcess, end_with_parent, with_sources
 from vlm_agent_ros.nodes.ros_env import free_domain, keep_local
 from vlm_agent_ros.types import Trajectory
 
@@ -58,11 +58,9 @@ class PingPong:
         self._stamp_ns, self._back = 0, JointTrajectory()
         self._images = self._node.create_publisher(Image, interface.IMAGE, interface.SENSOR_QOS)
         self._node.create_subscription(JointTrajectory, interface.ARM_COMMAND, self._take, interface.COMMAND_QOS)
-        source = str(Path(__file__).resolve().parents[2])  # the package may be run without being installed
-        search = os.pathsep.join(filter(None, (source, os.environ.get('PYTHONPATH'))))
         self._process = NodeProcess(
             [sys.executable, '-m', 'training.bench.ping_pong', str(path), str(os.getpid())],
-            {**os.environ, 'ROS_DOMAIN_ID': str(domain), 'PYTHONPATH': search}, folder / 'pong.log')
+            {**with_sources(os.environ), 'ROS_DOMAIN_ID': str(domain)}, folder / 'pong.log')
         self._process.start()
         self._wait_for_pong()
 

@@ -19,7 +19,7 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
 from vlm_agent_ros.errors import UserError
-from vlm_agent_ros.nodes.process import NodeProcess
+from vlm_agent_ros.nodes.process import NodeProcess, with_sources
 from vlm_agent_ros.nodes.ros_env import free_domain, keep_local
 from vlm_agent_ros.nodes.shared_memory import remove_stale_segments
 
@@ -77,9 +77,7 @@ class CellProcesses:
         command = [sys.executable, '-m', MODULES[name], '--ros-args', *arguments]
         for key, value in parameters.items():
             command += ['-p', f'{key.replace("__", ".")}:={json.dumps(value)}']
-        source = str(Path(__file__).resolve().parents[2])  # the package may be run without being installed
-        path = os.pathsep.join(filter(None, (source, os.environ.get('PYTHONPATH'))))
-        environment = {**os.environ, 'ROS_DOMAIN_ID': str(self.domain_id), 'OMP_NUM_THREADS': '1', 'PYTHONPATH': path}
+        environment = {**with_sources(os.environ), 'ROS_DOMAIN_ID': str(self.domain_id), 'OMP_NUM_THREADS': '1'}
         self._processes[name] = NodeProcess(command, environment, self._folder / f'{name}.log')
         self._processes[name].start()
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.interrupt import deferred_signals
+from vlm_agent_ros.nodes.process import with_sources
 from vlm_agent_ros.policy.policy import Policy
 
 from ..config import TrainConfig
@@ -136,10 +137,9 @@ def _import_ray(local: bool) -> Any:
 
 def _start(ray: Any, config: TrainConfig, size: int, folder: Path) -> None:
     """A cluster of this machine alone."""
-    root = str(Path(__file__).resolve().parents[2])
     before = os.environ.get('PYTHONPATH')
     # Its workers have to import these sources, not others that are installed.
-    os.environ['PYTHONPATH'] = root if before is None else f'{root}{os.pathsep}{before}'
+    os.environ['PYTHONPATH'] = with_sources(os.environ)['PYTHONPATH']
     try:
         ray.init(address='local', num_cpus=config.workers, _node_ip_address='127.0.0.1', include_dashboard=False,
                  object_store_memory=max(_LOCAL_STORE, 3 * _VERSIONS * size), log_to_driver=False,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_agent_ros.errors import UserError
+from vlm_agent_ros.nodes.process import with_sources
 
 _ROWS = (('success', 'success', 100.0, '%'), ('latency_ms', 'mean time of a decision', 1.0, 'ms'),
          ('peak_memory_mib', 'peak memory, simulated cell included', 1.0, 'MiB'),
@@ -55,11 +56,9 @@ def measure(model: str, trial: Trial) -> dict[str, float]:
         command = [sys.executable, '-m', 'training', 'evaluate', '--checkpoint', model, '--task', trial.task, '--world',
                    trial.world, '--episodes', str(trial.episodes), '--transport', 'in-process', '--worlds', '1',
                    '--out', str(result)]
-        source = str(Path(__file__).resolve().parents[2])  # the package may be run without being installed
-        path = os.pathsep.join(filter(None, (source, os.environ.get('PYTHONPATH'))))
         with log.open('wb') as stream:
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream,
-                                       env={**os.environ, 'PYTHONPATH': path})
+                                       env=with_sources(os.environ))
             try:
                 _, status, usage = os.wait4(process.pid, 0)  # unlike Popen.wait it tells what the process used
             except BaseException:

@@ -24,7 +24,7 @@ from sim_worlds.world_file import load_world
 from vlm_agent_ros.cot import CotReport
 from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.nodes.cot import REPEAT_S, CotPublisher
-from vlm_agent_ros.nodes.process import NodeProcess
+from vlm_agent_ros.nodes.process import NodeProcess, with_sources
 from vlm_agent_ros.nodes.ros_env import free_domain, keep_local
 from vlm_agent_ros.nodes.shared_memory import remove_stale_segments
 from vlm_agent_ros.types import EpisodeRequest, Trajectory
@@ -151,9 +151,7 @@ class RosWorlds:
 
     def _make_processes(self, namespaces: list[str], world: str, logs: Path | None) -> list[NodeProcess]:
         folder = logs or Path(tempfile.mkdtemp(prefix='vlm_agent_ros_logs_'))
-        source = str(Path(__file__).resolve().parents[2])  # the package may be run without being installed
-        path = os.pathsep.join(filter(None, (source, os.environ.get('PYTHONPATH'))))
-        environment = {**os.environ, 'ROS_DOMAIN_ID': str(self.domain_id), 'OMP_NUM_THREADS': '1', 'PYTHONPATH': path}
+        environment = {**with_sources(os.environ), 'ROS_DOMAIN_ID': str(self.domain_id), 'OMP_NUM_THREADS': '1'}
         return [NodeProcess(
             [sys.executable, '-m', 'sim_worlds.world_node', '--ros-args', '-r', f'__ns:=/{name}', '-p',
              f'world:={world}', '-p', 'lock_step:=true', '-p', f'parent_pid:={os.getpid()}'],

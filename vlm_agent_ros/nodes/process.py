@@ -6,6 +6,7 @@ import ctypes
 import os
 import signal
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import UserError
@@ -35,6 +36,12 @@ def end_with_starter() -> None:
         UserError: It has already gone.
     """
     end_with_parent(int(os.environ.pop(_STARTER, '0')))  # what this one starts in turn has another parent
+
+
+def with_sources(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a process that imports these sources first: the package may be run without being installed."""
+    root = str(Path(__file__).resolve().parents[2])
+    return {**environment, 'PYTHONPATH': os.pathsep.join(filter(None, (root, environment.get('PYTHONPATH'))))}
 
 
 def with_starter(environment: dict[str, str]) -> dict[str, str]:

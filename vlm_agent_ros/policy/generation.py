@@ -65,7 +65,7 @@ class DecodingLoop:
         positions = self._model._prepare_position_ids_for_generation(ids, {'input_ids': ids, **given})
         prepared = self._model.prepare_inputs_for_generation(
             ids, past_key_values=cache, position_ids=positions, use_cache=True, is_first_iteration=True, **given,
-            **self._keep())
+            **self.keep(1))
         logits = self._model(**prepared, return_dict=True).logits[:, -1]
         if not holds_everything(cache):
             return None
@@ -106,7 +106,7 @@ class DecodingLoop:
         """(rows, vocabulary) logits after the last of the tokens ``ids`` (rows, tokens)."""
         mask = dict(zip(self._layer_types, masks)) if self._layer_types else masks[0]
         output = self._model(input_ids=ids, position_ids=positions, attention_mask=mask, use_cache=True,
-                             past_key_values=StepCache(views), return_dict=True, **self._keep())
+                             past_key_values=StepCache(views), return_dict=True, **self.keep(1))
         logits: torch.Tensor = output.logits[:, -1]
         return logits
 
@@ -139,8 +139,9 @@ class DecodingLoop:
                 mask, 0.0, torch.finfo(self._model.dtype).min).to(self._model.dtype))
         return tuple(masks)
 
-    def _keep(self) -> dict[str, int]:
-        return {'logits_to_keep': 1} if 'logits_to_keep' in self._arguments else {}
+    def keep(self, positions: int) -> dict[str, int]:
+        """Tell the model how many positions need logits; families without the argument compute them all."""
+        return {'logits_to_keep': positions} if 'logits_to_keep' in self._arguments else {}
 
     def _same_as_the_model(self, state: Prefill, ids: torch.Tensor, positions: torch.Tensor, given: dict[str, Any]
                            ) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -179,7 +178,7 @@ class Policy:
     @torch.no_grad()
     def values(self, inputs: Sequence[PolicyInput]) -> np.ndarray:
         """(batch,) float32 values of observations on which nothing is decided, e.g. the last of a truncated episode."""
-        self.model(**self._encode(inputs, 'left'), **self._keep(1))
+        self.model(**self._encode(inputs, 'left'), **self.loop.keep(1))
         return self._value(self._hidden.last[:, -1]).cpu().numpy()
 
     def written(self, text: str) -> Decision:
@@ -243,7 +242,7 @@ class Policy:
         """Logits (batch, tokens, vocabulary) and hidden states (batch, tokens, width) that predict the outputs."""
         if padding_side == 'left':
             # The outputs are the last columns of every row: nothing else needs the width of the vocabulary.
-            logits = self.model(**joined, use_cache=False, **self._keep(tokens + 1)).logits[:, -tokens - 1:-1]
+            logits = self.model(**joined, use_cache=False, **self.loop.keep(tokens + 1)).logits[:, -tokens - 1:-1]
             return logits, self._hidden.last[:, -tokens - 1:-1]
         logits = self.model(**joined, use_cache=False).logits
         columns = prompt_lengths[:, None] - 1 + torch.arange(tokens, device=logits.device)
@@ -328,11 +327,6 @@ class Policy:
         encoded = encoded.to(self.device)
         dtype = self.model.dtype  # of the first parameter that is not quantized
         return {k: v.to(dtype) if torch.is_floating_point(v) else v for k, v in encoded.items()}
-
-    def _keep(self, positions: int) -> dict[str, int]:
-        """Tell the model how many positions need logits; families without the argument compute them all."""
-        known = inspect.signature(self._base().forward).parameters
-        return {'logits_to_keep': positions} if 'logits_to_keep' in known else {}
 
     def _base(self) -> Any:
         """The model without PEFT's shell; its layers keep their adapters."""

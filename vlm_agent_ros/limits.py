@@ -34,6 +34,8 @@ class Safety:
     max_proposal_age_s: float = bounded(60.0, low=0.01, help='longest time from a proposal to its command, s')
     max_rate_hz: float = bounded(20.0, low=0.01, help='most proposals per second')
     max_start_error: float = bounded(0.1, low=0.001, help='first point to measured position of an arm joint, rad')
+    max_outside: float = bounded(0.01, low=0.0, high=0.05, help='how far outside of workspace, or into the table, a '
+                                 'stop or a servo may have left the arm, m: a motion that leads back passes')
     jump_time_s: float = bounded(0.1, low=0.001, high=1.0, help='time in which a controller evens out a first point at '
                                  'time 0 that is not the measured one, or the end of a motion that does not rest, s')
     velocity_tolerance: float = bounded(0.05, low=0.0, high=1.0, help='share by which a limit may be exceeded')

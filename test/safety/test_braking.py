@@ -10,7 +10,7 @@ import pytest
 from vlm_agent_ros.actions import Pick
 from vlm_agent_ros.autonomy import Autonomy
 from vlm_agent_ros.motion.cubic import positions_at, velocities_at
-from vlm_agent_ros.safety import EvidenceFile, Gate, Ladder
+from vlm_agent_ros.safety import EvidenceFile, Gate, Ladder, SafetyRules
 from vlm_agent_ros.safety.braking import Brake
 from vlm_agent_ros.safety.gate import Clocks
 
@@ -83,6 +83,24 @@ def test_braking_ends_at_a_limit_and_an_encoder_that_jumps_is_no_speed(cell, kin
     jumped = brake.stop(np.array(cell.robot.home), np.full(7, 50.0))
     longest_s = max(np.array(cell.robot.max_velocity) / np.array(cell.robot.max_acceleration)) / 0.8
     assert jumped.duration_s < 1.06 * longest_s
+
+
+@pytest.mark.parametrize('column', [16, 24, 32])
+def test_a_stop_at_any_moment_near_the_table_ends_where_the_gate_lets_the_arm_go_on(cell, kinematics, planner, at_home,
+                                                                                     column):
+    """It comes to rest a little later than the motion would have: below the box, by less than safety.max_outside."""
+    brake, deepest = Brake(cell, kinematics), (1.0, None)
+    motion = planner.plan(Pick(column, 12), at_home.joint_names, at_home.joint_positions)
+    times = np.arange(0.0, motion.duration_s, 0.004)
+    for position, velocity in zip(positions_at(motion, times)[:, :7], velocities_at(motion, times)[:, :7]):
+        end = brake.stop(position, velocity).positions[-1]
+        tool = kinematics.forward(end)[0]
+        inside = min((tool - cell.workspace.low).min(), (cell.workspace.high - tool).min())
+        deepest = min(deepest, (inside, end), key=lambda found: found[0])
+    assert -0.6 * cell.safety.max_outside < deepest[0] < 0.0
+    left = replace(at_home, joint_positions=np.append(deepest[1], 0.04))
+    on = planner.plan(Pick(column, 12), left.joint_names, left.joint_positions)
+    assert SafetyRules(cell, kinematics).check(on, left) is None
 
 
 def test_an_arm_at_rest_is_held_where_it_is(cell, kinematics):

@@ -219,6 +219,54 @@ def test_the_tool_may_not_leave_the_workspace_box(rules: SafetyRules, kinematics
     assert violation.limit == getattr(cell.workspace, corner)['xyz'.index(axis)]
 
 
+def tool_at(kinematics: Kinematics, cell: Cell, at_home: Observation, z: float, x: float = 0.5,
+            y: float = 0.0) -> Observation:
+    arm = kinematics.inverse(np.array([x, y, z]), np.diag([1.0, -1.0, -1.0]), np.array(cell.robot.home))
+    return replace(at_home, joint_positions=np.append(arm, 0.04))
+
+
+def through(cell: Cell, *knots: Observation) -> Trajectory:
+    """At rest in each, 4 s from one to the next."""
+    joints = np.stack([knot.joint_positions for knot in knots])
+    times_ns = np.arange(len(knots), dtype=np.int64) * 4 * SECOND
+    return Trajectory(cell.robot.joints, times_ns, joints, np.zeros_like(joints))
+
+
+@pytest.mark.parametrize('depth', [1e-4, 0.002, 0.0099])
+def test_a_tool_left_a_little_outside_the_box_may_come_back_but_go_no_farther_out_and_not_stay(
+        rules: SafetyRules, kinematics: Kinematics, cell: Cell, at_home: Observation, depth: float) -> None:
+    floor = cell.workspace.low[2]
+    out, inside = (tool_at(kinematics, cell, at_home, z) for z in (floor - depth, floor + 0.1))
+    assert rules.check(through(cell, out, inside), out) is None
+    assert rules.check(through(cell, out, inside, at_home), out) is None
+    for knots in ((out,), (out, tool_at(kinematics, cell, at_home, floor - depth, 0.52)),  # stays out
+                  (out, tool_at(kinematics, cell, at_home, floor - depth - 0.008), inside),  # farther out first
+                  (out, inside, tool_at(kinematics, cell, at_home, floor - depth)),  # and out again
+                  (out, inside, out, inside),
+                  (out, tool_at(kinematics, cell, at_home, floor + 0.1, y=cell.workspace.high[1] + 0.02))):  # sideways
+        assert expect(rules.check(through(cell, *knots), out), 'workspace').limit in (floor, cell.workspace.high[1])
+
+
+def test_a_tool_that_jitters_where_it_was_left_may_come_back(rules: SafetyRules, kinematics: Kinematics, cell: Cell,
+                                                             at_home: Observation) -> None:
+    """The measured start and the first point, planned from an older measurement, are never the same."""
+    floor = cell.workspace.low[2]
+    measured, first, inside = (tool_at(kinematics, cell, at_home, floor + z) for z in (-2e-3, -2.2e-3, 0.1))
+    assert rules.check(through(cell, first, inside), measured) is None
+
+
+def test_a_tool_farther_outside_than_declared_stays_where_it_is(kinematics: Kinematics, cell: Cell, at_home: Observation
+                                                                ) -> None:
+    floor = cell.workspace.low[2]
+    out, inside = (tool_at(kinematics, cell, at_home, z) for z in (floor - 0.004, floor + 0.1))
+    for max_outside, passes in ((0.0, False), (0.0039, False), (0.0041, True)):
+        strict = SafetyRules(replace(cell, safety=replace(cell.safety, max_outside=max_outside)), kinematics)
+        violation = strict.check(through(cell, out, inside), out)
+        assert (violation is None) is passes
+        if violation is not None:
+            assert violation.value == pytest.approx(floor - 0.004, abs=2e-4)
+
+
 def test_the_tool_may_not_leave_the_box_between_two_points_inside_it(kinematics: Kinematics, cell: Cell,
                                                                      at_home: Observation) -> None:
     """From one side of the table to the other, a straight joint motion swings out over the front of a small box."""

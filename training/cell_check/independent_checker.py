@@ -18,9 +18,9 @@ from vlm_agent_ros.types import Trajectory
 
 # The cell file's defaults, written down a second time: a changed default has to be changed here too, knowingly.
 _SAFETY = {'max_image_age_s': 1.0, 'max_joint_age_s': 0.5, 'max_task_age_s': 3600.0, 'max_proposal_age_s': 60.0,
-           'max_rate_hz': 20.0, 'max_start_error': 0.1, 'jump_time_s': 0.1, 'velocity_tolerance': 0.05,
-           'acceleration_tolerance': 0.4, 'max_tool_speed': 1.5, 'max_gripper_force': None, 'max_duration_s': 30.0,
-           'max_points': 2000, 'collision': True}
+           'max_rate_hz': 20.0, 'max_start_error': 0.1, 'max_outside': 0.01, 'jump_time_s': 0.1,
+           'velocity_tolerance': 0.05, 'acceleration_tolerance': 0.4, 'max_tool_speed': 1.5, 'max_gripper_force': None,
+           'max_duration_s': 30.0, 'max_points': 2000, 'collision': True}
 _AGES = {'image_s': 'max_image_age_s', 'joint_s': 'max_joint_age_s', 'task_s': 'max_task_age_s',
          'proposal_s': 'max_proposal_age_s'}
 _PER_SEGMENT = 17
@@ -171,12 +171,16 @@ class IndependentChecker:
         frames = self._frames(position)
         tool = frames[self._tool[0]] @ self._tool[1]
         low, high = np.array(self._workspace['low']), np.array(self._workspace['high'])
-        at_points = tool[_PER_SEGMENT - 1::_PER_SEGMENT]
+        outside = np.hstack([low - tool[:, :3], tool[:, :3] - high])
+        # Of a motion that begins a little outside: what is left of that, and granted twice.
+        left = np.minimum.accumulate(np.maximum(outside, 0.0), axis=0)
+        allowed_outside = np.where(self._may_return(outside), left + 2 * _CURVATURE, 0.0)
         step, way = np.diff(times), np.linalg.norm(np.diff(tool[:, :3], axis=0), axis=1)
         allowed = self._safety['max_tool_speed'] * (1.0 + self._safety['velocity_tolerance']) + _SPEED
         found = {
-            'workspace at a point': np.maximum(at_points[:, :3] - high, low - at_points[:, :3]).max() > _ROUNDING,
-            'workspace': np.maximum(tool[:, :3] - high, low - tool[:, :3]).max() > _CURVATURE + _ROUNDING,
+            'workspace at a point': (outside - allowed_outside)[_PER_SEGMENT - 1::_PER_SEGMENT].max() > _ROUNDING,
+            'workspace': (outside - np.maximum(allowed_outside, _CURVATURE)).max() > _ROUNDING,
+            'workspace at the end': outside[-1].max() > _ROUNDING,
             'tool speed': (way > allowed * step + 1e-9).any(),
             'keep-out': any((np.minimum(tool[:, :3] - box['low'], box['high'] - tool[:, :3]).min(axis=1) > _TOUCH).any()
                             for box in self._workspace.get('keep_out', ()))}
@@ -185,12 +189,18 @@ class IndependentChecker:
             found |= self._of_links([frame[chosen] for frame in frames])
         return [name for name, broken in found.items() if broken]
 
+    def _may_return(self, outside: np.ndarray) -> np.ndarray:
+        """(faces,) those that a motion, by (samples, faces) m outside of each, begins so little beyond that it may."""
+        return (outside[0] > 0.0) & (outside[0] <= self._safety['max_outside'] + _ROUNDING)
+
     def _of_links(self, frames: list[np.ndarray]) -> dict[str, bool]:
         centres = np.concatenate([(frames[body] @ spheres.T).swapaxes(1, 2)[:, :, :3]
                                   for body, spheres in self._spheres], axis=1)
         bodies, radii = self._bodies, self._radii
-        found = {'table': bool((centres[:, bodies > 1, 2] - radii[bodies > 1]
-                                < self._workspace.get('table_z', 0.0) - _TOUCH).any())}
+        below = self._workspace.get('table_z', 0.0) - (centres[..., 2] - radii)[:, bodies > 1]
+        below = below.reshape(len(below), -1, _SPHERES).max(axis=2)  # of each shape: its ends are spheres
+        allowed = np.where(self._may_return(below), below[0] + _TOUCH, 0.0) + _TOUCH
+        found = {'table': bool((below > allowed).any() or below[-1].max() > _TOUCH)}
         for box in self._workspace.get('keep_out', ()):
             outside = np.maximum(0.0, np.maximum(box['low'] - centres, centres - box['high']))
             inside = np.linalg.norm(outside, axis=2) < radii - _TOUCH

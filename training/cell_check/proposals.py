@@ -13,7 +13,7 @@ from vlm_agent_ros.motion import Kinematics, MotionError
 from vlm_agent_ros.safety import Ages
 from vlm_agent_ros.types import Trajectory
 
-NEAR = ('speed', 'border', 'swing', 'start', 'position', 'gripper', 'age')
+NEAR = ('speed', 'border', 'return', 'swing', 'start', 'position', 'gripper', 'age')
 """Kinds that are legal or nearly so: a proposal that is refused for being absurd says nothing about the limits."""
 FAR = ('random', 'broken', 'folded')
 FRESH = Ages(image_s=0.1, joint_s=0.01, task_s=1.0, proposal_s=0.0, since_last_s=1.0)
@@ -65,8 +65,8 @@ class Proposals:
         self._acceleration = np.array(cell.robot.max_acceleration) * (1 + cell.safety.acceleration_tolerance)
         self._home = np.array([*cell.robot.home, cell.robot.gripper_open])
         self._pool = self._border_pool()
-        self._kinds = {'speed': self._speed, 'border': self._border, 'swing': self._swing, 'start': self._start,
-                       'position': self._position, 'gripper': self._gripper, 'age': self._speed,
+        self._kinds = {'speed': self._speed, 'border': self._border, 'return': self._return, 'swing': self._swing,
+                       'start': self._start, 'position': self._position, 'gripper': self._gripper, 'age': self._speed,
                        'random': self._anything, 'broken': self._broken, 'folded': self._folded}
 
     def __iter__(self) -> Iterator[Proposal]:
@@ -95,6 +95,15 @@ class Proposals:
         """To the border of the workspace, of the table or of a keep-out box."""
         goal = self._pool[self._rng.integers(len(self._pool))]
         return self._move(start, np.append(goal, start[self._arm:]), self._rng.uniform(0.98, 4.0))
+
+    def _return(self, start: np.ndarray) -> Trajectory:
+        """Home, also from a little outside of where the arm may be, and not always straight."""
+        home = self._beside(self._home, 0.1)
+        move = self._move(start, home, self._rng.uniform(0.98, 4.0))
+        way = self._rng.normal(0.0, self._rng.choice([0.0, 0.003, 0.03]), move.positions[:-1].shape)
+        positions = move.positions.copy()
+        positions[1:-1] += way[1:]
+        return replace(move, positions=positions)
 
     def _swing(self, start: np.ndarray) -> Trajectory:
         """With a velocity field that bends the way between the points."""

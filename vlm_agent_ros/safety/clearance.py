@@ -34,6 +34,7 @@ class Margin:
         sign: 1 where the value must not fall below the limit, -1 where it must not rise above it.
         tolerance: By how much the margin may be uncertain, or negative, between two samples; splitting has to end.
         unit: ``m`` or ``m/s``.
+        may_return: A motion that begins with the margin a little negative passes if it leads back; see ``breach``.
     """
 
     rule: str
@@ -42,6 +43,7 @@ class Margin:
     sign: float = 1.0
     tolerance: float = 5e-4
     unit: str = 'm'
+    may_return: bool = False
 
 
 class Margins(Protocol):
@@ -61,43 +63,59 @@ class Margins(Protocol):
         ...
 
 
-def breach(found: Margins, motion: Segments) -> Violation | None:
+def breach(found: Margins, motion: Segments, max_outside: float = 0.0) -> Violation | None:
     """The first rule found whose margin becomes negative, or None where it is certain that none does.
 
     Args:
         found: What is judged.
         motion: The arm's motion; finite numbers.
+        max_outside: So far below zero a margin that ``may_return`` may begin, m, if it is not negative at the end and
+            on the way never lower than it was before, to twice the tolerance. Otherwise an arm that a servo's error or
+            a stop has left a hair outside could never move again.
     """
     margins = found.sample(np.concatenate([motion.positions[0, :1], motion.positions[1]]),
                            np.concatenate([motion.velocities[0, :1], motion.velocities[1]]))
-    if (margins < -_ROUNDING).any():
-        times = np.append(motion.start_s[:1], motion.start_s + motion.width_s)
-        return _worst(found.margins, margins, times, np.full(len(found.margins), _ROUNDING))
     tolerance = np.array([margin.tolerance for margin in found.margins])
-    ends = np.stack([margins[:-1], margins[1:]])
+    returns = np.array([margin.may_return for margin in found.margins]) & (margins[0] >= -max_outside)
+    best = np.maximum.accumulate(margins, axis=0)[:-1]
+    granted = np.where(returns & (best < 0.0), tolerance - best, 0.0)  # (segments, margins)
+    at_samples = np.concatenate([granted[:1], granted[:-1], np.zeros_like(granted[:1])])
+    if (margins + at_samples < -_ROUNDING).any():
+        times = np.append(motion.start_s[:1], motion.start_s + motion.width_s)
+        return _worst(found.margins, margins, at_samples + _ROUNDING, times)
+    ends = np.stack([margins[:-1], margins[1:]]) + granted
     samples = 0
     while True:
         doubtful = ((ends.sum(axis=0) - found.change(motion)) / 2 < -tolerance).any(axis=1)
         if not doubtful.any():
             return None
-        motion, ends = motion.rows(doubtful), ends[:, doubtful]
-        motion = motion.split(np.full(len(motion.width_s), _PARTS))
+        motion, ends, granted = motion.rows(doubtful), ends[:, doubtful], granted[doubtful]
+        motion, granted = motion.split(np.full(len(motion.width_s), _PARTS)), np.repeat(granted, _PARTS, axis=0)
         inner = np.arange(len(motion.start_s)).reshape(-1, _PARTS)[:, 1:].ravel()
         margins = found.sample(motion.positions[0, inner], motion.velocities[0, inner])
         samples += len(inner)
-        if samples > _MAX_SAMPLES or (margins < -tolerance).any():
-            return _worst(found.margins, margins, motion.start_s[inner], tolerance)
-        knots = np.concatenate([ends[0][:, None], margins.reshape(-1, _PARTS - 1, margins.shape[1]), ends[1][:, None]],
-                               axis=1)
+        allowed = granted[inner] + tolerance
+        if samples > _MAX_SAMPLES or (margins < -allowed).any():
+            return _worst(found.margins, margins, allowed, motion.start_s[inner])
+        inside = (margins + granted[inner]).reshape(-1, _PARTS - 1, margins.shape[1])
+        knots = np.concatenate([ends[0][:, None], inside, ends[1][:, None]], axis=1)
         ends = np.stack([part.reshape(-1, margins.shape[1]) for part in (knots[:, :-1], knots[:, 1:])])
 
 
-def _worst(kinds: Sequence[Margin], margins: np.ndarray, times: np.ndarray, tolerance: np.ndarray) -> Violation:
-    """Of the first rule that is broken, the margin that is least; where none is, the one that is least of all."""
-    broken = (margins < -tolerance).any(axis=0)
+def _worst(kinds: Sequence[Margin], margins: np.ndarray, allowed: np.ndarray, times: np.ndarray) -> Violation:
+    """Of the first rule that is broken, the margin that is least; where none is, the one that is least of all.
+
+    Args:
+        kinds: What the columns are about.
+        margins: (samples, margins)
+        allowed: (samples, margins) by how much each may be negative.
+        times: (samples,) s.
+    """
+    broken = (margins < -allowed).any(axis=0)
     first = kinds[int(np.argmax(broken) if broken.any() else np.argmin(margins.min(axis=0)))]
     columns = [i for i, kind in enumerate(kinds) if kind.rule == first.rule]
-    sample, among = np.unravel_index(int(np.argmin(margins[:, columns])), (len(margins), len(columns)))
+    left = (margins + allowed)[:, columns] if broken.any() else margins[:, columns]
+    sample, among = np.unravel_index(int(np.argmin(left)), left.shape)
     kind = kinds[columns[among]]
     value = kind.limit + kind.sign * float(margins[sample, columns[among]])
     uncertain = '' if broken.any() else 'too close to a limit for too long to be certain: '

@@ -36,7 +36,7 @@ class LinkMargins:
         described = [
             *((Margin('keep_out', f'{capsule.link} enters the box {box.name!r}: distance', 0.0), self._slope(capsule))
               for box in cell.workspace.keep_out for capsule, _, _ in self._moving),
-            *((Margin('collision', f'{self._capsules[i].link} meets the table: distance', 0.0),
+            *((Margin('collision', f'{self._capsules[i].link} meets the table: distance', 0.0, may_return=True),
                self._slope(self._capsules[i])) for i in self._over_table),
             *((Margin('collision', f'{self._capsules[b].link} meets {self._capsules[a].link}: distance', 0.0),
                self._slope(self._capsules[b], self._capsules[a].body)) for a, b in self._pairs.T)]

@@ -267,9 +267,10 @@ class SafetyRules:
             return None
         arm = motion.columns([names.index(name) for name in self._robot.arm_joints])
         steps = np.ceil((arm.peak_velocity * arm.width_s[:, None]).max(axis=1) / JOINT_STEP)
-        violation = breach(self._tool, arm.split(np.maximum(steps, 1).astype(int)))
+        outside = self._limits.max_outside
+        violation = breach(self._tool, arm.split(np.maximum(steps, 1).astype(int)), outside)
         if violation is None and self._links is not None:
-            violation = breach(self._links, arm)
+            violation = breach(self._links, arm, outside)
         if violation is None:
             return None
         too_fast = violation.rule == 'tool_speed'

@@ -34,7 +34,7 @@ class ToolMargins:
         joints = np.arange(self._chain.joints)
         self._lever = self._reach[np.maximum.outer(joints, joints)]
         self.margins = [
-            *(Margin('workspace', f'the tool reaches {axis} =', limit, sign, _CURVATURE)
+            *(Margin('workspace', f'the tool reaches {axis} =', limit, sign, _CURVATURE, may_return=True)
               for sign, corner in ((1.0, workspace.low), (-1.0, workspace.high)) for axis, limit in zip('xyz', corner)),
             *(Margin('keep_out', f'the tool enters the box {box.name!r}: distance', 0.0) for box in workspace.keep_out),
             Margin('tool_speed', 'the tool moves at', self._max_speed, -1.0, 5e-3, 'm/s')]

@@ -26,7 +26,7 @@ def strict(tmp_path_factory: pytest.TempPathFactory) -> Cell:
 
 @pytest.fixture(scope='module')
 def proposals(strict: Cell) -> list[Proposal]:
-    return list(itertools.islice(Proposals(strict, Kinematics(strict), 3), 2000))
+    return list(itertools.islice(Proposals(strict, Kinematics(strict), 3), 2500))
 
 
 @pytest.fixture(scope='module')

@@ -116,7 +116,11 @@ class Bench:
         wrong += [reason for reason in (held, log) if reason]
         if self._processes.exit_reason(victim):
             self._processes.restart(victim)
-        self._at_work()
+        try:
+            self._at_work()
+        except UserError as error:  # the trials after it shall not be lost with it
+            wrong.append(str(error))
+            self._begin_anew()
         return Trial(victim, named_s, not held, '; '.join(wrong))
 
     def _named(self, victim: str, killed: float) -> float | None:
@@ -155,6 +159,13 @@ class Bench:
     def _strayed(self, killed: float) -> str:
         distance = self._witness.stray(killed)
         return '' if distance <= _STRAY_RAD else f'the arm was {distance:.2f} rad off the path'
+
+    def _begin_anew(self) -> None:
+        for name in VICTIMS:
+            self._processes.kill(name)
+        for name in VICTIMS:
+            self._processes.restart(name)
+        self._at_work()
 
     def _at_work(self) -> None:
         """Lift the stop, and wait until every process is there and a new motion has been forwarded."""

@@ -7,12 +7,11 @@ from functools import partial
 from typing import Generic, Protocol, TypeVar
 
 from ..errors import UserError
+from ..safety.verdict import is_gate_hit
 from ..status import ERROR, OK, WARN, Status
 from .band import Band, Breach, Rollback
 from .ledger import Ledger, Release
 
-NOT_ITS_FAULT = ('approval', 'stop', 'driver')
-"""Rules of the gate that tell something about the operator or the cell, not about what was proposed."""
 _REMEMBERED = 256
 
 
@@ -91,7 +90,7 @@ class Keeper(Generic[D]):
             return  # somebody else's, repeated, or not the last word
         if verdict == 'forwarded':
             self._moved = True
-        if verdict != 'refused' or values.get('rule') not in NOT_ITS_FAULT:
+        if verdict != 'refused' or is_gate_hit(values.get('rule', '')):
             self._band.motion(clean=verdict != 'refused' and not values.get('clamped'))
         self._judge()
 

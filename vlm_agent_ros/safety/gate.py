@@ -21,7 +21,7 @@ from .rules import SafetyRules
 from .stop import StopLatch
 from .supervisor import Supervisor
 from .tracking import Speedometer
-from .verdict import Ages, Verdict, Violation
+from .verdict import Ages, Verdict, Violation, is_gate_hit
 
 _MAX_AHEAD_S = 0.1  # so old may a joint state be from which follows where a moving arm is
 _REACTION_S = 1.0  # a yes that comes sooner after a proposal took another one's place was meant for the other
@@ -195,7 +195,7 @@ class Gate:
         self._verdict('refused', violation.message, stamp_ns, (violation,))
         if violation.rule == 'approval':
             self._ladder.rejected()
-        elif violation.rule != 'driver' and self._ladder.gate_hit(violation.rule):  # the cell's fault
+        elif is_gate_hit(violation.rule) and self._ladder.gate_hit(violation.rule):
             self._tell(self.mode_status(violation.message))
 
     def _judge(self, trajectory: Trajectory, stamp_ns: int | None, proposal_s: float | None,

@@ -9,6 +9,13 @@ import numpy as np
 
 from ..types import Trajectory
 
+_OF_OTHERS = ('approval', 'stop', 'driver')  # rules that tell something about the operator, or about the cell
+
+
+def is_gate_hit(rule: str) -> bool:
+    """Whether it is the proposal, and so the checkpoint, that is to blame where a rule is hit."""
+    return rule not in _OF_OTHERS
+
 
 @dataclass(frozen=True)
 class Ages:

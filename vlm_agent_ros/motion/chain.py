@@ -30,7 +30,9 @@ class Chain:
         neutral = pin.neutral(model)
         self.axes = np.empty((self.joints, 3))
         self.revolute = np.empty(self.joints, dtype=bool)
-        self._constant, self._sine, self._cosine = [], [], []
+        # Rodrigues: R = 1 + sin(q) K + (1 - cos(q)) K², behind the fixed transform of the joint.
+        self._constant, self._sine, self._cosine = (np.zeros((self.joints, 4, 4)) for _ in range(3))
+        self._constant[:, :3, 3], self._constant[:, 3, 3] = self._translations, 1.0
         for j, placement in enumerate(placements):
             column = pin.computeJointJacobian(model, data, neutral, j + 1)[:, j]  # in the joint's own frame
             revolute = bool(np.abs(column[3:]).max() > 0.5)
@@ -38,10 +40,9 @@ class Chain:
             cross = np.array([[0.0, -axis[2], axis[1]], [axis[2], 0.0, -axis[0]], [-axis[1], axis[0], 0.0]])
             square = cross @ cross if revolute else np.zeros((3, 3))
             self.axes[j], self.revolute[j] = axis, revolute
-            # Rodrigues: R = 1 + sin(q) K + (1 - cos(q)) K², behind the fixed rotation of the joint.
-            self._constant.append(placement.rotation @ (np.eye(3) + square))
-            self._sine.append(placement.rotation @ (cross if revolute else np.zeros((3, 3))))
-            self._cosine.append(placement.rotation @ -square)
+            self._constant[j, :3, :3] = placement.rotation @ (np.eye(3) + square)
+            self._sine[j, :3, :3] = placement.rotation @ (cross if revolute else np.zeros((3, 3)))
+            self._cosine[j, :3, :3] = placement.rotation @ -square
 
     def poses(self, arm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Poses of all bodies in the base frame.
@@ -52,18 +53,15 @@ class Chain:
         Returns:
             Rotations (joints + 1, samples, 3, 3) and origins (joints + 1, samples, 3) in metres.
         """
-        samples = len(arm)
-        rotations = np.empty((self.joints + 1, samples, 3, 3))
-        origins = np.zeros((self.joints + 1, samples, 3))
-        rotations[0] = np.eye(3)
-        sine, cosine = np.sin(arm)[:, :, None, None], np.cos(arm)[:, :, None, None]
+        sine, cosine = (of(arm).T[:, :, None, None] for of in (np.sin, np.cos))
+        local = self._constant[:, None] + sine * self._sine[:, None] + cosine * self._cosine[:, None]
+        for j in np.flatnonzero(~self.revolute):
+            local[j, :, :3, 3] += (self._constant[j, :3, :3] @ self.axes[j]) * arm[:, j, None]
+        poses = np.empty((self.joints + 1, len(arm), 4, 4))
+        poses[0] = np.eye(4)
         for j in range(self.joints):
-            local = self._constant[j] + sine[:, j] * self._sine[j] + cosine[:, j] * self._cosine[j]
-            np.matmul(rotations[j], local, out=rotations[j + 1])
-            origins[j + 1] = origins[j] + rotations[j] @ self._translations[j]
-            if not self.revolute[j]:
-                origins[j + 1] += (rotations[j + 1] @ self.axes[j]) * arm[:, j, None]
-        return rotations, origins
+            np.matmul(poses[j], local[j], out=poses[j + 1])
+        return np.ascontiguousarray(poses[..., :3, :3]), np.ascontiguousarray(poses[..., :3, 3])
 
     def velocity(self, poses: tuple[np.ndarray, np.ndarray], point: np.ndarray, rates: np.ndarray) -> np.ndarray:
         """Velocity of a point of the last body.

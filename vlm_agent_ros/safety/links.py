@@ -10,6 +10,8 @@ from ..motion.segments import Segments
 from .clearance import Margin
 from .shapes import Capsule, box_distance, link_capsules, segment_distance
 
+_NEAR_M = 0.05  # farther than a link goes between two samples of a planned motion
+
 
 class LinkMargins:
     """See ``Margins``.
@@ -27,6 +29,8 @@ class LinkMargins:
         self._chain, self._table_z = kinematics.chain, cell.workspace.table_z
         self._capsules = sorted(link_capsules(cell, kinematics), key=lambda capsule: capsule.body)
         self._radii = np.array([capsule.radius for capsule in self._capsules])
+        halves = [np.linalg.norm(capsule.ends[1] - capsule.ends[0]) / 2 for capsule in self._capsules]
+        self._sizes = self._radii + np.array(halves)  # of spheres around them
         # The base stands on the table, and the link after it turns on it.
         self._over_table = [i for i, capsule in enumerate(self._capsules) if capsule.body > 1]
         self._moving = [(capsule, *capsule.covering()) for capsule in self._capsules if capsule.body]
@@ -77,6 +81,11 @@ class LinkMargins:
                          for capsule in self._capsules], axis=2).swapaxes(0, 1)
 
     def _distances(self, ends: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-        """(samples, pairs)."""
+        """(samples, pairs) m; of links that are farther apart than ``_NEAR_M``, at least so much."""
         a, b = pairs
-        return segment_distance(ends[:, :, a], ends[:, :, b]) - self._radii[a] - self._radii[b]
+        centres = ends.mean(axis=0)
+        apart = np.linalg.norm(centres[:, a] - centres[:, b], axis=2) - (self._sizes[a] + self._sizes[b])
+        near = np.nonzero(apart < _NEAR_M)
+        one, other = ends[:, near[0], a[near[1]]], ends[:, near[0], b[near[1]]]
+        apart[near] = segment_distance(one, other) - (self._radii[a] + self._radii[b])[near[1]]
+        return apart

@@ -55,7 +55,7 @@ class Chain:
         """
         sine, cosine = (of(arm).T[:, :, None, None] for of in (np.sin, np.cos))
         local = self._constant[:, None] + sine * self._sine[:, None] + cosine * self._cosine[:, None]
-        for j in np.flatnonzero(~self.revolute):
+        for j in np.flatnonzero(~self.revolute).tolist():
             local[j, :, :3, 3] += (self._constant[j, :3, :3] @ self.axes[j]) * arm[:, j, None]
         poses = np.empty((self.joints + 1, len(arm), 4, 4))
         poses[0] = np.eye(4)

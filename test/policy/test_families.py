@@ -176,7 +176,7 @@ def test_a_frozen_vision_tower_sees_every_image_once_in_an_update_which_stays_th
     with torch.no_grad():
         for parameter in policy.adapter_parameters():  # half of them start at 0, and the others without a gradient
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)))
-    given = [*inputs[:3], inputs[0], replace(inputs[1], prompt='task: another of the same image')]
+    given = [*inputs[:3], *(replace(i, prompt='task: another of the same image') for i in inputs[:2])]
     decisions = [policy.written(f'{{"thoughts": "{word}", "action": "done"}}') for word in 'abcde']
     rows = images_encoded(policy)
     epochs = [[0], [4, 0, 3], [0, 1, 2, 3, 4]]
@@ -195,6 +195,32 @@ def test_a_frozen_vision_tower_sees_every_image_once_in_an_update_which_stays_th
     assert rows[-1] == for_one * 5
 
 
+def test_an_input_that_several_outputs_share_is_read_once_and_learned_from_as_if_it_were_read_for_each(config, inputs):
+    policy = make_policy(config)
+    with torch.no_grad():
+        for parameter in policy.adapter_parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)))
+    given = [inputs[0], inputs[1], inputs[0], inputs[2], inputs[0], inputs[1]]
+    decisions = [policy.written(f'{{"thoughts": "{word}", "action": "done"}}')
+                 for word in ('a', 'a longer one', 'b', 'c', 'd and more', 'e')]
+    temperatures = [0.7, 1.0, 1.0, 0.7, 1.3, 1.0]
+    rows = images_encoded(policy)
+    together, gradient = pass_over(policy, given, decisions, temperatures)
+    shared, values = rows[:], policy.evaluate(given, decisions, 1.0, token_values=True).values
+    rows.clear()
+    alone = [pass_over(policy, [i], [d], [t]) for i, d, t in zip(given, decisions, temperatures)]
+    assert 2 * sum(shared) == sum(rows)
+    for row, (log_probs, _) in enumerate(alone):
+        count = log_probs.shape[1]
+        torch.testing.assert_close(together[row, :count], log_probs[0], rtol=0, atol=1e-4)
+        assert not together[row, count:].any()
+        expected = policy.evaluate([given[row]], [decisions[row]], 1.0, token_values=True).values[0]
+        torch.testing.assert_close(values[row, :count], expected, rtol=0, atol=1e-4)
+    expected = torch.stack([part for _, part in alone]).sum(0)
+    assert expected.norm() > 0.1
+    assert (gradient - expected).norm() < 1e-4 * expected.norm()
+
+
 def images_encoded(policy: Policy) -> list[int]:
     """Grows with every pass of the vision tower, by the rows that its patches are taken from."""
     tower = policy._base().get_encoder(modality='image')
@@ -204,9 +230,10 @@ def images_encoded(policy: Policy) -> list[int]:
     return rows
 
 
-def pass_over(policy: Policy, given: list[Any], decisions: list[Any]) -> tuple[torch.Tensor, torch.Tensor]:
+def pass_over(policy: Policy, given: list[Any], decisions: list[Any], temperature: float | list[float] = 0.8
+              ) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probabilities, and the gradient of their sum in all adapters, flat."""
-    result = policy.evaluate(given, decisions, 0.8)
+    result = policy.evaluate(given, decisions, temperature)
     policy.model.zero_grad(set_to_none=True)
     result.logprobs.sum().backward()
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in policy.adapter_parameters()]

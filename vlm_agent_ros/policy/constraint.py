@@ -146,13 +146,13 @@ def unpacked(packed: torch.Tensor, vocabulary: int) -> torch.Tensor:
     return (packed[..., None] >> places & 1).flatten(-2)[..., :vocabulary].bool()
 
 
-def tempered_log_probs(logits: torch.Tensor, allowed: torch.Tensor, temperature: float) -> torch.Tensor:
+def tempered_log_probs(logits: torch.Tensor, allowed: torch.Tensor, temperature: float | torch.Tensor) -> torch.Tensor:
     """Log-probabilities over the allowed tokens at a temperature; the one distribution of sampling and update.
 
     Args:
         logits: (…, vocabulary) of any float type.
         allowed: (…, vocabulary) bool.
-        temperature: Divides the logits.
+        temperature: Divides the logits; a tensor as far as it can be broadcast to them.
 
     Returns:
         (…, vocabulary) float32; forbidden tokens hold the lowest finite number, so that entropies stay finite.

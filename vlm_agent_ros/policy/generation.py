@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .kv_cache import KeyValueBuffers, StepCache, holds_everything
+from .kv_cache import KeyValueBuffers, SharedCache, StepCache, holds_everything
 from .sampling import Sampler
 
 Step = Callable[..., torch.Tensor]
@@ -99,14 +99,32 @@ class DecodingLoop:
                 del sampler.pending[row][:count]
             logits = self.step(batch.read(tokens, self.masks))
 
+    def read_on(self, state: Prefill, expand: Sequence[int], ids: torch.Tensor) -> torch.Tensor:
+        """Read given tokens after the prompts in one pass, with gradients also to what was read of the prompts.
+
+        Args:
+            state: Of the prompts.
+            expand: Prompt of each row.
+            ids: (rows, tokens) int64, padded on the right.
+
+        Returns:
+            (rows, tokens, vocabulary) logits after each of them.
+        """
+        rows, count = torch.tensor(list(expand), device=ids.device), ids.shape[1]
+        valid = nn.functional.pad(state.valid[rows], (0, count), value=True)
+        positions = state.positions.index_select(-2, rows) + torch.arange(count, device=ids.device)
+        logits: torch.Tensor = self._model(
+            input_ids=ids, position_ids=positions, attention_mask=self._by_layer(self.masks(valid, count)),
+            use_cache=True, past_key_values=SharedCache(state.cache, rows), return_dict=True).logits
+        return logits
+
     # -- one step
 
     def _forward(self, ids: torch.Tensor, positions: torch.Tensor, masks: tuple[torch.Tensor, ...],
                  *views: torch.Tensor) -> torch.Tensor:
         """(rows, vocabulary) logits after the last of the tokens ``ids`` (rows, tokens)."""
-        mask = dict(zip(self._layer_types, masks)) if self._layer_types else masks[0]
-        output = self._model(input_ids=ids, position_ids=positions, attention_mask=mask, use_cache=True,
-                             past_key_values=StepCache(views), return_dict=True, **self.keep(1))
+        output = self._model(input_ids=ids, position_ids=positions, attention_mask=self._by_layer(masks),
+                             use_cache=True, past_key_values=StepCache(views), return_dict=True, **self.keep(1))
         logits: torch.Tensor = output.logits[:, -1]
         return logits
 
@@ -139,23 +157,30 @@ class DecodingLoop:
                 mask, 0.0, torch.finfo(self._model.dtype).min).to(self._model.dtype))
         return tuple(masks)
 
+    def _by_layer(self, masks: tuple[torch.Tensor, ...]) -> dict[str, torch.Tensor] | torch.Tensor:
+        """As the model takes the masks of its types of layers."""
+        return dict(zip(self._layer_types, masks)) if self._layer_types else masks[0]
+
     def keep(self, positions: int) -> dict[str, int]:
         """Tell the model how many positions need logits; families without the argument compute them all."""
         return {'logits_to_keep': positions} if 'logits_to_keep' in self._arguments else {}
 
+    @torch.no_grad()
     def _same_as_the_model(self, state: Prefill, ids: torch.Tensor, positions: torch.Tensor, given: dict[str, Any]
                            ) -> bool:
         """Whether a step with positions, masks and cache from here is what the model computes by itself."""
         batch = Batch(state, range(len(state.logits)))
         tokens = state.logits.argmax(dim=1, keepdim=True)
         ours = self._forward(*batch.read(tokens.tolist(), self.masks))
+        kept = [(layer, layer.keys, layer.values) for layer in state.cache.layers]  # with their gradients
         mask = torch.cat([given['attention_mask'], torch.ones_like(tokens)], dim=1)
         extended = torch.cat([positions, positions[..., -1:] + 1], dim=-1)
         prepared = self._model.prepare_inputs_for_generation(
             torch.cat([ids, tokens], dim=1), next_sequence_length=1, past_key_values=state.cache, attention_mask=mask,
             position_ids=extended, use_cache=True, is_first_iteration=False)
         theirs = self._model(**prepared, return_dict=True).logits[:, -1]
-        state.cache.crop(-1)
+        for layer, keys, values in kept:
+            layer.keys, layer.values = keys, values
         return torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3 if ours.dtype == torch.float32 else 0.1)
 
 

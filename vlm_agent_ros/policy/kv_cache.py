@@ -75,6 +75,31 @@ class StepCache(Cache):
         return self._views[0].shape[2]
 
 
+class SharedCache(Cache):
+    """Keys and values of prompts, each read once, that several rows go on from; gradients reach the prompts.
+
+    Args:
+        prompts: What the prefill left; every layer of it must hold every column.
+        expand: (rows,) int64 prompt of each row.
+    """
+
+    def __init__(self, prompts: DynamicCache, expand: torch.Tensor) -> None:
+        super().__init__(layers=[])
+        self._prompts, self._expand = prompts, expand
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: object,
+               **kwargs: object) -> tuple[torch.Tensor, torch.Tensor]:
+        """Everything that the layer has, with these at the end; nothing is kept, because nothing is read after them."""
+        layer: Any = self._prompts.layers[layer_idx]
+        keys, values = (torch.cat([old.index_select(0, self._expand), new], dim=2)
+                        for old, new in ((layer.keys, key_states), (layer.values, value_states)))
+        return keys, values
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Columns of the prompts."""
+        return self._prompts.get_seq_length()
+
+
 def holds_everything(cache: object) -> bool:
     """Whether a prefill left plain keys and values of every column, and nothing else that a step would need."""
     return isinstance(cache, DynamicCache) and all(type(layer) is DynamicLayer for layer in cache.layers)

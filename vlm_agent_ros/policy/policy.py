@@ -205,14 +205,15 @@ class Policy:
 
     # -- learning
 
-    def evaluate(self, inputs: Sequence[PolicyInput], decisions: Sequence[Decision], temperature: float,
-                 padding_side: str = 'left', token_values: bool = False) -> Evaluation:
+    def evaluate(self, inputs: Sequence[PolicyInput], decisions: Sequence[Decision],
+                 temperature: float | Sequence[float], padding_side: str = 'left', token_values: bool = False
+                 ) -> Evaluation:
         """Log-probabilities, entropies and values of decisions under the present weights, with gradients.
 
         Args:
-            inputs: What was decided on.
+            inputs: What was decided on; what several rows share is read once.
             decisions: What was written.
-            temperature: At which it was sampled.
+            temperature: At which it was sampled, or that of each row.
             padding_side: Layout of the forward pass; the result is the same to rounding.
             token_values: Give a value before every token, not only before the first.
         """
@@ -229,23 +230,40 @@ class Policy:
         outputs = torch.from_numpy(ids).to(self.device)
         counts = torch.tensor(lengths, device=self.device)
         mask = torch.arange(tokens, device=self.device) < counts[:, None]
-        prompts = self._encode(inputs, 'left')
-        joined = join_outputs(prompts, outputs, counts, padding_side)
         with folded_lora(self.model):
-            logits, hidden = self._forward(joined, prompts['attention_mask'].sum(dim=1), tokens, padding_side)
+            found = self._read_once(inputs, outputs) if padding_side == 'left' else None
+            logits, hidden = found or self._forward(inputs, outputs, counts, padding_side)
         chosen, entropy = score_tokens(logits, outputs, torch.from_numpy(allowed).to(self.device), temperature)
         return Evaluation(chosen * mask, mask, torch.from_numpy(thoughts).to(self.device), entropy * mask,
                           self._value(hidden if token_values else hidden[:, 0]))
 
-    def _forward(self, joined: dict[str, Any], prompt_lengths: torch.Tensor, tokens: int, padding_side: str
+    def _read_once(self, inputs: Sequence[PolicyInput], outputs: torch.Tensor
+                   ) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """As ``_forward``, with one pass for inputs that are the same; None where none are, or the cache is unknown."""
+        distinct, expand = _distinct(inputs)
+        if len(distinct) == len(inputs):
+            return None
+        self._hidden.clear()
+        prompts = self.loop.prefill(self._encode(distinct, 'left'))
+        if prompts is None:
+            return None
+        logits, hidden = prompts.logits[expand][:, None], self._hidden.first[expand, -1:]
+        if outputs.shape[1] > 1:  # nothing is predicted from the last token
+            logits = torch.cat([logits, self.loop.read_on(prompts, expand, outputs[:, :-1])], dim=1)
+            hidden = torch.cat([hidden, self._hidden.last], dim=1)
+        return logits, hidden
+
+    def _forward(self, inputs: Sequence[PolicyInput], outputs: torch.Tensor, counts: torch.Tensor, padding_side: str
                  ) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits (batch, tokens, vocabulary) and hidden states (batch, tokens, width) that predict the outputs."""
+        prompts, tokens = self._encode(inputs, 'left'), outputs.shape[1]
+        joined = join_outputs(prompts, outputs, counts, padding_side)
         if padding_side == 'left':
             # The outputs are the last columns of every row: nothing else needs the width of the vocabulary.
             logits = self.model(**joined, use_cache=False, **self.loop.keep(tokens + 1)).logits[:, -tokens - 1:-1]
             return logits, self._hidden.last[:, -tokens - 1:-1]
         logits = self.model(**joined, use_cache=False).logits
-        columns = prompt_lengths[:, None] - 1 + torch.arange(tokens, device=logits.device)
+        columns = prompts['attention_mask'].sum(dim=1)[:, None] - 1 + torch.arange(tokens, device=logits.device)
         columns = columns.clamp(max=logits.shape[1] - 1)
         rows = torch.arange(len(logits), device=logits.device)
         return logits[rows[:, None], columns], self._hidden.last[rows[:, None], columns]

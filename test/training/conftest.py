@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ from training.config import TrainConfig
 from training.worlds.commands import CellCommander
 from training.worlds.pool import WorldError
 from vlm_agent_ros.actions import DiscreteLanguage
-from vlm_agent_ros.policy.policy import Decision, PolicyInput
+from vlm_agent_ros.policy.policy import Decision, Evaluation, PolicyInput
 from vlm_agent_ros.safety import Verdict
 from vlm_agent_ros.types import EpisodeRequest, Observation, Outcome, Trajectory
 
@@ -86,23 +85,23 @@ class ToyPolicy(torch.nn.Module):
                 thought_mask=np.array([True, False]), value=float(value)))
         return decisions
 
-    def evaluate(self, inputs: Sequence[PolicyInput], decisions: Sequence[Decision], temperature: float,
-                 token_values: bool = False) -> SimpleNamespace:
+    def evaluate(self, inputs: Sequence[PolicyInput], decisions: Sequence[Decision],
+                 temperature: float | Sequence[float], token_values: bool = False) -> Evaluation:
         contexts = _contexts(inputs)
         tokens = torch.tensor(np.array([d.token_ids for d in decisions])) - torch.tensor([0, 2])
-        tables = self._log_probs(contexts, temperature)
+        tables = self._log_probs(contexts, torch.as_tensor(temperature).reshape(-1, 1))
         rows = torch.arange(len(contexts))
         values = self.value_head[contexts]
         if token_values:
             values = torch.stack([values, self.after_thought[contexts, tokens[:, 0]]], dim=1)
-        return SimpleNamespace(
+        return Evaluation(
             logprobs=torch.stack([table[rows, tokens[:, i]] for i, table in enumerate(tables)], dim=1),
             mask=torch.ones(len(contexts), 2, dtype=torch.bool),
             thought_mask=torch.tensor([[True, False]]).repeat(len(contexts), 1),
             entropy=torch.stack([-(table.exp() * table).sum(1) for table in tables], dim=1),
             values=values)
 
-    def _log_probs(self, contexts: torch.Tensor, temperature: float) -> list[torch.Tensor]:
+    def _log_probs(self, contexts: torch.Tensor, temperature: float | torch.Tensor) -> list[torch.Tensor]:
         return [torch.log_softmax(table[contexts] / temperature, dim=1) for table in (self.thoughts, self.actions)]
 
 

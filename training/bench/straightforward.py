@@ -40,8 +40,8 @@ class StraightforwardPolicy:
         """Nothing is kept."""
         return nullcontext()
 
-    def evaluate(self, inputs: Sequence[PolicyInput], decisions: Sequence[Decision], temperature: float,
-                 token_values: bool = False) -> Evaluation:
+    def evaluate(self, inputs: Sequence[PolicyInput], decisions: Sequence[Decision],
+                 temperature: float | Sequence[float], token_values: bool = False) -> Evaluation:
         """See Policy; (batch, tokens) is as wide as the longest decision of the rollout."""
         policy, device = self._policy, self._policy.device
         prompts = self._padded(self._encode(inputs))
@@ -59,7 +59,8 @@ class StraightforwardPolicy:
             allowed[row, first:first + count] = torch.from_numpy(np.array(masks))
         joined = join_outputs(prompts, outputs, lengths)
         logits = policy.model(**joined, use_cache=False).logits[:, :-1]
-        log_probs = tempered_log_probs(logits, allowed, temperature)
+        of_rows = torch.as_tensor(temperature, dtype=torch.float32, device=device).reshape(-1, 1, 1)
+        log_probs = tempered_log_probs(logits, allowed, of_rows)
         of_outputs = log_probs[:, first:]
         entropy = -(log_probs.exp() * log_probs).sum(dim=-1)[:, first:]
         mask = torch.arange(self._tokens, device=device) < lengths[:, None]

@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 import torch
 
 from vlm_agent_ros.checkpoint import load_policy
@@ -112,7 +113,19 @@ def _learner(name: str, policy: Policy, config: TrainConfig, samples: list[Sampl
         policy, [sample.input for sample in samples],
         [*(sample.decision for sample in samples), *(s.correction.said for s in corrected if s.correction)])
     size = config.micro_batch_size if name == _SAME_MICRO_BATCH else config.minibatch_size * 2
-    return Learner(plain, replace(config, micro_batch_size=size), seed)
+    return _PlainLearner(plain, replace(config, micro_batch_size=size), seed)
+
+
+class _PlainLearner(Learner):
+    """Reads an input again for what is corrected of the decision on it, after it has learned from the decision."""
+
+    def _accumulate(self, samples: list[Sample], minibatch: np.ndarray, temperature: float, reference: Any,
+                    value_only: bool, guard: float, statistics: Any) -> torch.Tensor:
+        kl = super()._accumulate(samples, minibatch, temperature, reference, value_only, 0.0, statistics)
+        if guard:
+            corrected = [samples[i] for i in minibatch if samples[i].correction is not None]
+            self._correct(corrected, guard, statistics)
+        return kl
 
 
 def _update(learner: Learner, samples: list[Sample], config: TrainConfig) -> dict[str, float]:

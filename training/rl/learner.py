@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from vlm_agent_ros.errors import UserError
-from vlm_agent_ros.policy.policy import Policy
+from vlm_agent_ros.policy.policy import Evaluation, Policy
 
 from ..config import TrainConfig
 from ..device_memory import with_memory_advice
@@ -85,18 +85,24 @@ class Learner:
         value_only = self.algorithm.critic and (number < config.value_warmup_updates or not telling)
         learned = samples if value_only else telling
         reference = self._reference(learned, temperature) if config.kl_coef else None
-        corrected = [] if value_only else [sample for sample in samples if sample.correction is not None]
-        guard = config.guard_coef * (1.0 - progress if config.guard_anneal else 1.0)
+        # What is corrected of a decision that is learned from is read together with it.
+        only_corrected = [] if value_only else [sample for sample in samples if sample.correction is not None
+                                                and abs(sample.advantage) < config.min_advantage]
+        guard = 0.0 if value_only else config.guard_coef * (1.0 - progress if config.guard_anneal else 1.0)
         statistics = _Statistics()
         steps, stopped = 0, False
         for epoch in range(config.epochs):
             parts = self._minibatches(len(learned), number, epoch)
-            for minibatch, part in zip(parts, np.array_split(self._order(len(corrected), number, epoch), len(parts))):
-                kl = self._accumulate(learned, minibatch, temperature, reference, value_only, statistics)
+            rests = np.array_split(self._order(len(only_corrected), number, epoch), len(parts))
+            for minibatch, rest in zip(parts, rests):
+                apart = [only_corrected[i] for i in rest]
+                corrections = len(apart) + sum(learned[i].correction is not None for i in minibatch)
+                weight = guard / corrections if corrections else 0.0
+                kl = self._accumulate(learned, minibatch, temperature, reference, value_only, weight, statistics)
                 if config.target_kl and kl > config.target_kl and not value_only:
                     stopped = True
                     break
-                self._correct([corrected[i] for i in part], guard, statistics)
+                self._correct(apart, weight, statistics)
                 self._step(value_only, statistics)
                 steps += 1
             if stopped:
@@ -127,8 +133,13 @@ class Learner:
         return np.array_split(self._order(count, number, epoch), parts)
 
     def _accumulate(self, samples: list[Sample], minibatch: np.ndarray, temperature: float,
-                    reference: list[torch.Tensor] | None, value_only: bool, statistics: _Statistics) -> torch.Tensor:
-        """Gradients of the mean loss of a minibatch; returns its estimated KL to the policy that sampled."""
+                    reference: list[torch.Tensor] | None, value_only: bool, guard: float, statistics: _Statistics
+                    ) -> torch.Tensor:
+        """Gradients of the mean loss of a minibatch, and of what is corrected in it, each times ``guard``.
+
+        Returns:
+            Its estimated KL to the policy that sampled.
+        """
         # Decisions of similar length share a forward pass, so that little of it is padding.
         by_length = sorted(minibatch.tolist(), key=lambda i: len(samples[i].decision.token_ids))
         kl = torch.zeros((), dtype=torch.float64)
@@ -136,16 +147,17 @@ class Learner:
             indices = by_length[start:start + self.config.micro_batch_size]
             batch = [samples[i] for i in indices]
             rows = [reference[i] for i in indices] if reference else None
-            loss, approx_kl = self._loss(batch, temperature, rows, value_only, statistics)
-            (loss * (len(batch) / len(minibatch))).backward()
+            loss, approx_kl, correction = self._loss(batch, temperature, rows, value_only, bool(guard), statistics)
+            (loss * (len(batch) / len(minibatch)) + guard * correction).backward()
             kl = kl.to(approx_kl.device) + approx_kl.double() * len(batch) / len(minibatch)
         return kl
 
     def _loss(self, samples: list[Sample], temperature: float, reference: list[torch.Tensor] | None, value_only: bool,
-              statistics: _Statistics) -> tuple[torch.Tensor, torch.Tensor]:
+              guarded: bool, statistics: _Statistics) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Mean loss of a batch, its estimated KL, and the sum of what its corrections lack."""
         config = self.config
-        result = self.policy.evaluate([s.input for s in samples], [s.decision for s in samples], temperature,
-                                      token_values=self.algorithm.token_values)
+        corrected = [s for s in samples if s.correction is not None] if guarded else []
+        result, said = self._evaluate(samples, corrected, temperature)
         old_log_probs = pad([s.decision.token_logprobs for s in samples], result.logprobs)
         weights = token_weights(result.mask, result.thought_mask, config.thought_weight)
         per_decision, per_value = self.algorithm.loss(Batch(samples, result, old_log_probs, weights))
@@ -171,17 +183,29 @@ class Learner:
             kl = token_mean(kl_estimate(result.logprobs, pad(reference, result.logprobs)), result.mask).mean()
             loss = loss + config.kl_coef * kl
             statistics.add(len(samples), reference_kl=kl)
-        return loss, approx_kl
+        return loss, approx_kl, self._guard_loss(corrected, said, statistics) if corrected else torch.zeros_like(loss)
 
-    def _correct(self, samples: list[Sample], weight: float, statistics: _Statistics) -> None:
-        """Gradients of the thought guard: mean negative log-likelihood, nats, of what should have been written."""
+    def _evaluate(self, samples: list[Sample], corrected: list[Sample], temperature: float
+                  ) -> tuple[Evaluation, Evaluation]:
+        """What samples say, and what the corrections of some say, in one pass: their inputs are the same."""
+        right = [sample.correction.said for sample in corrected if sample.correction is not None]
+        result = self.policy.evaluate(
+            [s.input for s in (*samples, *corrected)], [*(s.decision for s in samples), *right],
+            [temperature] * len(samples) + [1.0] * len(right), token_values=self.algorithm.token_values)
+        return result.rows(slice(len(samples))), result.rows(slice(len(samples), None))
+
+    def _guard_loss(self, corrected: list[Sample], said: Evaluation, statistics: _Statistics) -> torch.Tensor:
+        """Sum of the negative log-likelihoods, nats, of what should have been written."""
+        right = [sample.correction.learned for sample in corrected if sample.correction is not None]
+        loss = -(said.logprobs * pad(right, said.logprobs)).sum()
+        statistics.add(len(corrected), guard_loss=loss / len(corrected))
+        return loss
+
+    def _correct(self, corrected: list[Sample], weight: float, statistics: _Statistics) -> None:
+        """Gradients of corrections alone, each times ``weight``."""
         size = self.config.micro_batch_size
-        for batch in (samples[start:start + size] for start in range(0, len(samples), size)):
-            right = [sample.correction for sample in batch if sample.correction is not None]
-            result = self.policy.evaluate([sample.input for sample in batch], [r.said for r in right], 1.0)
-            loss = -(result.logprobs * pad([r.learned for r in right], result.logprobs)).sum()
-            (weight * loss / len(samples)).backward()
-            statistics.add(len(batch), guard_loss=loss / len(batch))
+        for batch in (corrected[start:start + size] for start in range(0, len(corrected), size)):
+            (weight * self._guard_loss(batch, self._evaluate([], batch, 1.0)[1], statistics)).backward()
 
     def _step(self, value_only: bool, statistics: _Statistics) -> None:
         # Two norms, so that a large value error does not shrink the step of the policy.

@@ -90,6 +90,11 @@ class Evaluation:
     entropy: torch.Tensor
     values: torch.Tensor
 
+    def rows(self, chosen: slice) -> Evaluation:
+        """Some of the decisions."""
+        return Evaluation(self.logprobs[chosen], self.mask[chosen], self.thought_mask[chosen], self.entropy[chosen],
+                          self.values[chosen])
+
 
 class Policy:
     """A base model, adapters and a value head.

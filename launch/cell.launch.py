@@ -67,9 +67,11 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
 
 def node(executable: str, parameters: dict, given: dict, names: list, respawn: bool = False) -> Node:
     """One process of the cell in an enclave of its own."""
-    enclave = f'/{PACKAGE}/{executable.removesuffix("_node")}'
+    from vlm_agent_ros.nodes.interface import enclave
+
+    key = enclave(executable, given['namespace'])
     return Node(package=PACKAGE, executable=executable, namespace=given['namespace'], output='screen',
-                parameters=[parameters], remappings=names, ros_arguments=['--enclave', enclave],
+                parameters=[parameters], remappings=names, ros_arguments=['--enclave', key],
                 respawn=respawn, respawn_delay=2.0)
 
 

@@ -7,14 +7,21 @@ and are skipped elsewhere; what can be read from the files alone is tested every
 import ast
 import os
 import re
+import runpy
 import signal
 import subprocess
+import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 from mcap.reader import make_reader
+
+from training.cell_check.cell_files import write_cell
+from vlm_agent_ros.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / 'launch').glob('*.launch.py'))
@@ -72,6 +79,28 @@ def test_train_options_that_the_launch_file_passes_exist():
     fields = set(TrainConfig.__dataclass_fields__) | {'resume'}
     declared = {call.args[0].value for call in calls(ROOT / 'launch' / 'sim_train.launch.py', 'DeclareLaunchArgument')}
     assert declared - {'args', 'show_cot'} <= fields
+
+
+@pytest.fixture
+def cell_launch(monkeypatch):
+    """The functions of cell.launch.py, with stand-ins for what comes with ROS 2 only."""
+    for name in ('launch', 'launch.actions', 'launch.substitutions', 'launch_ros', 'launch_ros.actions'):
+        monkeypatch.setitem(sys.modules, name, MagicMock())
+    return SimpleNamespace(**runpy.run_path(str(ROOT / 'launch' / 'cell.launch.py')))
+
+
+def test_one_cell_file_is_the_same_by_name_and_by_a_relative_path(cell_launch, tmp_path, monkeypatch):
+    files = write_cell(tmp_path / 'mine', 'panda_table', {})
+    monkeypatch.chdir(tmp_path)
+    cell_launch.check_emulated('mine/world.yaml', 'mine/cell.yaml')
+    with pytest.raises(UserError, match='give the same to both'):
+        cell_launch.check_emulated('shifted', files.cell)
+
+
+def test_a_time_that_is_no_number_is_refused_by_the_name_of_its_argument(cell_launch):
+    assert cell_launch.seconds('approve_timeout_s', '30') == 30.0
+    with pytest.raises(UserError, match=r'approve_timeout_s is .x., which is no number: give seconds'):
+        cell_launch.seconds('approve_timeout_s', 'x')
 
 
 @needs_launch

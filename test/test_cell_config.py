@@ -136,3 +136,23 @@ def test_the_perspective_shows_diagnostics_images_and_the_stop_service():
     assert {f'plugin__{name.replace("/", "__")}__1' for name in running} == set(manager['groups'])
     text = json.dumps(manager)
     assert topic_names.IMAGE in text and 'gate_node/stop' in text
+
+
+def test_the_perspective_has_the_form_that_rqt_imports():
+    """Every value is the repr of a literal with its type, every group is groups and keys: anything else ends rqt."""
+    def visit(group):
+        assert set(group) == {'keys', 'groups'}
+        for value in group['keys'].values():
+            assert set(value) == {'type', 'repr'} and value['type'] == 'repr'
+            ast.literal_eval(value['repr'])
+        for inner in group['groups'].values():
+            visit(inner)
+    visit(json.loads((ROOT / 'config' / 'rqt' / 'cell.perspective').read_text()))
+
+
+def test_the_perspective_fits_a_namespace_by_the_command_of_the_guide():
+    text = (ROOT / 'config' / 'rqt' / 'cell.perspective').read_text()
+    assert """sed "s|'/|'/cell_1/|" cell.perspective""" in (ROOT / 'docs' / 'bring_up.md').read_text()
+    moved = re.sub("'/", "'/cell_1/", text)
+    names = set(re.findall(r"'(/[^']*)'", moved))
+    assert names == {f'/cell_1/{topic_names.IMAGE}', '/cell_1/gate_node/stop'}

@@ -112,6 +112,12 @@ def test_launch_file_loads_and_documents_its_arguments(path):
         assert f"'{call.args[0].value}':" in shown.stdout
 
 
+def test_ctrl_c_leaves_the_trainer_the_time_to_write_its_checkpoint():
+    (trainer,) = [keywords(call) for call in calls(ROOT / 'launch' / 'sim_train.launch.py', 'Node')
+                  if keywords(call)['executable'] == 'trainer']
+    assert float(trainer.get('sigterm_timeout', '5')) >= 30.0
+
+
 def test_a_gate_that_has_ended_is_not_started_again_at_a_cell():
     started = {call.args[0].value: keywords(call).get('respawn', False)
                for call in calls(ROOT / 'launch' / 'cell.launch.py', 'node')}

@@ -8,6 +8,8 @@ started again after 2 s; while the agent is away in approve or auto, the gate ha
 until an operator resets it. Each process has an enclave of its own for SROS2 (config/sros2).
 """
 
+from pathlib import Path
+
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
 from launch.substitutions import EnvironmentVariable, LaunchConfiguration
@@ -50,7 +52,7 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
 
     given = {argument.name: LaunchConfiguration(argument.name).perform(context) for argument in ARGUMENTS}
     cell = load_cell(given['cell'])
-    timeout_s = float(given['approve_timeout_s'])
+    timeout_s = seconds('approve_timeout_s', given['approve_timeout_s'])
     gate = {'cell': cell.path, 'mode': given['mode'], 'approve_timeout_s': timeout_s}
     # An operator takes a while: the agent waits a little longer than the gate does.
     agent = {'cell': cell.path, 'model': given['checkpoint'], 'proposal_timeout_s': timeout_s + 5.0, 'autostart': True}
@@ -67,10 +69,22 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
 
 def node(executable: str, parameters: dict, given: dict, names: list, respawn: bool = False) -> Node:
     """One process of the cell in an enclave of its own."""
-    enclave = f'/{PACKAGE}/{executable.removesuffix("_node")}'
+    from vlm_agent_ros.nodes.interface import enclave
+
+    key = enclave(executable, given['namespace'])
     return Node(package=PACKAGE, executable=executable, namespace=given['namespace'], output='screen',
-                parameters=[parameters], remappings=names, ros_arguments=['--enclave', enclave],
+                parameters=[parameters], remappings=names, ros_arguments=['--enclave', key],
                 respawn=respawn, respawn_delay=2.0)
+
+
+def seconds(argument: str, given: str) -> float:
+    """A time that was given as text."""
+    from vlm_agent_ros.errors import UserError
+
+    try:
+        return float(given)
+    except ValueError as error:
+        raise UserError(f'{argument} is {given!r}, which is no number: give seconds, such as 30.0') from error
 
 
 def check_emulated(world: str, cell: str) -> None:
@@ -80,5 +94,5 @@ def check_emulated(world: str, cell: str) -> None:
     from vlm_agent_ros.errors import UserError
 
     emulated = load_cell(load_world(world).cell).path
-    if emulated != cell:
+    if Path(emulated).resolve() != Path(cell).resolve():
         raise UserError(f'world {world} is of the cell {emulated}, but cell is {cell}: give the same to both')

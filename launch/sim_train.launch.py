@@ -66,8 +66,10 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
              parameters=[{'world': config.world, 'lock_step': True}], additional_env={'OMP_NUM_THREADS': '1'})
         for name in names
     ]
+    # After Ctrl-C it writes a checkpoint, for which the 5 s that launch would wait may be too short.
     # No emulate_tty: launch shows whole lines only, so that a bar would stay unseen; without a terminal the trainer
     # prints a line per update.
     trainer = Node(package=PACKAGE, executable='trainer', output='screen',
-                   arguments=[*options, '--attach', *names], on_exit=Shutdown(reason='the training has ended'))
+                   arguments=[*options, '--attach', *names], sigterm_timeout='60',
+                   on_exit=Shutdown(reason='the training has ended'))
     return [*worlds, trainer]

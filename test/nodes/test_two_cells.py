@@ -11,6 +11,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
 from vlm_agent_ros.audit.log import AuditLog
 from vlm_agent_ros.nodes import interface
+from vlm_agent_ros.nodes.own_files import below_namespace, state_file
 from vlm_agent_ros.nodes.status_names import full_name, hardware_id, is_of_another_cell, is_of_this_cell
 
 ANALYZERS = Path(__file__).resolve().parents[2] / 'config' / 'diagnostics' / 'analyzers.yaml'
@@ -30,6 +31,20 @@ def test_a_namespace_shows_in_every_name(namespace, name, told_by):
         assert is_of_this_cell(node(namespace), status.name) == (namespace == other)
         assert is_of_another_cell(node(namespace), status) == (namespace != other)
     assert not is_of_another_cell(node(namespace), DiagnosticStatus(name='/camera/driver: on', hardware_id='A17'))
+
+
+def test_cells_that_share_a_cell_file_share_neither_log_nor_evidence(monkeypatch):
+    monkeypatch.setenv('XDG_STATE_HOME', '/state')
+    for namespace, own in (('/', ''), ('/cell_1', 'cell_1/'), ('/hall/cell_1', 'hall/cell_1/')):
+        assert below_namespace(node(namespace), Path('/log')) == Path(f'/log/{own}')
+        assert state_file(node(namespace), '', 'a.json') == Path(f'/state/vlm_agent_ros/{own}a.json')
+        assert state_file(node(namespace), '/given.json', 'a.json') == Path('/given.json')
+
+
+@pytest.mark.parametrize(('namespace', 'own'), [('', ''), ('cell_1', 'cell_1/'), ('/hall/cell_1/', 'hall/cell_1/')])
+def test_cells_share_no_key(namespace, own):
+    assert interface.enclave('gate_node', namespace) == f'/vlm_agent_ros/{own}gate'
+    assert interface.enclave('cell_emulator', namespace) == f'/vlm_agent_ros/{own}cell_emulator'
 
 
 def test_the_analyzers_fit_a_namespace_by_the_command_that_they_name():

@@ -13,7 +13,8 @@ from ..topic_names import ALL
 class Audit:
     """What is logged, and how much of it is kept."""
 
-    folder: str = bounded('~/.ros/vlm_agent_audit', help='folder of the log; one cell alone writes there')
+    folder: str = bounded('~/.ros/vlm_agent_audit', help='folder of the log; a cell in a namespace has one of that '
+                         'name below it')
     max_file_mb: float = bounded(256.0, low=0.1, high=65536.0, help='a new file begins at this size, MB')
     max_file_minutes: float = bounded(60.0, low=0.01, high=1440.0, help='a new file begins after this time, min')
     disk_budget_mb: float = bounded(20000.0, low=0.1, help='the oldest files are deleted above this size of all, MB')

@@ -37,6 +37,7 @@ from ..topics import Topics
 from . import interface
 from .lifecycle import ManagedNode
 from .losses import Losses
+from .own_files import below_namespace
 from .parameters import declare_parameters
 from .peers import Peers
 from .ros_env import run_node
@@ -54,7 +55,8 @@ class Parameters:
     """Parameters of audit_node."""
 
     cell: str = bounded('panda_table', help='cell file: a shipped name or the path of a YAML file')
-    folder: str = bounded('', help='folder of the log instead of audit.folder of the cell file')
+    folder: str = bounded('', help='folder of the log; empty for audit.folder of the cell file, or in a namespace '
+                         'for the folder below it that is named so')
     image_transport: str = bounded('raw', choices=('raw', 'compressed'), help='which image topic to log; raw images '
                                    'are compressed without loss')
     agent: str = bounded('agent_node', help='name of the agent node, in the namespace of this one')
@@ -111,7 +113,8 @@ class AuditNode(ManagedNode):
         """Find out what has to be logged, and whether it can be."""
         cell = load_cell(self._settings.cell)
         self._cell_text = Path(cell.path).read_text(encoding='utf-8')
-        self._limits = dataclasses.replace(cell.audit, folder=self._settings.folder or cell.audit.folder)
+        folder = self._settings.folder or str(below_namespace(self, Path(cell.audit.folder)))
+        self._limits = dataclasses.replace(cell.audit, folder=folder)
         self._topics = [topic for topic in self._known_topics(cell.topics)
                         if topic.name not in self._limits.leave_out]
         for topic in self._topics:

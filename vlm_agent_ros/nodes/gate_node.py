@@ -9,13 +9,11 @@ certified safety function.
 from __future__ import annotations
 
 import gc
-import os
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
@@ -47,6 +45,7 @@ from .messages import (
     trajectory_from,
     trajectory_message,
 )
+from .own_files import state_file
 from .parameters import declare_parameters
 from .peers import Peers
 from .priority import run_before_others
@@ -70,7 +69,7 @@ class Parameters:
     stop_cooldown_s: float = bounded(1.0, low=0.0, high=60.0,
                                      help='time after a stop during which ~/reset is refused, s')
     evidence_file: str = bounded('', help='JSON file of what checkpoints have shown at this cell; empty for '
-                                 'vlm_agent_ros/<cell>.json in $XDG_STATE_HOME or ~/.local/state')
+                                 'vlm_agent_ros/<namespace>/<cell>.json in $XDG_STATE_HOME or ~/.local/state')
     realtime_priority: int = bounded(20, low=0, high=98, help='priority before ordinary processes (SCHED_RR) where the '
                                      'system allows it; 0 for none')
     autostart: bool = bounded(True, help='configure and activate at start instead of waiting for transitions')
@@ -104,7 +103,8 @@ class GateNode(ManagedNode):
         """Load the cell and listen to it."""
         settings = self._settings
         cell = load_cell(settings.cell)
-        ladder = Ladder(cell.autonomy, EvidenceFile(_evidence_path(settings.evidence_file, cell)), settings.mode)
+        evidence = EvidenceFile(state_file(self, settings.evidence_file, f'{cell.name}.json'))
+        ladder = Ladder(cell.autonomy, evidence, settings.mode)
         self._cell, self._tasks = cell, TaskPolicy(cell.tasks)
         self._gate = Gate(
             cell, ladder, self._send, self._tell, clocks=self._clocks(), cooldown_s=settings.stop_cooldown_s,
@@ -352,11 +352,6 @@ class GateNode(ManagedNode):
     def _gate_or_raise(self) -> Gate:
         assert self._gate is not None, 'only what setup makes calls this'
         return self._gate
-
-
-def _evidence_path(given: str, cell: Cell) -> Path:
-    state = Path(os.environ.get('XDG_STATE_HOME') or '~/.local/state')
-    return (Path(given) if given else state / 'vlm_agent_ros' / f'{cell.name}.json').expanduser()
 
 
 def main(args: list[str] | None = None) -> int:

@@ -29,7 +29,7 @@ __all__ = [
     'ARM_COMMAND', 'AUDIT_HEARTBEAT', 'CAMERA_INFO', 'CHAIN_OF_THOUGHT', 'CLOCK', 'COMMAND_QOS', 'COMPRESSED_IMAGE',
     'CORRECTION', 'DIAGNOSTICS', 'DRIVER_QOS', 'EVENT_QOS', 'GATE_HEARTBEAT', 'GRIPPER_COMMAND', 'HEARTBEAT',
     'HISTORY_QOS', 'IMAGE', 'JOINT_STATES', 'LATCHED_QOS', 'NEWEST_QOS', 'OUTCOME', 'PROPOSAL', 'RECORD_LATCHED_QOS',
-    'RECORD_QOS', 'RECORD_SENSOR_QOS', 'RESET', 'SENSOR_QOS', 'TASK', 'remappings',
+    'RECORD_QOS', 'RECORD_SENSOR_QOS', 'RESET', 'SENSOR_QOS', 'TASK', 'enclave', 'remappings',
 ]
 
 
@@ -60,3 +60,9 @@ def remappings(topics: Topics) -> list[tuple[str, str]]:
                  'arm_command': (ARM_COMMAND,), 'gripper_command': (GRIPPER_COMMAND,)}
     return [(name, other + name.removeprefix(interface[key][0])) for key, other in topics.names().items() if other
             for name in interface[key]]
+
+
+def enclave(executable: str, namespace: str) -> str:
+    """The key of a process for SROS2 (config/sros2): ``/vlm_agent_ros/gate``, or ``/vlm_agent_ros/cell_1/gate``."""
+    role = executable.removesuffix('_node')
+    return '/'.join(part for part in ('/vlm_agent_ros', namespace.strip('/'), role) if part)

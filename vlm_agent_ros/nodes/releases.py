@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import gc
-import os
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from std_srvs.srv import Trigger
 
-from ..cell import Cell, load_cell
+from ..cell import load_cell
 from ..config import bounded
 from ..cot import unescape
 from ..errors import UserError
@@ -24,6 +22,7 @@ from . import interface
 from .decider import Decided, Decider, DeciderSettings, release_of
 from .lifecycle import ManagedNode
 from .messages import outcome_from, to_ns
+from .own_files import state_file
 from .status_names import is_of_this_cell
 
 _VERDICT = ': verdict'
@@ -39,7 +38,8 @@ class ReleaseSettings(DeciderSettings):
     readmit: str = bounded('', help='digest, or its first 12 characters, of a checkpoint that was rolled back and may '
                            'try again')
     release_file: str = bounded('', help='JSON file of the good checkpoint and those that were rolled back; empty for '
-                                'vlm_agent_ros/<cell>-releases.json in $XDG_STATE_HOME or ~/.local/state')
+                                'vlm_agent_ros/<namespace>/<cell>-releases.json in $XDG_STATE_HOME or '
+                                '~/.local/state')
 
 
 class Releases:
@@ -59,7 +59,7 @@ class Releases:
                  judged: Callable[[dict[str, str]], None]) -> None:
         self._node, self._settings, self._loaded, self._judged = node, settings, loaded, judged
         cell = load_cell(settings.cell)
-        self._ledger = Ledger(_ledger_path(settings.release_file, cell))
+        self._ledger = Ledger(state_file(node, settings.release_file, f'{cell.name}-releases.json'))
         decider, news = self._first(settings.model)
         self._logged, self._shown = '', False
         self._keeper = Keeper(decider, cell.rollback, self._ledger, news)
@@ -242,8 +242,3 @@ class _NextTurn:
 def _spare_the_collector() -> None:
     """What was loaded is freed by its last user. Looking through all of it takes seconds, without a heartbeat."""
     gc.freeze()
-
-
-def _ledger_path(given: str, cell: Cell) -> Path:
-    state = Path(os.environ.get('XDG_STATE_HOME') or '~/.local/state')
-    return (Path(given) if given else state / 'vlm_agent_ros' / f'{cell.name}-releases.json').expanduser()

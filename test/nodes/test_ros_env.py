@@ -4,10 +4,14 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
 import pytest
+
+from vlm_agent_ros.nodes.process import with_sources
+from vlm_agent_ros.nodes.ros_env import free_domain, without_shared_memory
 
 pytest.importorskip('rclpy')
 
@@ -156,3 +160,49 @@ def test_a_node_ends_when_the_one_who_started_it_is_killed(tmp_path, domain_id):
         starter.send_signal(signal.SIGKILL)
         starter.wait()
     wait(lambda: not node.exists() or node.joinpath('stat').read_text().rpartition(')')[2].split()[0] == 'Z')
+
+
+def test_a_process_without_shared_memory_hears_others_and_leaves_nothing_there(tmp_path):
+    """Two processes find each other by the shipped profile alone, and have nothing of Fast DDS in shared memory."""
+    script = tmp_path / 'say.py'
+    script.write_text(textwrap.dedent("""
+        import os, sys, time
+        from vlm_agent_ros.nodes.ros_env import without_shared_memory
+        without_shared_memory()
+        import rclpy
+        from std_msgs.msg import String
+        rclpy.init()
+        node, heard = rclpy.create_node('node_' + sys.argv[1]), []
+        node.create_subscription(String, 'from_' + sys.argv[2], heard.append, 10)
+        publisher, deadline = node.create_publisher(String, 'from_' + sys.argv[1], 10), time.monotonic() + 20.0
+        said = 0
+        while (not heard or said < 10) and time.monotonic() < deadline:
+            publisher.publish(String(data=sys.argv[1]))
+            said += bool(heard)
+            rclpy.spin_once(node, timeout_sec=0.05)
+        mine = [line.split()[-1] for line in open('/proc/self/maps') if '/dev/shm/fastrtps' in line]
+        print(heard[0].data if heard else 'nothing', mine)
+    """))
+    environment = {name: value for name, value in with_sources(os.environ).items()
+                   if name not in ('ROS_AUTOMATIC_DISCOVERY_RANGE', 'FASTRTPS_DEFAULT_PROFILES_FILE')}
+    environment['ROS_DOMAIN_ID'] = str(free_domain())
+    processes = [subprocess.Popen([sys.executable, str(script), *names], env=environment, text=True,
+                                  stdout=subprocess.PIPE) for names in ('ab', 'ba')]
+    assert [process.communicate(timeout=60)[0].strip() for process in processes] == ['b []', 'a []']
+
+
+@pytest.mark.parametrize(('given', 'ours'), [
+    ({}, True), ({'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST'}, True),
+    ({'ROS_AUTOMATIC_DISCOVERY_RANGE': 'SUBNET'}, False), ({'FASTRTPS_DEFAULT_PROFILES_FILE': 'mine.xml'}, False)])
+def test_what_the_user_decided_of_transports_stands(monkeypatch, given, ours):
+    names = 'ROS_AUTOMATIC_DISCOVERY_RANGE', 'FASTRTPS_DEFAULT_PROFILES_FILE'
+    for name in names:
+        monkeypatch.setenv(name, given.get(name, ''))  # undone at the end, whatever is set meanwhile
+        if name not in given:
+            monkeypatch.delenv(name)
+    without_shared_memory()
+    found = {name: os.environ[name] for name in names if name in os.environ}
+    if ours:
+        assert found.pop(names[0]) == 'SYSTEM_DEFAULT' and Path(found.pop(names[1])).name == 'loopback.xml'
+    else:
+        assert found == given

@@ -16,6 +16,8 @@ _LIGHT: dict[str, dict[str, Any]] = {
     # A stop must not lead back to an operator who is not there.
     'autonomy': {'approved_episodes': 0, 'blend_episodes': 0, 'on_stop': 'keep', 'on_gate_hit': 'keep'},
 }
+# Too low for the fingers of an arm that moves at random: one that sits on a cube is off its path by nobody's fault.
+_LOW = {'cubes': 1, 'distractors': [0, 0], 'cube_size': [0.02, 0.02]}
 
 
 @dataclass(frozen=True)
@@ -26,13 +28,15 @@ class CellFiles:
     world: str
 
 
-def write_cell(folder: Path, world: str, sections: dict[str, dict[str, Any]]) -> CellFiles:
+def write_cell(folder: Path, world: str, sections: dict[str, dict[str, Any]],
+               objects: dict[str, Any] | None = None) -> CellFiles:
     """Write the files.
 
     Args:
         folder: Made if missing.
         world: World file that they are made from, by name or path.
         sections: Keys of sections of the cell file that are to be other than there.
+        objects: Keys of the section ``objects`` of the world file that are.
 
     Raises:
         UserError: The world or its cell are missing or wrong.
@@ -45,13 +49,14 @@ def write_cell(folder: Path, world: str, sections: dict[str, dict[str, Any]]) ->
         content[name] = {**content.get(name, {}), **keys}
     files = CellFiles(str(folder / 'cell.yaml'), str(folder / 'world.yaml'))
     Path(files.cell).write_text(yaml.safe_dump(content), encoding='utf-8')
-    Path(files.world).write_text(yaml.safe_dump({**shown, 'cell': files.cell}), encoding='utf-8')
+    lying = {**shown.get('objects', {}), **(objects or {})}
+    Path(files.world).write_text(yaml.safe_dump({**shown, 'cell': files.cell, 'objects': lying}), encoding='utf-8')
     return files
 
 
 def write_light_cell(folder: Path, world: str, audit: Path) -> CellFiles:
     """Files of a cell that costs little and needs no evidence for auto; its log goes to the folder ``audit``."""
-    return write_cell(folder, world, {**_LIGHT, 'audit': {'folder': str(audit), 'max_file_mb': 4.0}})
+    return write_cell(folder, world, {**_LIGHT, 'audit': {'folder': str(audit), 'max_file_mb': 4.0}}, _LOW)
 
 
 def write_random_model(folder: Path) -> str:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ..config import resource_root
 from ..errors import UserError, import_failure
 from ..interrupt import Interrupt
 from .process import end_with_starter
@@ -19,6 +20,18 @@ from .process import end_with_starter
 def keep_local() -> None:
     """Keep this process' ROS graph on the machine, unless the user decided otherwise. Call it before rclpy.init."""
     os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
+
+
+def without_shared_memory() -> None:
+    """Talk by UDP on 127.0.0.1 alone, unless the user decided otherwise. Call it before rclpy.init.
+
+    What Fast DDS keeps in shared memory is every process' business: one that is killed at the wrong moment holds up the
+    others for seconds, or stops images from reaching anybody.
+    """
+    profile, discovery = 'FASTRTPS_DEFAULT_PROFILES_FILE', 'ROS_AUTOMATIC_DISCOVERY_RANGE'
+    if profile not in os.environ and os.environ.get(discovery, 'LOCALHOST') == 'LOCALHOST':
+        os.environ[profile] = str(resource_root() / 'config' / 'fastdds' / 'loopback.xml')
+        os.environ[discovery] = 'SYSTEM_DEFAULT'
 
 
 def free_domain(candidates: Sequence[int] = range(1, 102)) -> int:

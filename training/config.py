@@ -27,7 +27,8 @@ class LearningConfig:
     guard_coef: float = bounded(0.0, low=0.0, high=100.0, help='weight of the thought guard: log-likelihood of the '
                                 "true thought, as the simulator knows it, where the policy's was false; 0 = off")
     guard_scope: str = bounded('false', choices=('false', 'every'), help='thoughts that the guard teaches: false ones, '
-                               'or every one: also away from true ones that led nowhere, and to keep the others')
+                               'or every one, with the action that it comes to: also away from true ones that led '
+                               'nowhere, and to keep the others')
     guard_anneal: bool = bounded(False, help='let that weight fall linearly to 0 over the budget')
     target_kl: float = bounded(0.0, low=0.0, help='stop an update once the KL to its start (per decision) exceeds it; '
                                '0 = off')

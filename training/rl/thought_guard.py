@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
 
+import numpy as np
+
 from sim_worlds.statements import conclusion, judge
 from vlm_agent_ros.policy.output import format_output
 from vlm_agent_ros.policy.policy import Policy
@@ -76,8 +78,9 @@ def corrections(turns: Iterable[Turn], policy: Policy, every: bool = False) -> l
         turns: Of finished episodes.
         policy: Knows how an output is written.
         every: Teach every thought, as GTR (ICCV 2025) does: one that is true but led nowhere, while the expert would
-            have acted otherwise, is corrected too, and the others are confirmed. What is taught of a few false thoughts
-            alone moves the many right ones along with them.
+            have acted otherwise, is corrected too, and the others are confirmed, each together with the action that it
+            comes to. What is taught of a few false thoughts alone moves the many right ones along with them; and where
+            many are false, the reward is for acting otherwise than one thinks, so that actions come off the thoughts.
     """
     seen: set[tuple[str, ...]] = set()
     found: list[Correction | None] = []
@@ -92,7 +95,7 @@ def corrections(turns: Iterable[Turn], policy: Policy, every: bool = False) -> l
             of_thought = wrong or action == turn.decision.action
             if action and (every or wrong or not of_thought) and key not in seen:
                 seen.add(key)
-                right = _correction(thought, action, policy, of_thought=of_thought)
+                right = _correction(thought, action, policy, of_thought=of_thought, of_action=every or not of_thought)
         found.append(right)
     return found
 
@@ -102,8 +105,8 @@ def _led_nowhere(outcome: Outcome, action: str) -> bool:
     return outcome.kpi.get('progress', 0.0) <= 0.0 and outcome.expert_action not in ('', action)
 
 
-def _correction(thought: str, action: str, policy: Policy, *, of_thought: bool) -> Correction | None:
+def _correction(thought: str, action: str, policy: Policy, *, of_thought: bool, of_action: bool) -> Correction | None:
     said = policy.written(format_output(thought, action))
     if not said.legal or len(said.thought) > policy.config.decoding.max_thought_chars:
         return None
-    return Correction(said, said.thought_mask if of_thought else ~said.thought_mask)
+    return Correction(said, np.where(said.thought_mask, of_thought, of_action))

@@ -13,7 +13,7 @@ from training.rl.rollout import TrainingSchedule, collect
 from training.worlds.episodes import Player
 
 RECORDED = {
-    'thoughts': [[0.275966793, -0.275966793], [-0.043231875, 0.043231826]],
+    'thoughts': [[0.213488385, -0.213488311], [-0.049526438, 0.049526464]],
     'actions': [[0.826829374, -0.826829493], [-0.739421368, 0.739421368]],
     'value_head': [0.474543571, 0.444066674],
 }

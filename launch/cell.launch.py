@@ -5,7 +5,8 @@ shadow to auto is in docs/bring_up.md. ``emulator:=panda_table`` starts an emula
 
 The gate is not started again when it ends: why it did must be known before anything moves. Agent and audit log are
 started again after 2 s; while the agent is away in approve or auto, the gate has stopped the robot, and stays stopped
-until an operator resets it. Each process has an enclave of its own for SROS2 (config/sros2).
+until an operator resets it. Each process has an enclave of its own for SROS2 (config/sros2). On one computer they talk
+without shared memory (docs/bring_up.md), unless discovery or transports are set otherwise.
 """
 
 from pathlib import Path
@@ -49,6 +50,7 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     """The nodes, with the names of the cell file's topics."""
     from vlm_agent_ros.cell import load_cell
     from vlm_agent_ros.nodes.interface import remappings
+    from vlm_agent_ros.nodes.ros_env import loopback
 
     given = {argument.name: LaunchConfiguration(argument.name).perform(context) for argument in ARGUMENTS}
     cell = load_cell(given['cell'])
@@ -57,7 +59,8 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     # An operator takes a while: the agent waits a little longer than the gate does.
     agent = {'cell': cell.path, 'model': given['checkpoint'], 'proposal_timeout_s': timeout_s + 5.0, 'autostart': True}
     names = remappings(cell.topics)
-    nodes = [node('gate_node', gate, given, names), node('agent_node', agent, given, names, respawn=True)]
+    transport = [SetEnvironmentVariable(name, value) for name, value in loopback(context.environment).items()]
+    nodes = [*transport, node('gate_node', gate, given, names), node('agent_node', agent, given, names, respawn=True)]
     if given['audit'] == 'true':
         nodes.append(node('audit_node', {'cell': cell.path}, given, names, respawn=True))
     if given['emulator']:

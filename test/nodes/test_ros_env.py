@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from vlm_agent_ros.nodes.process import with_sources
-from vlm_agent_ros.nodes.ros_env import free_domain, without_shared_memory
+from vlm_agent_ros.nodes.ros_env import free_domain, loopback
 
 pytest.importorskip('rclpy')
 
@@ -162,13 +162,15 @@ def test_a_node_ends_when_the_one_who_started_it_is_killed(tmp_path, domain_id):
     wait(lambda: not node.exists() or node.joinpath('stat').read_text().rpartition(')')[2].split()[0] == 'Z')
 
 
-def test_a_process_without_shared_memory_hears_others_and_leaves_nothing_there(tmp_path):
-    """Two processes find each other by the shipped profile alone, and have nothing of Fast DDS in shared memory."""
+@pytest.mark.parametrize('other', ['loopback', 'localhost'])
+def test_a_process_without_shared_memory_hears_others_and_has_nothing_there(tmp_path, other):
+    """Two processes find each other by the shipped profile, also where only one has it, like an operator's tools."""
     script = tmp_path / 'say.py'
     script.write_text(textwrap.dedent("""
         import os, sys, time
-        from vlm_agent_ros.nodes.ros_env import without_shared_memory
-        without_shared_memory()
+        from vlm_agent_ros.nodes.ros_env import loopback
+        if sys.argv[3] == 'loopback':
+            os.environ.update(loopback(os.environ))
         import rclpy
         from std_msgs.msg import String
         rclpy.init()
@@ -185,24 +187,17 @@ def test_a_process_without_shared_memory_hears_others_and_leaves_nothing_there(t
     """))
     environment = {name: value for name, value in with_sources(os.environ).items()
                    if name not in ('ROS_AUTOMATIC_DISCOVERY_RANGE', 'FASTRTPS_DEFAULT_PROFILES_FILE')}
-    environment['ROS_DOMAIN_ID'] = str(free_domain())
+    environment |= {'ROS_DOMAIN_ID': str(free_domain()), 'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST'}
     processes = [subprocess.Popen([sys.executable, str(script), *names], env=environment, text=True,
-                                  stdout=subprocess.PIPE) for names in ('ab', 'ba')]
-    assert [process.communicate(timeout=60)[0].strip() for process in processes] == ['b []', 'a []']
+                                  stdout=subprocess.PIPE) for names in (('a', 'b', 'loopback'), ('b', 'a', other))]
+    first, second = (process.communicate(timeout=60)[0].strip() for process in processes)
+    assert first == 'b []'
+    assert second == 'a []' if other == 'loopback' else second.startswith('a [') and second != 'a []'
 
 
 @pytest.mark.parametrize(('given', 'ours'), [
     ({}, True), ({'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST'}, True),
     ({'ROS_AUTOMATIC_DISCOVERY_RANGE': 'SUBNET'}, False), ({'FASTRTPS_DEFAULT_PROFILES_FILE': 'mine.xml'}, False)])
-def test_what_the_user_decided_of_transports_stands(monkeypatch, given, ours):
-    names = 'ROS_AUTOMATIC_DISCOVERY_RANGE', 'FASTRTPS_DEFAULT_PROFILES_FILE'
-    for name in names:
-        monkeypatch.setenv(name, given.get(name, ''))  # undone at the end, whatever is set meanwhile
-        if name not in given:
-            monkeypatch.delenv(name)
-    without_shared_memory()
-    found = {name: os.environ[name] for name in names if name in os.environ}
-    if ours:
-        assert found.pop(names[0]) == 'SYSTEM_DEFAULT' and Path(found.pop(names[1])).name == 'loopback.xml'
-    else:
-        assert found == given
+def test_what_the_user_decided_of_transports_stands(given, ours):
+    found = loopback(given)
+    assert found == {} if not ours else Path(found['FASTRTPS_DEFAULT_PROFILES_FILE']).is_file()

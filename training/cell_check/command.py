@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -51,11 +52,11 @@ def run(args: argparse.Namespace) -> None:
     from sim_worlds.world_file import load_world
     from vlm_agent_ros.cell import load_cell
     from vlm_agent_ros.checkpoint import find_policy
-    from vlm_agent_ros.nodes.ros_env import without_shared_memory
+    from vlm_agent_ros.nodes.ros_env import loopback
 
     from ..metrics import write_atomically, write_error
 
-    without_shared_memory()
+    os.environ.update(loopback(os.environ))
     find_policy(args.checkpoint)
     cell = load_cell(load_world(args.world).cell).path
     folder = (args.out or Path('runs') / time.strftime('cell-check-%Y%m%d-%H%M%S')).absolute()

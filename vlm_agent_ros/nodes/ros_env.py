@@ -8,7 +8,7 @@ import random
 import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..config import resource_root
@@ -22,16 +22,20 @@ def keep_local() -> None:
     os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
 
 
-def without_shared_memory() -> None:
-    """Talk by UDP on 127.0.0.1 alone, unless the user decided otherwise. Call it before rclpy.init.
+def loopback(environment: Mapping[str, str]) -> dict[str, str]:
+    """Variables by which a process talks by UDP on 127.0.0.1 alone; none where the user decided otherwise.
 
     What Fast DDS keeps in shared memory is every process' business: one that is killed at the wrong moment holds up the
-    others for seconds, or stops images from reaching anybody.
+    others for seconds, or stops images from reaching anybody. Processes that keep to LOCALHOST hear those that have
+    these variables, and are heard.
+
+    Args:
+        environment: Of the process.
     """
     profile, discovery = 'FASTRTPS_DEFAULT_PROFILES_FILE', 'ROS_AUTOMATIC_DISCOVERY_RANGE'
-    if profile not in os.environ and os.environ.get(discovery, 'LOCALHOST') == 'LOCALHOST':
-        os.environ[profile] = str(resource_root() / 'config' / 'fastdds' / 'loopback.xml')
-        os.environ[discovery] = 'SYSTEM_DEFAULT'
+    if profile in environment or environment.get(discovery, 'LOCALHOST') != 'LOCALHOST':
+        return {}
+    return {profile: str(resource_root() / 'config' / 'fastdds' / 'loopback.xml'), discovery: 'SYSTEM_DEFAULT'}
 
 
 def free_domain(candidates: Sequence[int] = range(1, 102)) -> int:

@@ -228,7 +228,8 @@ class IndependentChecker:
         for name in self._arm:
             _, before = place(joints[name].find('parent').attrib['link'])  # type: ignore[union-attr]
             axis = np.array(joints[name].find('axis').attrib['xyz'].split(), dtype=float)  # type: ignore[union-attr]
-            self._steps.append((before @ _transform(joints[name].find('origin')), axis / np.linalg.norm(axis)))
+            fixed = before @ _transform(joints[name].find('origin'))
+            self._steps.append([fixed @ part for part in _turning(axis)])
         body, fixed = place(self._robot['tool_frame'])
         self._tool = body, fixed[:, 3]
         self._spheres: list[tuple[int, np.ndarray]] = []
@@ -263,15 +264,19 @@ class IndependentChecker:
     def _frames(self, arm: np.ndarray) -> list[np.ndarray]:
         """(samples, 4, 4) of the base and of what each joint of the arm (samples, joints) moves."""
         frames = [np.broadcast_to(np.eye(4), (len(arm), 4, 4))]
-        for (fixed, (x, y, z)), angle in zip(self._steps, arm.T):
-            c, s = np.cos(angle), np.sin(angle)
-            turn = np.zeros((len(angle), 4, 4))
-            turn[:, 0, 0], turn[:, 0, 1], turn[:, 0, 2] = c + x*x*(1-c), x*y*(1-c) - z*s, x*z*(1-c) + y*s
-            turn[:, 1, 0], turn[:, 1, 1], turn[:, 1, 2] = y*x*(1-c) + z*s, c + y*y*(1-c), y*z*(1-c) - x*s
-            turn[:, 2, 0], turn[:, 2, 1], turn[:, 2, 2] = z*x*(1-c) - y*s, z*y*(1-c) + x*s, c + z*z*(1-c)
-            turn[:, 3, 3] = 1.0
-            frames.append(frames[-1] @ fixed @ turn)
+        for (still, cosine, sine), angle in zip(self._steps, arm.T[:, :, None, None]):
+            frames.append(frames[-1] @ (still + np.cos(angle) * cosine + np.sin(angle) * sine))
         return frames
+
+
+def _turning(axis: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(4, 4) each: a turn about an axis (3,) is the first + cos(angle) times the second + sin(angle) times the third."""
+    x, y, z = axis / np.linalg.norm(axis)
+    along, across, cross = np.eye(4), np.zeros((4, 4)), np.zeros((4, 4))
+    along[:3, :3] = [[x*x, x*y, x*z], [y*x, y*y, y*z], [z*x, z*y, z*z]]
+    across[:3, :3] = np.eye(3) - along[:3, :3]
+    cross[:3, :3] = [[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]]
+    return along, across, cross
 
 
 def _transform(origin: ElementTree.Element | None) -> np.ndarray:

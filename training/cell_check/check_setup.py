@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 Figures = dict[str, float | int | bool]
-"""What a part measured: the keys that ``command.PARTS`` promises for it, and any others worth printing."""
+"""What a part measured: the keys that ``command.PARTS`` promises for it, and any others worth printing.
+
+A part raises UserError where a process does not come up; a promise that is not kept is a figure, not an error.
+"""
 
 
 @dataclass(frozen=True)
@@ -29,10 +31,3 @@ class CheckSetup:
     cell: str = 'panda_table'
     world: str = 'panda_table'
     checkpoint: str = 'tiny_vlm'
-
-
-Part = Callable[[CheckSetup], Figures]
-"""The function ``run`` of the module of a part.
-
-It raises UserError where a process does not come up; a promise that is not kept is a figure, not an error.
-"""

@@ -8,12 +8,14 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from vlm_agent_ros.errors import UserError
 
-from .check_setup import CheckSetup, Figures, Part
+from .check_setup import CheckSetup, Figures
 
 PARTS: dict[str, tuple[str, ...]] = {
     'fuzz': ('fuzzed', 'unsafe'),
@@ -24,7 +26,10 @@ PARTS: dict[str, tuple[str, ...]] = {
     'bringup': ('bringup_success', 'sim_success'),
     'rollback': ('rolled_back',),
 }
-"""Every part, a module of this package with a function ``run``, and what it contributes to the result."""
+"""Every part, a module of this package with a function ``run`` (``fuzz``: ``begun``), and what it contributes to the
+result."""
+_ALONE = ('latency', 'stop')
+_ORDER = (*_ALONE, *(name for name in PARTS if name not in (*_ALONE, 'fuzz')), 'fuzz')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,18 +78,29 @@ def run(args: argparse.Namespace) -> None:
 
 
 def run_parts(parts: Sequence[str], setup: CheckSetup) -> Figures:
-    """The figures of some parts, in the order of ``PARTS``; what each one found goes to stderr."""
+    """The figures of some parts; what each one found goes to stderr.
+
+    ``fuzz`` is a lot of computing, and most parts wait more than they compute: it begins after those that measure
+    latencies, goes on beside the others in the time that these leave, and is finished last.
+    """
     figures: Figures = {}
-    for name in (name for name in PARTS if name in parts):
-        part: Part = importlib.import_module(f'{__package__}.{name}').run
-        started = time.monotonic()
-        print(f'{name} …', file=sys.stderr, flush=True)
-        found = part(setup)
-        shown = ', '.join(f'{key} {value:.4g}' if isinstance(value, float) else f'{key} {value}'
-                          for key, value in found.items())
-        print(f'{name}: {shown} ({time.monotonic() - started:.0f} s)', file=sys.stderr, flush=True)
-        figures |= found
+    begun: dict[str, Callable[[], Figures]] = {}
+    with ExitStack() as beside:
+        for name in (name for name in _ORDER if name in parts):
+            if 'fuzz' in parts and not begun and name not in _ALONE:
+                begun['fuzz'] = beside.enter_context(_module('fuzz').begun(setup))
+            started = time.monotonic()
+            print(f'{name} …', file=sys.stderr, flush=True)
+            found = begun[name]() if name in begun else _module(name).run(setup)
+            shown = ', '.join(f'{key} {value:.4g}' if isinstance(value, float) else f'{key} {value}'
+                              for key, value in found.items())
+            print(f'{name}: {shown} ({time.monotonic() - started:.0f} s)', file=sys.stderr, flush=True)
+            figures |= found
     return figures
+
+
+def _module(part: str) -> Any:
+    return importlib.import_module(f'{__package__}.{part}')
 
 
 def result_of(figures: Figures) -> dict[str, float | int | bool | None]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
+import os
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -30,13 +32,17 @@ _CHUNK = 5_000
 _PROCESSES = 2
 
 
-def run(setup: CheckSetup) -> Figures:
+@contextmanager
+def begun(setup: CheckSetup) -> Iterator[Callable[[], Figures]]:
     """Fuzz the rules of the cell, and of the same cell with a keep-out box, tighter limits and every clamp.
 
-    A gate process of the second cell is fuzzed with a hundredth as many more.
+    That begins at once, in processes which take only the time that nobody else wants: it needs half an hour of
+    computing, and other parts wait more than they compute.
 
-    Raises:
-        UserError: The gate does not come up, does not answer, stops, or forwards too little to judge it by.
+    Yields:
+        What waits for it, fuzzes a gate process of the second cell with a hundredth as many more, and returns the
+        figures. It raises UserError where the gate does not come up, does not answer, stops, or forwards too little to
+        judge it by.
     """
     folder = setup.folder / 'fuzz'
     folder.mkdir(parents=True, exist_ok=True)
@@ -44,15 +50,24 @@ def run(setup: CheckSetup) -> Figures:
     total = _QUICK if setup.quick else _PROPOSALS
     size = min(_CHUNK, total // len(cells))
     chunks = [(cells[i % len(cells)], (setup.seed, i), size) for i in range(total // size)]
-    counts: Counter[str] = Counter()
-    with multiprocessing.get_context('spawn').Pool(1 if setup.quick else _PROCESSES) as pool:
-        for found in pool.imap_unordered(_fuzz_chunk, chunks):
-            counts += found
-    counts += node_fuzz.run(setup, cells[1])
-    for name, count in sorted(counts.items()):
-        print(f'fuzz: {name} {count}', file=sys.stderr)
-    return {name: counts[name] for name in ('fuzzed', 'unsafe', 'near a limit', 'forwarded', 'clamped',
-                                            'through the node')}
+    with multiprocessing.get_context('spawn').Pool(1 if setup.quick else _PROCESSES, _give_way) as pool:
+        found = pool.imap_unordered(_fuzz_chunk, chunks)
+
+        def finish() -> Figures:
+            counts = sum(found, Counter[str]()) + node_fuzz.run(setup, cells[1])
+            for name, count in sorted(counts.items()):
+                print(f'fuzz: {name} {count}', file=sys.stderr)
+            return {name: counts[name] for name in ('fuzzed', 'unsafe', 'near a limit', 'forwarded', 'clamped',
+                                                    'through the node')}
+
+        yield finish
+
+
+def _give_way() -> None:
+    if hasattr(os, 'SCHED_IDLE'):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    else:
+        os.nice(19)
 
 
 def fuzz(rules: SafetyRules, checker: IndependentChecker, proposals: Iterable[Proposal]) -> Counter[str]:

@@ -270,7 +270,7 @@ class IndependentChecker:
 
 
 def _turning(axis: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(4, 4) each: a turn about an axis (3,) is the first + cos(angle) times the second + sin(angle) times the third."""
+    """(4, 4) each: a turn about an axis (3,) is the first + cos(angle) of the second + sin(angle) of the third."""
     x, y, z = axis / np.linalg.norm(axis)
     along, across, cross = np.eye(4), np.zeros((4, 4)), np.zeros((4, 4))
     along[:3, :3] = [[x*x, x*y, x*z], [y*x, y*y, y*z], [z*x, z*y, z*z]]

@@ -2,11 +2,13 @@
 
 import json
 import sys
+from contextlib import contextmanager
 from types import ModuleType
 
 import pytest
 
 from training.cell_check import command
+from training.cell_check.check_setup import CheckSetup
 from training.cli import main
 
 KEYS = ['fuzzed', 'unsafe', 'gate_ms_p50', 'gate_ms_p99', 'stop_ms_p99', 'kill_trials', 'kill_ok', 'replay_identical',
@@ -59,3 +61,24 @@ def test_a_folder_that_holds_a_check_is_not_overwritten(part, tmp_path, capsys):
 
 def test_every_figure_belongs_to_one_part():
     assert [key for keys in command.PARTS.values() for key in keys] == KEYS
+
+
+def test_fuzz_computes_beside_the_parts_that_wait_and_not_beside_those_that_measure_latencies(monkeypatch, tmp_path):
+    seen = []
+    for name in command.PARTS:
+        module = ModuleType(f'training.cell_check.{name}')
+        module.run = lambda setup, name=name: seen.append(name) or {}
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+
+    @contextmanager
+    def begun(setup):
+        seen.append('fuzz begins')
+        yield lambda: seen.append('fuzz ends') or {}
+        seen.append('fuzz closed')
+
+    sys.modules['training.cell_check.fuzz'].begun = begun
+    command.run_parts(['fuzz', 'rollback', 'stop', 'kill', 'latency'], CheckSetup(0, True, tmp_path))
+    assert seen == ['latency', 'stop', 'fuzz begins', 'kill', 'rollback', 'fuzz ends', 'fuzz closed']
+    seen.clear()
+    command.run_parts(['fuzz'], CheckSetup(0, True, tmp_path))
+    assert seen == ['fuzz begins', 'fuzz ends', 'fuzz closed']

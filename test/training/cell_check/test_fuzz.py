@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from training.cell_check.check_setup import CheckSetup
-from training.cell_check.fuzz import fuzz, run, write_strict_cell
+from training.cell_check.fuzz import begun, fuzz, write_strict_cell
 from training.cell_check.independent_checker import IndependentChecker
 from training.cell_check.proposals import Proposal, Proposals
 from vlm_agent_ros.cell import Cell, load_cell
@@ -44,7 +44,8 @@ def first_problems(rules: SafetyRules, checker: IndependentChecker, proposals: l
 
 
 def test_the_part_fuzzes_close_to_the_limits_and_nothing_unsafe_passes(tmp_path: Path) -> None:
-    found = run(CheckSetup(seed=1, quick=True, folder=tmp_path))
+    with begun(CheckSetup(seed=1, quick=True, folder=tmp_path)) as finish:
+        found = finish()
     assert found['fuzzed'] == 2300
     assert found['through the node'] == 300
     assert found['unsafe'] == 0

@@ -7,7 +7,6 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from transformers import DynamicCache
 
 from vlm_agent_ros.actions import DiscreteLanguage
 from vlm_agent_ros.policy import generation
@@ -55,9 +54,12 @@ def test_a_cache_that_is_more_than_keys_and_values_is_left_to_generate(make_poli
     policy = make_policy()
     expected = decide(policy, inputs)
     steps.clear()
-    monkeypatch.setattr(generation, 'holds_everything', lambda cache: not isinstance(cache, DynamicCache))
-    assert_same(decide(policy, inputs), expected)
+    asked = []
+    monkeypatch.setattr(generation, 'holds_everything', lambda cache: asked.append(cache) or False)
+    for _ in range(2):
+        assert_same(decide(policy, inputs), expected)
     assert not steps
+    assert len(asked) == 1, 'the prompts are read in vain once, not with every decision'
 
 
 def test_a_model_that_computes_something_else_from_our_positions_is_left_to_generate(make_policy, inputs, steps):

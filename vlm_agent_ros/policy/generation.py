@@ -30,6 +30,9 @@ class DecodingLoop:
 
     Args:
         model: Without PEFT's shell.
+
+    Attributes:
+        serves: Whether it can do so with this model, as far as is known: the first prefill tells.
     """
 
     def __init__(self, model: Any) -> None:
@@ -39,7 +42,7 @@ class DecodingLoop:
         self._layer_types = sorted(set(getattr(text, 'layer_types', None) or ()))
         self._window: Any = getattr(text, 'sliding_window', None)
         self._bool_mask = text._attn_implementation == 'sdpa'
-        self._serves = ('position_ids' in self._arguments and not model.config.is_encoder_decoder
+        self.serves = ('position_ids' in self._arguments and not model.config.is_encoder_decoder
                         and text._attn_implementation in ('sdpa', 'eager') and set(self._layer_types) <= _LAYERS
                         and (bool(self._layer_types) or self._window is None))
         self._verified = False
@@ -57,7 +60,7 @@ class DecodingLoop:
         """
         from transformers import DynamicCache
 
-        if not self._serves:
+        if not self.serves:
             return None
         cache = DynamicCache()  # without the configuration: every layer keeps every column
         given = dict(inputs)
@@ -68,11 +71,12 @@ class DecodingLoop:
             **self.keep(1))
         logits = self._model(**prepared, return_dict=True).logits[:, -1]
         if not holds_everything(cache):
+            self.serves = False
             return None
         state = Prefill(logits, cache, prepared['position_ids'][..., -1:] + 1, inputs['attention_mask'].bool())
         if not self._verified:
-            self._verified = self._serves = self._same_as_the_model(state, ids, positions, given)
-        return state if self._serves else None
+            self._verified = self.serves = self._same_as_the_model(state, ids, positions, given)
+        return state if self.serves else None
 
     def write(self, state: Prefill, expand: Sequence[int], sampler: Sampler) -> None:
         """Write until every row has ended.

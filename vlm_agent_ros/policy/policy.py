@@ -159,6 +159,8 @@ class Policy:
 
     def _write(self, inputs: Sequence[PolicyInput], sampler: Sampler) -> np.ndarray:
         """Let the sampler write one output per input; (batch,) float32 values of the inputs."""
+        if not self.loop.serves:
+            return self._generate(inputs, sampler)
         distinct, expand = _distinct(inputs)
         self._hidden.clear()
         prefill = self.loop.prefill(self._encode(distinct, 'left'))
@@ -246,7 +248,7 @@ class Policy:
                    ) -> tuple[torch.Tensor, torch.Tensor] | None:
         """As ``_forward``, with one pass for inputs that are the same; None where none are, or the cache is unknown."""
         distinct, expand = _distinct(inputs)
-        if len(distinct) == len(inputs):
+        if len(distinct) == len(inputs) or not self.loop.serves:
             return None
         self._hidden.clear()
         prompts = self.loop.prefill(self._encode(distinct, 'left'))

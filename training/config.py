@@ -248,6 +248,9 @@ def merge(cls: type[C], base: dict[str, Any], overrides: dict[str, Any], source:
     useless = [key for key in CELL_KEYS if key in mapping]
     if config.env == 'gymnasium' and useless:
         raise UserError(f'{source}: env is gymnasium, which knows no {", ".join(useless)}: leave that out')
+    if config.env == 'gymnasium' and config.guard_coef:
+        raise UserError(f'{source}: guard_coef is {config.guard_coef:g}, but the thought guard needs a simulator that '
+                        'says what is true, as the cell does: set guard_coef to 0')
     return config
 
 

@@ -25,7 +25,9 @@ class DiscreteLanguage:
             if action != action.strip() or not action.isprintable() or not action or set('"\\') & set(action):
                 raise ValueError(f'action {action!r} must be printable, without quotes, backslashes or outer spaces')
         if len(set(actions)) != len(actions):
-            raise ValueError('the list of actions is ambiguous: two actions have the same text')
+            twice = next(action for i, action in enumerate(actions) if action in actions[:i])
+            raise ValueError(f'the list of actions is ambiguous: two actions have the text {twice!r}, word one of them '
+                             'otherwise')
         self.actions = tuple(actions)
         self.regex = '(' + '|'.join(re.escape(action) for action in actions) + ')'
         self.description = ' | '.join(actions)

@@ -34,7 +34,7 @@ class GymnasiumEnvironment:
         config: Which.
 
     Raises:
-        UserError: Module, id, spaces or actions do not fit, as making and resetting it once has shown.
+        UserError: Module, id, spaces or actions do not fit, as making it and playing one turn has shown.
     """
 
     def __init__(self, config: EnvironmentConfig) -> None:
@@ -48,6 +48,8 @@ class GymnasiumEnvironment:
         self.prompt = PromptTemplate(template if '{task}' in template else template + '\n{task}', _MAX_TEXT)
         pool = self.open(1)
         pool.reset({0: EpisodeRequest(0, config.env_id)})
+        observation, _ = pool.collect([0])[0]
+        pool.execute({0: observation.admissible[0] if observation.admissible else 0})
         pool.collect([0])
         pool.close()
 

@@ -6,7 +6,7 @@ import importlib
 import math
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,6 +138,7 @@ class _World:
             observation, info = self.environment.reset(seed=seed)
         except Exception as error:
             raise self._fault(f'raised {_described(error)} in reset()') from error
+        self._require_dict(info)
         return self._scene(observation, info, ended=False), None
 
     def step(self, action: int) -> Answer:
@@ -150,9 +151,10 @@ class _World:
         if not math.isfinite(reward):
             raise self._fault(f'gave the reward {reward}')
         self._return += reward
-        success = info.get('success', info.get('is_success', terminated and self._return > 0))
-        outcome = Outcome(reward, bool(terminated), bool(truncated), bool(success), self._episode, self._turn,
-                          self._seed)
+        self._require_dict(info)
+        ended, cut = self._flag('terminated', terminated), self._flag('truncated', truncated)
+        success = self._flag('success', info.get('success', info.get('is_success', ended and self._return > 0)))
+        outcome = Outcome(reward, ended, cut, success, self._episode, self._turn, self._seed)
         return self._scene(observation, info, ended=outcome.terminated or outcome.truncated), outcome
 
     def demonstrate(self) -> tuple[str, str]:
@@ -188,6 +190,8 @@ class _World:
         """What ``info['actions']``, texts, or ``info['action_mask']``, one flag per action, leaves."""
         count = len(self._actions)
         if 'actions' in info:
+            if not isinstance(info['actions'], Collection) or isinstance(info['actions'], str):
+                raise self._fault(f'admits {info["actions"]!r}, which is no list of texts')
             unknown = [action for action in info['actions'] if action not in self._actions]
             if unknown:
                 raise self._fault(f'admits {unknown[0]!r}, which is not among actions')
@@ -202,6 +206,16 @@ class _World:
         if not found:
             raise self._fault('admits no action though the episode has not ended')
         return None if len(found) == count else found
+
+    def _require_dict(self, info: Any) -> None:
+        if not isinstance(info, dict):
+            raise self._fault(f'gives an info that is no dict: {info!r}')
+
+    def _flag(self, name: str, value: Any) -> bool:
+        try:
+            return bool(value)
+        except Exception as error:  # an array of several values
+            raise self._fault(f'says {name} by what is neither true nor false: {value!r}') from error
 
     def _fault(self, what: str) -> UserError:
         return UserError(f'environment {self._name} {what} (seed {self._seed}, turn {self._turn}): correct it')

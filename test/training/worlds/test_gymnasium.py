@@ -182,6 +182,28 @@ def test_action_texts_that_cannot_be_told_apart_are_refused(actions):
         environment(actions=actions)
 
 
+@pytest.mark.parametrize(('answer', 'said'), [
+    (lambda seen: (seen, 0.0, True, {}), r'raised ValueError.* in step\(\)'),
+    (lambda seen: (seen, float('nan'), True, False, {}), 'gave the reward nan'),
+    (lambda seen: (seen, 0.0, True, False, None), 'an info that is no dict: None'),
+    (lambda seen: (seen, 0.0, np.ones(2), False, {}), 'says terminated by what is neither'),
+    (lambda seen: (seen, 0.0, True, False, {'success': np.ones(2)}), 'says success by what is neither'),
+    (lambda seen: (seen, 0.0, False, False, {'actions': 'go'}), "admits 'go', which is no list"),
+    (lambda seen: (seen, 0.0, False, False, {'actions': 3}), 'admits 3, which is no list'),
+])
+def test_a_first_step_that_does_not_fit_is_told_before_a_model_is_loaded(monkeypatch, answer, said):
+    monkeypatch.setattr(Rooms, 'step', lambda room, action: answer(room.seen()))
+    with pytest.raises(UserError, match=said) as caught:
+        environment()
+    assert '\n' not in str(caught.value) and 'turn 1' in str(caught.value)
+
+
+def test_a_reset_without_an_info_is_told(monkeypatch):
+    monkeypatch.setattr(Rooms, 'reset', lambda room, seed=None, options=None: (room.picture, None))
+    with pytest.raises(UserError, match='an info that is no dict: None'):
+        environment()
+
+
 def test_an_environment_that_breaks_its_word_while_it_runs_is_named_with_seed_and_turn(monkeypatch):
     env = environment()
     monkeypatch.setattr(Rooms, 'admitted', ((0, 1, 2), (), (0,)))
@@ -307,7 +329,7 @@ def test_an_environment_that_fails_in_training_costs_the_update_that_it_fails_in
 
     def failing(room, *arguments, **options):
         Rooms.calls += 1
-        if Rooms.calls == {'step': 6 + 6 + 2, 'reset': 1 + 2 + 2 + 2}[fault]:  # in the second update
+        if Rooms.calls == {'step': 1 + 6 + 6 + 2, 'reset': 1 + 2 + 2 + 2}[fault]:  # in the second update
             raise RuntimeError('the motor is hot')
         return whole(room, *arguments, **options)
 

@@ -148,9 +148,12 @@ def test_a_base_model_that_is_gone_is_named(tmp_path, vlm_folder):
         load_policy(str(tmp_path / 'c'))
 
 
-def test_other_lora_settings_are_refused(checkpoint, vlm_folder):
-    with pytest.raises(UserError, match='LoRA'):
-        restore_policy(open_checkpoint(checkpoint), trained(vlm_folder, LoraSettings(rank=3)))
+@pytest.mark.parametrize('changes', [{'rank': 3}, {'alpha': 33.0}, {'vision': False}, None])
+def test_other_lora_settings_are_refused(checkpoint, vlm_folder, changes):
+    bundle = open_checkpoint(checkpoint)
+    other = None if changes is None else LoraSettings(**{**bundle.document('model')['lora'], **changes})
+    with pytest.raises(UserError, match='it was trained with LoRA rank .*, the models file says .*: make them equal'):
+        restore_policy(bundle, trained(vlm_folder, other))
 
 
 @pytest.mark.parametrize(('changes', 'message'), [

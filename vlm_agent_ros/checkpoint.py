@@ -27,7 +27,7 @@ from .bundle import MANIFEST, Bundle, is_bundle, read_bundle, sha256_of, write_b
 from .camera import Camera
 from .config import parse
 from .errors import UserError
-from .policy.config import ModelConfig, load_model_config, model_config_of_directory
+from .policy.config import LoraSettings, ModelConfig, load_model_config, model_config_of_directory
 from .policy.loading import select_device
 from .policy.policy import Policy
 from .policy.prompt import PromptTemplate
@@ -186,9 +186,14 @@ def restore_policy(bundle: Bundle, policy: Policy) -> None:
         UserError: The checkpoint belongs to another base model, processor, prompt, action language or LoRA setting.
     """
     _verify(bundle, policy.config, policy.language)
+    merged, lora = bool(bundle.fields.get('merged')), config_of(bundle).lora
+    # The same adapters with another alpha would load, and be another policy.
+    if not merged and lora != policy.config.lora:
+        raise UserError(f'checkpoint {bundle.path} cannot be used: it was trained with {_lora_words(lora)}, the models '
+                        f'file says {_lora_words(policy.config.lora)}: make them equal')
     try:
         # A merged one has been loaded with its own weights already.
-        adapter = None if bundle.fields.get('merged') else bundle.tensors(_adapter_name(policy.config))
+        adapter = None if merged else bundle.tensors(_adapter_name(policy.config))
         policy.load_state(adapter, bundle.tensors('value_head'))
     except (ValueError, RuntimeError, KeyError) as error:
         raise UserError(f'{bundle.path} does not fit the model ({error}): load it with the models file that it was '
@@ -198,7 +203,8 @@ def restore_policy(bundle: Bundle, policy: Policy) -> None:
 def _verify(bundle: Bundle, config: ModelConfig, language: ActionLanguage) -> None:
     """Refuse a checkpoint of something else, naming what differs and both sides of it."""
     remedies = {
-        'base_sha256': f'the weights in {config.base_path} are not those that it was trained on: restore them',
+        'base_sha256': f'the weights in {config.base_path} are not those that it was trained on '
+                       f'({bundle.fields.get("base")}): name that model, or restore them',
         'processor_sha256': f'tokenizer or processor in {config.base_path} have changed: restore them',
         'quantization': f'it was trained with quantization {bundle.fields.get("quantization") or "none"}, the models '
                         f'file says {config.quantization}: make them equal',
@@ -213,6 +219,10 @@ def _verify(bundle: Bundle, config: ModelConfig, language: ActionLanguage) -> No
     for key, remedy in remedies.items():
         if not (merged and key in _BASE) and bundle.fields.get(key) != expected[key]:
             raise UserError(f'checkpoint {bundle.path} cannot be used: {remedy}')
+
+
+def _lora_words(lora: LoraSettings | None) -> str:
+    return 'no LoRA' if lora is None else 'LoRA ' + ', '.join(f'{k} {v}' for k, v in dataclasses.asdict(lora).items())
 
 
 def _check_camera(bundle: Bundle, camera: Camera) -> None:

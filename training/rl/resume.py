@@ -14,8 +14,9 @@ from vlm_agent_ros.errors import UserError
 from ..config import TrainConfig, merge
 from .training_state import read_config
 
-_FIXED = ('algorithm', 'cot', 'worlds', 'group_size')
-"""What a run is made of; a change would go on with something else under the same name."""
+_FIXED = ('algorithm', 'cot', 'worlds', 'group_size', 'env', 'env_id', 'task', 'world', 'seed')
+"""What a run is made of; a change would go on with something else under the same name, and report what was measured
+of the one before as its beginning."""
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,14 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from training.cli import main
-from vlm_agent_ros.config import find_config, load_yaml
+from vlm_agent_ros.config import load_yaml
 
 TIMES = ('_s', 'per_second', 'mib')
 RUN = ['--algorithm', 'turn_ppo', '--group-size', '2', '--eval-episodes', '1', '--decisions', '32', '--epochs', '1',
@@ -157,30 +158,24 @@ def test_a_run_is_never_started_again_over_checkpoints_that_cannot_be_read(copy,
 @pytest.mark.parametrize(('flag', 'said'), [
     (['--algorithm', 'grpo'], 'a run with algorithm turn_ppo, it cannot go on with grpo'),
     (['--no-cot'], 'a run with cot True'), (['--worlds', '4'], 'a run with worlds 2'),
-    (['--model', 'tiny_vlm'], 'the weights in'), (['--world', 'GRID'], 'trained for the actions'),
-    (['--model', 'PROMPT'], 'the prompt template differs'),
+    (['--task', 'pick'], 'a run with task place'), (['--world', 'shifted'], 'a run with world panda_table'),
+    (['--seed', '9'], 'it cannot go on with 9'),
+    (['--model', 'tiny_vlm'], 'the weights in'), (['--model', 'PROMPT'], 'the prompt template differs'),
+    (['--model', 'ALPHA'], 'the models file says LoRA rank 4, alpha 3.0'),
 ])
 def test_a_run_does_not_go_on_as_another(copy, capsys, tmp_path, flag, said):
-    files = {'GRID': lambda: coarser_world(tmp_path), 'PROMPT': lambda: model_with_another_prompt(copy, tmp_path)}
-    flag = [str(files[part]()) if part in files else part for part in flag]
+    changes = {'PROMPT': {'prompt': {'template': '{task} {state}'}}, 'ALPHA': {'lora': {'rank': 4, 'alpha': 3.0}}}
+    flag = [str(model_with(copy, tmp_path, changes[part])) if part in changes else part for part in flag]
     before = (copy / 'metrics.jsonl').read_bytes()
     assert main(['train', '--resume', str(copy), *flag]) == 2
     assert said in capsys.readouterr().err.splitlines()[-1]
     assert (copy / 'metrics.jsonl').read_bytes() == before
 
 
-def coarser_world(folder: Path) -> Path:
-    """The shipped world over a grid of fewer cells."""
-    cell, world = (load_yaml(find_config(kind, 'panda_table')) for kind in ('cells', 'worlds'))
-    (folder / 'cell.yaml').write_text(yaml.safe_dump({**cell, 'grid': 32}))
-    (folder / 'world.yaml').write_text(yaml.safe_dump({**world, 'cell': str(folder / 'cell.yaml')}))
-    return folder / 'world.yaml'
-
-
-def model_with_another_prompt(run: Path, folder: Path) -> Path:
-    """The run's models file with another template."""
+def model_with(run: Path, folder: Path, changes: dict[str, Any]) -> Path:
+    """The run's models file with something else in it."""
     model = load_yaml(Path(json.loads((run / 'config.json').read_text())['model']))
-    (folder / 'model.yaml').write_text(yaml.safe_dump({**model, 'prompt': {'template': '{task} {state}'}}))
+    (folder / 'model.yaml').write_text(yaml.safe_dump({**model, **changes}))
     return folder / 'model.yaml'
 
 

@@ -152,7 +152,7 @@ def test_a_base_model_that_is_gone_is_named(tmp_path, vlm_folder):
 def test_other_lora_settings_are_refused(checkpoint, vlm_folder, changes):
     bundle = open_checkpoint(checkpoint)
     other = None if changes is None else LoraSettings(**{**bundle.document('model')['lora'], **changes})
-    with pytest.raises(UserError, match='it was trained with LoRA rank .*, the models file says .*: make them equal'):
+    with pytest.raises(UserError, match=r'it was trained with LoRA rank .*, the models file says .*: make them equal'):
         restore_policy(bundle, trained(vlm_folder, other))
 
 

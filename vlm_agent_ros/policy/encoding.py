@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..actions import ActionLanguage, DiscreteLanguage
 from ..errors import UserError
+from .output import format_output
 
 
 class PromptEncoder:
@@ -23,7 +25,7 @@ class PromptEncoder:
     """
 
     def __init__(self, processor: Any, source: str) -> None:
-        self.processor = processor
+        self.processor, self._source = processor, source
         self.tokenizer = processor.tokenizer
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
@@ -76,6 +78,21 @@ class PromptEncoder:
         """(tokens,) int64 of an output with the end-of-sequence token, as supervised training teaches it."""
         ids = self.tokenizer(text, add_special_tokens=False)['input_ids']
         return torch.tensor([*ids, self.tokenizer.eos_token_id])
+
+    def check_actions(self, language: ActionLanguage, limit: int) -> None:
+        """Refuse actions that could never be written in ``limit`` tokens.
+
+        Raises:
+            UserError: One holds what the tokenizer takes for a special token, or would be cut off without any thought.
+        """
+        if special := self.special_token_in(language.description):
+            raise UserError(f'the actions "{language.description}" hold {special!r}, which the tokenizer of '
+                            f'{self._source} takes for a special token: word them otherwise')
+        for action in language.actions if isinstance(language, DiscreteLanguage) else ():
+            count = len(self.encode_output(format_output('', action)))
+            if count > limit:
+                raise UserError(f'an output with the action {action!r} has {count} tokens, but decoding.max_new_tokens '
+                                f'of the models file allows {limit}: word it shorter, or raise max_new_tokens')
 
     def _neutral(self, prompt: str) -> str:
         # Taking out one token may join the halves of another: repeat until nothing is left.

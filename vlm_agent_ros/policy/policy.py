@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from ..actions import ActionLanguage
-from ..errors import UserError
 from .config import ModelConfig
 from .constraint import OutputConstraint
 from .encoding import PromptEncoder, join_outputs
@@ -109,7 +108,7 @@ class Policy:
         seed: Seed of freshly initialised adapters and value head.
 
     Raises:
-        UserError: The model cannot be loaded or has no chat template, or an action holds one of its special tokens.
+        UserError: The model cannot be loaded or has no chat template, or an action cannot be written.
     """
 
     def __init__(self, config: ModelConfig, language: ActionLanguage, device: torch.device, seed: int = 0) -> None:
@@ -117,9 +116,7 @@ class Policy:
         self.prompt = config.prompt
         model, self.processor = load_base(config, device)
         self.encoder = PromptEncoder(self.processor, config.base)
-        if special := self.encoder.special_token_in(language.description):
-            raise UserError(f'the actions "{language.description}" hold {special!r}, which the tokenizer of '
-                            f'{config.base} takes for a special token: word them otherwise')
+        self.encoder.check_actions(language, config.decoding.max_new_tokens)
         output = model.get_output_embeddings()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

@@ -351,6 +351,15 @@ def test_an_action_that_the_tokenizer_takes_for_a_special_token_is_refused_befor
     assert f'hold {action.removeprefix("go ")!r}' in error and error.count('\n') == 1 and not list(tmp_path.iterdir())
 
 
+def test_an_action_that_no_output_has_room_for_is_refused_before_a_run_begins(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    actions = ['--actions', 'go', 'turn the wheel ' * 20 + 'left', 'wait']
+    assert main(['train', *RUN[:3], 'test/MaskedRooms-v0', *actions]) == 2
+    error = capsys.readouterr().err
+    assert re.search(r"'turn the wheel .*' has \d+ tokens, but decoding\.max_new_tokens .* allows 32", error)
+    assert error.count('\n') == 1 and not list(tmp_path.iterdir())
+
+
 def test_a_module_of_the_current_folder_registers_its_environment(tmp_path, monkeypatch):
     (tmp_path / 'my_rooms.py').write_text(
         "import gymnasium\nfrom test.training.worlds.test_gymnasium import Rooms\n"

@@ -69,6 +69,23 @@ CELL_KEYS = ('task', 'world', 'own_world', 'split', 'transport', 'attach')
 """Keys that mean nothing in a Gymnasium environment."""
 
 
+ILLEGAL_RULES = ('auto', 'lost_turn', 'first_match', 'random')
+ILLEGAL_HELP = ('an illegal output costs the turn (auto in the cell), or the first legal action in its text counts, or '
+                'a random one (auto in Gymnasium, there also without a match)')
+
+
+def check_illegal_rule(rule: str, env: str) -> None:
+    """Refuse a rule that an environment cannot follow.
+
+    Raises:
+        UserError: Naming those that it can.
+    """
+    if rule == ('random' if env == 'cell' else 'lost_turn'):
+        reason = 'the cell has no list of actions to draw from' if env == 'cell' else (
+            'a Gymnasium environment has no turn without an action')
+        raise UserError(f'illegal_rule is {rule}, but {reason}: set it to auto or first_match')
+
+
 @dataclass(frozen=True)
 class EnvironmentConfig:
     """Which environment: the cell, or any Gymnasium environment with images and a list of actions."""
@@ -133,9 +150,7 @@ class TrainConfig(LearningConfig, EnvironmentConfig):
     temperature: float = bounded(0.6, low=0.01, high=5.0, help='sampling temperature at the start')
     temperature_final: float = bounded(0.6, low=0.01, high=5.0, help='sampling temperature at the end; linear between')
     constrained: bool = bounded(True, help='decode under the grammar of the action language')
-    illegal_rule: str = bounded('auto', choices=('auto', 'lost_turn', 'first_match', 'random'),
-                                help='an illegal output costs the turn (auto in the cell), or the first legal action '
-                                'in its text counts, or a random one (auto in Gymnasium, there also without a match)')
+    illegal_rule: str = bounded('auto', choices=ILLEGAL_RULES, help=ILLEGAL_HELP)
     illegal_penalty: float = bounded(0.0, low=0.0, help='subtracted from the reward of an illegal output')
 
     eval_episodes: int = bounded(200, low=0, help='held-out episodes of each evaluation; 0 = skip them')
@@ -151,10 +166,7 @@ class TrainConfig(LearningConfig, EnvironmentConfig):
 
     def __post_init__(self) -> None:
         EnvironmentConfig.__post_init__(self)
-        if self.illegal_rule == ('random' if self.env == 'cell' else 'lost_turn'):
-            reason = 'the cell has no list of actions to draw from' if self.env == 'cell' else (
-                'a Gymnasium environment has no turn without an action')
-            raise UserError(f'illegal_rule is {self.illegal_rule}, but {reason}: set it to auto or first_match')
+        check_illegal_rule(self.illegal_rule, self.env)
         if self.worlds % self.group_size:
             raise UserError(f'worlds is {self.worlds}, but must be a multiple of group_size ({self.group_size}): set '
                             f'worlds to {-(-self.worlds // self.group_size) * self.group_size}, or group_size to a '

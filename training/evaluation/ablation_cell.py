@@ -110,7 +110,7 @@ def _evaluate_arguments(folder: Path, evaluation: FinalEvaluation) -> list[str]:
                  '--actions', *config.actions]
     return ['evaluate', '--checkpoint', str(checkpoint), *where,
             '--episodes', str(evaluation.episodes), '--temperature', str(config.eval_temperature),
-            '--worlds', str(config.worlds),
+            '--worlds', str(config.worlds), '--illegal-rule', config.illegal_rule,
             '--torch-threads', str(config.torch_threads), *([] if config.constrained else ['--unconstrained']),
             '--out', str(folder / EVALUATION)]
 

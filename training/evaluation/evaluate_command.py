@@ -13,7 +13,7 @@ from sim_worlds.splits import SPLITS
 from vlm_agent_ros.config import parse
 from vlm_agent_ros.errors import UserError
 
-from ..config import CELL_KEYS, EnvironmentConfig
+from ..config import CELL_KEYS, ILLEGAL_HELP, ILLEGAL_RULES, EnvironmentConfig, check_illegal_rule
 from . import EXPERT
 
 if TYPE_CHECKING:
@@ -46,11 +46,12 @@ def add_evaluation_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--worlds', type=int, default=8, help='worlds in lock step')
     parser.add_argument('--attach', nargs='*', metavar='NAMESPACE', help='running worlds to attach to')
     parser.add_argument('--unconstrained', action='store_true', help='decode without the grammar')
+    parser.add_argument('--illegal-rule', choices=ILLEGAL_RULES, default='auto', help=f'{ILLEGAL_HELP} (default: auto)')
     parser.add_argument('--torch-threads', type=int, default=1, help='threads of PyTorch')
 
 
 def check_options(args: argparse.Namespace) -> None:
-    """Refuse numbers out of range.
+    """Refuse numbers out of range, and a rule that the environment cannot follow.
 
     Raises:
         UserError: Naming the option.
@@ -61,6 +62,7 @@ def check_options(args: argparse.Namespace) -> None:
             raise UserError(f'{flag} is {value}, but must be at least 1')
     if not 0.0 <= args.temperature <= 5.0:
         raise UserError(f'--temperature is {args.temperature}, but must be between 0 and 5')
+    check_illegal_rule(args.illegal_rule, getattr(args, 'env', 'cell'))
 
 
 def prepare_worlds(args: argparse.Namespace, sources: Iterable[str]) -> None:

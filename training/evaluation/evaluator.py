@@ -67,6 +67,7 @@ class Evaluator:
         player = self._expert() if expert else self._player(source)
         return {
             'checkpoint': source, 'temperature': options.temperature, 'constrained': not options.unconstrained,
+            'illegal_rule': options.illegal_rule,
             'transport': 'in_process' if expert else self._worlds().transport,
             'suites': [self._suite(player, suite, on_episode) for suite in self.plan],
             'versions': versions(), 'machine': machine(),
@@ -83,7 +84,7 @@ class Evaluator:
         policy = load_policy(source, language=self._environment.language,
                              constrained=not self._options.unconstrained,
                              prompt=None if own_prompt else self._environment.prompt)
-        return Player(policy, self._worlds(), self._environment.commanders(policy.prompt, 'auto'),
+        return Player(policy, self._worlds(), self._environment.commanders(policy.prompt, self._options.illegal_rule),
                       checkpoint=Path(source).name)
 
     def _worlds(self) -> WorldPool:

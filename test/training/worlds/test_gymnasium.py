@@ -237,6 +237,8 @@ LIST = ('--actions', *ACTIONS)
     (['train', *RUN, *LIST, '--import', 'no_such_module'], 'no_such_module'),
     (['train', *RUN, '--actions', 'go', 'wait'], 'has 3 actions, but actions names 2'),
     (['evaluate', *RUN], 'actions is missing'),
+    (['evaluate', *RUN, *LIST, '--illegal-rule', 'lost_turn'], 'no turn without an action'),
+    (['compare', 'a', 'b', '--illegal-rule', 'random'], 'no list of actions'),
     (['evaluate', *RUN, *LIST, '--world', 'shifted'], 'knows no world'),
     (['evaluate', *RUN, '--actions', 'go', 'wait'], 'has 3 actions, but actions names 2'),
 ])
@@ -319,6 +321,15 @@ def test_a_checkpoint_is_evaluated_under_its_own_prompt_and_refused_under_anothe
     assert result['n'] == 2 and result['turns'] == 3 and result['task'] == 'test/Rooms-v0'
     assert main([*command, '--prompt', 'another']) == 2
     assert 'prompt template differs' in capsys.readouterr().err
+
+
+def test_a_checkpoint_is_evaluated_under_the_rule_for_illegal_outputs_that_it_was_trained_with(finished, tmp_path):
+    command = ['evaluate', '--env', 'gymnasium', '--env-id', 'test/MaskedRooms-v0', *LIST, '--checkpoint',
+               str(finished / 'checkpoints' / 'latest'), '--episodes', '2', '--unconstrained', '--out']
+    assert main([*command, str(tmp_path / 'r.json'), '--illegal-rule', 'first_match', '--worlds', '2']) == 0
+    result = json.loads((tmp_path / 'r.json').read_text())
+    after = json.loads((finished / 'summary.json').read_text())['after']
+    assert result['illegal_rule'] == 'first_match' and result['suites'][0]['return'] == after['return']
 
 
 @pytest.mark.parametrize('fault', ['step', 'reset'])

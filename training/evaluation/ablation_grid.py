@@ -103,7 +103,7 @@ def load_ablation(name: str, runs_dir: str) -> Ablation:
     for variant, fields in variants.items():
         for seed in grid.seeds:
             owned = {'runs_dir': runs_dir, 'run_name': f'{path.stem}/{variant}/seed{seed}', 'seed': seed,
-                     'eval_episodes': 0, 'attach': []}
+                     'eval_episodes': 0, **({'attach': []} if plain.env == 'cell' else {})}
             cells.append(Cell(variant, merge(TrainConfig, base, {**fields, **owned}, f'{path}: {variant}')))
     task, world = plain.scene
     asked = grid.evaluate

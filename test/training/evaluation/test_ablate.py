@@ -163,6 +163,19 @@ def test_a_changed_grid_does_not_go_on_with_the_runs_of_the_old_one(ablated, sma
     assert 'learning_rate' in capsys.readouterr().err.splitlines()[-1]
 
 
+def test_an_ablation_in_a_gymnasium_environment_measures_as_it_trains(brief_model, tmp_path):
+    base = {'env': 'gymnasium', 'env_id': 'vlm_agent_ros/NumberLine-v0', 'import': 'sim_worlds.games',
+            'actions': ['+', '-'], 'prompt': '{task}', 'model': str(brief_model), 'worlds': 2, 'decisions': 4,
+            'decisions_per_update': 4, 'epochs': 1, 'half_batches': False, 'constrained': False}
+    path = write_grid(tmp_path, base=base, grid={'illegal_rule': ['auto', 'first_match']}, seeds=[0],
+                      evaluate={'episodes': 2})
+    assert main(['ablate', path, '--runs-dir', str(tmp_path / 'runs'), '--out', str(tmp_path / 'out.json'),
+                 '--jobs', '2']) == 0
+    measured = [json.loads(file.read_text()) for file in sorted(tmp_path.glob('runs/grid/*/seed0/evaluation.json'))]
+    assert [(result['illegal_rule'], result['constrained']) for result in measured] == [
+        ('auto', False), ('first_match', False)]
+
+
 def test_a_run_that_fails_is_left_out_and_told(ablated, small_grid, tmp_path, capsys):
     checkpoints = ablated / 'runs' / 'grid' / 'guard_coef=0.5' / 'seed1' / 'checkpoints'
     evaluation = checkpoints.with_name('evaluation.json')

@@ -323,13 +323,17 @@ def test_a_checkpoint_is_evaluated_under_its_own_prompt_and_refused_under_anothe
     assert 'prompt template differs' in capsys.readouterr().err
 
 
-def test_a_checkpoint_is_evaluated_under_the_rule_for_illegal_outputs_that_it_was_trained_with(finished, tmp_path):
+def test_an_evaluation_follows_the_rule_for_illegal_outputs_that_is_asked_for(finished, tmp_path, monkeypatch):
+    own, rules = GymnasiumEnvironment.commanders, []
+    monkeypatch.setattr(GymnasiumEnvironment, 'commanders',
+                        lambda env, prompt, rule: rules.append(rule) or own(env, prompt, rule))
     command = ['evaluate', '--env', 'gymnasium', '--env-id', 'test/MaskedRooms-v0', *LIST, '--checkpoint',
                str(finished / 'checkpoints' / 'latest'), '--episodes', '2', '--unconstrained', '--out']
     assert main([*command, str(tmp_path / 'r.json'), '--illegal-rule', 'first_match', '--worlds', '2']) == 0
     result = json.loads((tmp_path / 'r.json').read_text())
     after = json.loads((finished / 'summary.json').read_text())['after']
-    assert result['illegal_rule'] == 'first_match' and result['suites'][0]['return'] == after['return']
+    assert rules == ['first_match'] == [result['illegal_rule']]
+    assert result['suites'][0]['return'] == after['return']
 
 
 @pytest.mark.parametrize('fault', ['step', 'reset'])

@@ -121,6 +121,7 @@ class SftTrainer:
         dataset = DemonstrationDataset.load([Path(path).expanduser() for path in config.data])
         if not config.cot:
             dataset = dataclasses.replace(dataset, thoughts=np.full(len(dataset), '', object))
+        _check_thoughts(config, dataset)
         weights = sample_weights(dataset, config.weights)
         if not (dataset.objects[..., 3] > 0).any() and (config.vision.steps or config.grounding_weight):
             raise UserError(f'{", ".join(config.data)}: nothing is known of the objects in the images (column objects, '
@@ -290,6 +291,16 @@ class SftTrainer:
 def _plain(config: SftConfig) -> Any:
     """The configuration as it reads back from JSON."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def _check_thoughts(config: SftConfig, dataset: DemonstrationDataset) -> None:
+    """Refuse what the policy would learn to write and never may."""
+    limit = load_model_config(config.model).decoding.max_thought_chars
+    longest = max((str(thought) for thought in dataset.thoughts), key=len, default='')
+    if len(longest) > limit:
+        raise UserError(f'{", ".join(config.data)}: a thought has {len(longest)} characters ({longest[:60]!r}…), but '
+                        f'decoding.max_thought_chars of the models file {config.model} allows {limit}: raise that, '
+                        'record shorter thoughts, or set cot to false')
 
 
 def _load_model(config: SftConfig, device: torch.device) -> tuple[Any, Any]:

@@ -155,6 +155,14 @@ def test_without_thoughts_the_outputs_are_learned_with_empty_ones(tmp_path, demo
     assert all(text.startswith('{"thoughts": "", "action": "pick ') for text in texts)
 
 
+def test_thoughts_that_the_policy_may_never_write_are_refused(tmp_path, demonstrations):
+    models = tmp_path / 'short.yaml'
+    models.write_text(f'base: {tmp_path}\ndecoding: {{max_thought_chars: 9}}\n')
+    with pytest.raises(UserError, match=r'has 13 characters.*max_thought_chars.*allows 9'):
+        SftTrainer(configure(demonstrations, model=str(models)), tmp_path / 'run')
+    assert SftTrainer(configure(demonstrations, model=str(models), cot=False), tmp_path / 'run')
+
+
 def test_prompts_are_encoded_in_parts_as_they_would_be_at_once(tmp_path, demonstrations, monkeypatch):
     whole = SftTrainer(configure(demonstrations), tmp_path / 'm').data.prompts
     monkeypatch.setattr('training.sft.sft_data._ENCODED_AT_ONCE', 1)

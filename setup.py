@@ -48,7 +48,7 @@ setup(
         'train': ['psutil', 'pyarrow', 'rich', 'tensorboard', 'tokenizers'],
         # ROS 2 Jazzy from wheels, for machines without a ROS installation.
         'ros': ['ros-rclpy[fastrtps]==7.1.6', 'ros-jazzy-common-interfaces'],
-        'cluster': ['ray>=2.40'],  # training on several machines
+        'cluster': ['accelerate>=1', 'ray>=2.40'],  # training on several machines or GPUs
         'bench': ['panda-gym>=3'],  # what `vlm-agent bench` compares the simulated cell with
         'dev': ['mypy', 'pytest', 'pytest-timeout', 'pytest-xdist', 'ruff', 'setuptools>=70.1'],
     },

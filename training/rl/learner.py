@@ -8,6 +8,7 @@ exactly.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from ..device_memory import with_memory_advice
 from ..seeds import keyed_seed
 from .algorithms import Batch, Sample, make_algorithm
 from .algorithms.base import Algorithm, pad
+from .learner_group import LearnerGroup, packed, unpacked
 from .losses import kl_estimate, token_mean, token_weights
 
 
@@ -32,11 +34,15 @@ class Learner:
         config: Algorithm, loss and optimisation.
         seed: Seed of the run; the order of decisions is a function of it and of the number of the update.
         algorithm: Takes the place of the configuration's.
+        group: Other processes that learn with this one, each in its ``follow``; the first one's ``update`` leads them.
     """
 
-    def __init__(self, policy: Policy, config: TrainConfig, seed: int, algorithm: Algorithm | None = None) -> None:
+    def __init__(self, policy: Policy, config: TrainConfig, seed: int, algorithm: Algorithm | None = None,
+                 group: LearnerGroup | None = None) -> None:
         self.policy, self.config, self.seed = policy, config, seed
         self.algorithm = algorithm or make_algorithm(config)
+        self.group = group
+        self._led = -1  # number of the last update after which the others had the same weights
         self._adapter = [p for p in policy.adapter_parameters() if p.requires_grad]
         self._value_head = list(policy.value_parameters())
         self.optimizer = torch.optim.Adam(
@@ -67,6 +73,8 @@ class Learner:
             UserError: The memory of the device does not suffice; the weights are then those of any step of the update.
         """
         size = self.config.micro_batch_size
+        if self.group is not None and self.group.rank == 0:
+            self.group.tell((self._led_state(number), samples, number, temperature, progress))
 
         def work() -> dict[str, float]:
             with self.policy.cached_vision(self.config.vision_cache_mib * 2**20):
@@ -111,8 +119,29 @@ class Learner:
         adapter_rate, value_rate = self.learning_rates(progress)
         if self.algorithm.critic and samples:
             statistics.add(1, explained_variance=_explained_variance(samples))
+        if self.group is not None:
+            statistics.combine(self.group)
         return {**statistics.means(), 'learned_share': len(learned) / max(len(samples), 1), 'optimiser_steps': steps,
                 'stopped_early': float(stopped), 'learning_rate': adapter_rate, 'value_learning_rate': value_rate}
+
+    def follow(self) -> None:
+        """Take part in the updates that the first process of the group leads, until it ends."""
+        assert self.group is not None, 'nobody leads a learner alone'
+        while (told := self.group.hear()) is not None:
+            state, samples, number, temperature, progress = told
+            if state:
+                parameters, optimizer = unpacked(state)
+                with torch.no_grad():
+                    for parameter, value in zip((*self._adapter, *self._value_head), parameters):
+                        parameter.copy_(value)
+                self.load_state_dict(optimizer)
+            self.update(samples, number=number, temperature=temperature, progress=progress)
+
+    def _led_state(self, number: int) -> bytes:
+        """Weights and optimiser for the others; nothing where the last update has left them the same."""
+        same, self._led = number == self._led + 1 and number > 0, number
+        trained = [parameter.detach() for parameter in (*self._adapter, *self._value_head)]
+        return b'' if same else packed((trained, self.state_dict()))
 
     def state_dict(self) -> dict[str, Any]:
         """State of the optimiser, for an exact resume."""
@@ -143,14 +172,21 @@ class Learner:
         # Decisions of similar length share a forward pass, so that little of it is padding.
         by_length = sorted(minibatch.tolist(), key=lambda i: len(samples[i].decision.token_ids))
         kl = torch.zeros((), dtype=torch.float64)
-        for start in range(0, len(by_length), self.config.micro_batch_size):
+        for start in self._share(len(by_length)):
             indices = by_length[start:start + self.config.micro_batch_size]
             batch = [samples[i] for i in indices]
             rows = [reference[i] for i in indices] if reference else None
             loss, approx_kl, correction = self._loss(batch, temperature, rows, value_only, bool(guard), statistics)
             (loss * (len(batch) / len(minibatch)) + guard * correction).backward()
             kl = kl.to(approx_kl.device) + approx_kl.double() * len(batch) / len(minibatch)
+        if self.group is not None:
+            self.group.add([kl])
         return kl
+
+    def _share(self, count: int) -> Sequence[int]:
+        """Where the forward passes begin that this process makes of so many decisions."""
+        starts = range(0, count, self.config.micro_batch_size)
+        return starts if self.group is None else self.group.share(starts)
 
     def _loss(self, samples: list[Sample], temperature: float, reference: list[torch.Tensor] | None, value_only: bool,
               guarded: bool, statistics: _Statistics) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -204,12 +240,17 @@ class Learner:
     def _correct(self, corrected: list[Sample], weight: float, statistics: _Statistics) -> None:
         """Gradients of corrections alone, each times ``weight``."""
         size = self.config.micro_batch_size
-        for batch in (corrected[start:start + size] for start in range(0, len(corrected), size)):
+        for batch in (corrected[start:start + size] for start in self._share(len(corrected))):
             (weight * self._guard_loss(batch, self._evaluate([], batch, 1.0)[1], statistics)).backward()
 
     def _step(self, value_only: bool, statistics: _Statistics) -> None:
         # Two norms, so that a large value error does not shrink the step of the policy.
         limit = self.config.max_grad_norm or math.inf
+        trained = self._value_head if value_only else [*self._adapter, *self._value_head]
+        if self.group is not None:
+            for parameter in trained:  # another process may have a gradient where this one had nothing to read
+                parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            self.group.add([parameter.grad for parameter in trained if parameter.grad is not None])
         if value_only:
             for parameter in self._adapter:
                 parameter.grad = None
@@ -258,6 +299,13 @@ class _Statistics:
     def first(self, name: str, value: float | torch.Tensor) -> None:
         if name not in self._sums:
             self.add(1, **{name: value})
+
+    def combine(self, group: LearnerGroup) -> None:
+        """Take in what the other processes have counted."""
+        own = {name: (float(total), self._weights[name]) for name, total in self._sums.items()}
+        parts = group.gather(own)
+        self._sums = {name: sum(part[name][0] for part in parts if name in part) for part in parts for name in part}
+        self._weights = {name: sum(part[name][1] for part in parts if name in part) for part in parts for name in part}
 
     def means(self) -> dict[str, float]:
         return {name: float(total) / self._weights[name] for name, total in self._sums.items()}

@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # these bring PyTorch and the simulator with them
     from vlm_agent_ros.policy.policy import Policy
 
     from ..worlds.environment import Environment
+    from .learner_group import LearnerGroup
     from .resume import ResumePoint
     from .rollout import Players
 
@@ -59,21 +60,42 @@ def run(args: argparse.Namespace) -> None:
     # After the environment, because these bring PyTorch.
     from vlm_agent_ros.checkpoint import open_checkpoint, restore_policy
 
-    from ..progress import Progress
     from ..session import use_threads
+    from .learner_group import learner_group
+
+    use_threads(config.torch_threads)
+    with learner_group() as group:
+        policy = policy_of(config, environment)
+        if group is not None and group.rank > 0:
+            _follow(config, policy, group)
+            return
+        checkpoint = resume.checkpoint if resume else None
+        if checkpoint is not None:
+            restore_policy(open_checkpoint(checkpoint), policy)  # refuses another model before any world is started
+        summary = _lead(config, environment, policy, path, checkpoint, group, started)
+    print(_closing_words(summary, path), flush=True)
+
+
+def _lead(config: TrainConfig, environment: Environment, policy: Policy, path: Path, checkpoint: Path | None,
+          group: LearnerGroup | None, started: float) -> dict[str, Any]:
+    """The run; the content of its summary.json."""
+    from ..progress import Progress
     from .run_folder import RunFolder
     from .trainer import Trainer
 
-    use_threads(config.torch_threads)
-    policy = policy_of(config, environment)
-    checkpoint = resume.checkpoint if resume else None
-    if checkpoint is not None:
-        restore_policy(open_checkpoint(checkpoint), policy)  # refuses another model before any world is started
     with _players(config, environment, policy, path / 'logs') as players:
         commander_of = environment.commanders(policy.prompt, config.illegal_rule)
-        trainer = Trainer(config, RunFolder(path), policy, players, commander_of, Progress(), checkpoint)
-        summary = trainer.run(started)
-    print(_closing_words(summary, path), flush=True)
+        trainer = Trainer(config, RunFolder(path), policy, players, commander_of, Progress(), checkpoint, group)
+        return trainer.run(started)
+
+
+def _follow(config: TrainConfig, policy: Policy, group: LearnerGroup) -> None:
+    """What a process of the learner does that is not the first."""
+    from ..session import use_threads
+    from .learner import Learner
+
+    use_threads(config.update_threads)
+    Learner(policy, config, config.seed, group=group).follow()
 
 
 def policy_of(config: TrainConfig, environment: Environment) -> Policy:

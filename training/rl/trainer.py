@@ -31,6 +31,7 @@ from ..session import machine, use_threads, versions
 from ..worlds.commands import REJECTIONS, CommanderOf
 from ..worlds.episodes import Episode, EpisodePlayer
 from .learner import Learner, require_reference
+from .learner_group import LearnerGroup
 from .rollout import Players, TrainingSchedule, collect
 from .run_folder import RunFolder
 from .staleness import corrected
@@ -83,14 +84,16 @@ class Trainer:
         commander_of: Commanders of these worlds.
         progress: What the user sees.
         resume: Checkpoint to continue from.
+        group: Processes that learn with this one.
     """
 
     def __init__(self, config: TrainConfig, folder: RunFolder, policy: Policy, players: Players,
-                 commander_of: CommanderOf, progress: Progress, resume: Path | None = None) -> None:
+                 commander_of: CommanderOf, progress: Progress, resume: Path | None = None,
+                 group: LearnerGroup | None = None) -> None:
         self.config, self.folder, self.policy, self.players = config, folder, policy, players
         self.commander_of, self.progress = commander_of, progress
         require_reference(policy, config)
-        self.learner = Learner(policy, config, config.seed)
+        self.learner = Learner(policy, config, config.seed, group=group)
         self.state = RunState(opened=[0] * config.groups)
         if resume is not None:
             self.state = RunState(**restore_training(resume, self.learner))

@@ -75,6 +75,29 @@ def test_a_physical_cell_is_refused_until_its_camera_is_calibrated(name: str) ->
         load_cell(name)
 
 
+@pytest.mark.parametrize('key', ['width', 'height', 'fov_deg', 'position', 'target'])
+def test_a_calibration_that_was_left_out_is_asked_for(tmp_path: Path, content: dict[str, Any], key: str) -> None:
+    del content['camera'][key]
+    with pytest.raises(UserError, match=rf"mine\.yaml: camera: key '{key}' is missing: add it \("):
+        load(tmp_path, content)
+
+
+@pytest.mark.parametrize('view', [
+    {'position': [850.0, 0.0, 850.0], 'target': [520.0, 0.0, 0.0]},  # in millimetres
+    {'target': [2.0, 0.0, 0.0]}, {'target': [0.85, 0.3, 1.85]}])
+def test_a_camera_that_does_not_see_the_workspace_is_refused(tmp_path: Path, content: dict[str, Any],
+                                                             view: dict[str, Any]) -> None:
+    content['camera'] |= view
+    with pytest.raises(UserError, match=r'mine\.yaml: by camera\.position.*no image cell shows .* in metres'):
+        load(tmp_path, content)
+
+
+def test_a_camera_without_a_view_is_refused(tmp_path: Path, content: dict[str, Any]) -> None:
+    content['camera']['target'] = content['camera']['position']
+    with pytest.raises(UserError, match=r'mine\.yaml: camera\.target must differ from camera\.position'):
+        load(tmp_path, content)
+
+
 @pytest.mark.parametrize('name', PHYSICAL)
 def test_skills_reach_the_table_of_a_physical_cell_and_pass_its_rules(name: str, tmp_path: Path) -> None:
     cell = shipped(find_config('cells', name), tmp_path)

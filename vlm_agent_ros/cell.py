@@ -124,7 +124,19 @@ class Cell:
         if not self.camera.calibrated:
             raise UserError(f'{source}: camera.calibrated is false, so that image cells point nowhere: calibrate the '
                             'camera, write its position, target and fov_deg there, and set it to true')
+        if not any(self._is_inside(column, row) for row in range(self.grid) for column in range(self.grid)):
+            raise UserError(f'{source}: by camera.position, target and fov_deg no image cell shows a point within '
+                            'workspace.low and high: give the calibration in metres, in robot.base_frame')
         self.audit.check(source)
+
+    def _is_inside(self, column: int, row: int) -> bool:
+        """Whether an image cell shows a point over which the tool may be."""
+        try:
+            point = self.cell_to_table(column, row)[:2]
+        except UserError:  # it looks past the table
+            _ = self.camera.rotation  # unless it is no view at all
+            return False
+        return bool((point >= self.workspace.low[:2]).all() and (point <= self.workspace.high[:2]).all())
 
     @property
     def urdf_path(self) -> Path:

@@ -115,7 +115,8 @@ def parse(cls: type[T], mapping: dict[str, Any], source: str) -> T:
             values[field.name] = _convert(hints[field.name], mapping[key], f'{source}: {key}')
             check_range(field, values[field.name], f'{source}: {key}')
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            raise UserError(f'{source}: key {key!r} is missing')
+            what = field.metadata.get('help')
+            raise UserError(f'{source}: key {key!r} is missing: add it' + (f' ({what})' if what else ''))
     return cls(**values)
 
 

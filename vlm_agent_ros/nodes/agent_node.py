@@ -93,6 +93,7 @@ class AgentNode(ManagedNode):
         started = time.monotonic()
         self._releases = Releases(self, self._settings, self._switch, self._on_verdict)
         decider = self._releases.deciding
+        interface.check_names(self, decider.cell.topics)
         self._monitor = MotionMonitor(decider.cell)
         self._tasks = TaskPolicy(decider.cell.tasks)
         self._subscribe()

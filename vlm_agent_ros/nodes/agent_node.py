@@ -286,10 +286,9 @@ class AgentNode(ManagedNode):
 
     def _refuse_old(self, joints: JointState, topic: str, limit_s: float) -> None:
         """The gate would refuse what rests on an old joint state, and a robot that is off is no checkpoint's fault."""
-        age_s = (self._now_ns() - to_ns(joints.header.stamp)) * 1e-9
-        if age_s > limit_s:
-            raise UserError(f'{topic}: the newest joint state is {age_s:.1f} s old, allowed are {limit_s:g} s: see '
-                            "that the robot's driver runs, and that the clocks of both computers agree")
+        if (self._now_ns() - to_ns(joints.header.stamp)) * 1e-9 > limit_s:
+            raise UserError(f"{topic}: the newest joint state is more than {limit_s:g} s old: see that the "
+                            "robot's driver runs, and that the clocks of both computers agree")
 
     def _finish(self, future: Future[Decided], observation: Observation) -> None:
         self._thinking = None

@@ -200,6 +200,17 @@ def test_what_contradicts_itself_is_refused(tmp_path: Path, content: dict[str, A
         load(tmp_path, content)
 
 
+@pytest.mark.parametrize(('key', 'value', 'message'), [
+    ('name', '../line', "name is '../line', but evidence"), ('name', '', "name is ''"),
+    ('path', '/etc', "unknown key 'path'"),
+    ('tasks', {'allow': ['a' * 300]}, r'longer than tasks\.max_length \(200\)')])
+def test_what_could_not_be_used_as_it_stands_there_is_refused(tmp_path: Path, content: dict[str, Any], key: str,
+                                                              value: object, message: str) -> None:
+    content[key] = value
+    with pytest.raises(UserError, match=rf'mine\.yaml: .*{message}'):
+        load(tmp_path, content)
+
+
 def test_swapped_position_limits_are_refused(tmp_path: Path, content: dict[str, Any]) -> None:
     content['robot'] |= {'min_position': [1.0] * 8, 'max_position': [-1.0] * 8}
     with pytest.raises(UserError, match=r'mine\.yaml: robot\.min_position of panda_joint1 .* swap them'):
@@ -211,6 +222,7 @@ def test_swapped_position_limits_are_refused(tmp_path: Path, content: dict[str, 
     ('robot', 'gripper_closed', 0.05, r'gripper_closed puts panda_finger_joint1 at 0\.05, but its limits are'),
     ('robot', 'home', [0.0, -45.0, 0.0, -135.0, 0.0, 90.0, 45.0], r'robot\.home puts panda_joint2 at -45, but'),
     ('robot', 'tool_frame', 'tcp', r"frame 'tcp' is not a link of panda\.urdf: correct .*robot\.tool_frame"),
+    ('workspace', 'keep_out', [{'name': 'hall', 'low': [-1, -1, -1], 'high': [2, 2, 2]}], "the tool is in .* 'hall'"),
     ('workspace', 'low', [0.6, -0.4, 0.005], r'at robot\.home the tool is at \(.*\) m, outside of workspace\.low')])
 def test_what_does_not_fit_the_urdf_is_refused(tmp_path: Path, content: dict[str, Any], section: str, key: str,
                                                value: object, message: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,6 +102,9 @@ class Cell:
 
     def __post_init__(self) -> None:
         source, robot = self.path or self.name, self.robot
+        if not re.fullmatch(r'\w[\w.-]*', self.name):
+            raise UserError(f'{source}: name is {self.name!r}, but evidence and releases are kept in files of that '
+                            'name: give letters, digits, _, - and dots')
         joints = len(robot.joints)
         for key in ('max_velocity', 'max_acceleration', 'max_jerk', 'min_position', 'max_position'):
             optional = key.endswith('position')
@@ -208,8 +212,11 @@ def load_cell(name: str) -> Cell:
         UserError: The file is missing or has a key that is unknown or out of range.
     """
     path = find_config('cells', name)
+    content = load_yaml(path)
+    if 'path' in content:
+        raise UserError(f"{path}: unknown key 'path': remove it, the path of the file is its own")
     try:
-        return parse(Cell, {**load_yaml(path), 'path': str(path)}, str(path))
+        return parse(Cell, {**content, 'path': str(path)}, str(path))
     except UserError as error:
         if str(error).startswith(str(path)):
             raise

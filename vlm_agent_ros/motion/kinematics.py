@@ -81,6 +81,10 @@ class Kinematics:
             place = ', '.join(f'{value:.3f}' for value in tool)
             raise UserError(f'{cell.path}: at robot.home the tool is at ({place}) m, outside of workspace.low and '
                             'high, from where every motion would be refused: correct one of them')
+        for box in space.keep_out:
+            if ((tool >= box.low) & (tool <= box.high)).all():
+                raise UserError(f'{cell.path}: at robot.home the tool is in workspace.keep_out {box.name!r}, from '
+                                'where every motion would be refused: correct one of them')
 
     def forward(self, arm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Pose of the tool frame.

@@ -28,6 +28,8 @@ ARGUMENTS = [
     DeclareLaunchArgument('namespace', default_value='', description='namespace of the cell, e.g. cell_3'),
     DeclareLaunchArgument('audit', default_value='true', choices=['true', 'false'],
                           description='record everything that is seen, decided and commanded'),
+    DeclareLaunchArgument('image_transport', default_value='raw', choices=['raw', 'compressed'],
+                          description='which images of the camera agent and audit log subscribe to'),
     DeclareLaunchArgument('approve_timeout_s', default_value='30.0',
                           description='no answer of the operator for so long is a no, s'),
     DeclareLaunchArgument('emulator', default_value='',
@@ -57,14 +59,15 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     timeout_s = seconds('approve_timeout_s', given['approve_timeout_s'])
     gate = {'cell': cell.path, 'mode': given['mode'], 'approve_timeout_s': timeout_s}
     # An operator takes a while: the agent waits a little longer than the gate does.
-    agent = {'cell': cell.path, 'model': given['checkpoint'], 'proposal_timeout_s': timeout_s + 5.0, 'autostart': True}
+    sees = {'cell': cell.path, 'image_transport': given['image_transport']}
+    agent = {**sees, 'model': given['checkpoint'], 'proposal_timeout_s': timeout_s + 5.0, 'autostart': True}
     names = remappings(cell.topics)
     transport = [SetEnvironmentVariable(name, value) for name, value in loopback(context.environment).items()]
     nodes = [*transport, node('gate_node', gate, given, names), node('agent_node', agent, given, names, respawn=True)]
     if given['audit'] == 'true':
-        nodes.append(node('audit_node', {'cell': cell.path}, given, names, respawn=True))
+        nodes.append(node('audit_node', sees, given, names, respawn=True))
     if given['emulator']:
-        check_emulated(given['emulator'], cell.path)
+        check_emulated(given['emulator'], cell.path, given['image_transport'])
         line = {'world': given['emulator'], 'task': given['task'], 'inspection': True}
         nodes.append(node('cell_emulator', line, given, []))
     return nodes
@@ -90,12 +93,14 @@ def seconds(argument: str, given: str) -> float:
         raise UserError(f'{argument} is {given!r}, which is no number: give seconds, such as 30.0') from error
 
 
-def check_emulated(world: str, cell: str) -> None:
-    """Refuse to emulate another cell than the one that gate and agent are told of."""
+def check_emulated(world: str, cell: str, image_transport: str = 'raw') -> None:
+    """Refuse to emulate another cell than the one that gate and agent are told of, or a camera that it has not."""
     from sim_worlds.world_file import load_world
     from vlm_agent_ros.cell import load_cell
     from vlm_agent_ros.errors import UserError
 
+    if image_transport != 'raw':
+        raise UserError(f'image_transport is {image_transport}, but the emulated camera sends raw images: leave it out')
     emulated = load_cell(load_world(world).cell).path
     if Path(emulated).resolve() != Path(cell).resolve():
         raise UserError(f'world {world} is of the cell {emulated}, but cell is {cell}: give the same to both')

@@ -18,6 +18,7 @@ from .truth import SceneTruth
 
 TOLERANCE = 2  # cells by which a stated coordinate may be off; a cell is about 1.2 cm of the table
 CLEARANCE = 4  # cells from everything else at which the table counts as free to put something down
+OCCUPIED = 3  # cells from a cube within which a spot of a container is taken: the two would overlap
 
 _SEPARATOR = re.compile(r'\s*,\s*')
 _AT = re.compile(r'(.+) at (\d\d) (\d\d)(?: within (\d+))?')
@@ -32,6 +33,11 @@ class Place(NamedTuple):
     name: str
     cell: Cell
     reach: int
+
+    @property
+    def has_spots(self) -> bool:
+        """Whether it has room for several cubes, and is spoken of by a free spot."""
+        return self.reach > TOLERANCE
 
 
 def true_statements(truth: SceneTruth) -> str:
@@ -54,9 +60,9 @@ def true_statements(truth: SceneTruth) -> str:
 def judge(thought: str, scene: str) -> list[bool]:
     """Whether each statement of a thought agrees with a scene.
 
-    An item is where one of its name is, within ``TOLERANCE`` or what the scene says; everything else must be said in
-    the scene's words. The conclusion, ``so <action>``, must act on a place that the thought has stated, or put down
-    where the table is free.
+    An item is where one of its name is, within ``TOLERANCE``; what has room for several cubes is where it has room, so
+    within what the scene says and not where another cube lies. Everything else must be said in the scene's words. The
+    conclusion, ``so <action>``, must act on a place that the thought has stated, or put down where the table is free.
 
     Args:
         thought: What a policy wrote.
@@ -69,13 +75,14 @@ def judge(thought: str, scene: str) -> list[bool]:
     places = [place for fact in facts if (place := _place(fact))]
     statements = [part for part in _SEPARATOR.split(thought.strip()) if part]
     stated = [place for part in statements if (place := _place(part))]
+    left = _not_meant(places, stated)
     verdicts = []
     for part in statements:
         if part.startswith('so '):
             verdicts.append(len(statements) > 1 and _follows(part, stated, places))
         elif place := _place(part):
             verdicts.append(any(place.name == true.name and _near(place.cell, true.cell, true.reach)
-                                for true in places))
+                                and not (true.has_spots and _taken(place.cell, left)) for true in places))
         else:
             verdicts.append(part in facts)
     return verdicts
@@ -110,6 +117,20 @@ def _follows(conclusion: str, stated: list[Place], places: list[Place]) -> bool:
     if any(_near(cell, place.cell) for place in stated):
         return True
     return conclusion.startswith('so place ') and not any(_near(cell, place.cell, CLEARANCE) for place in places)
+
+
+def _not_meant(places: list[Place], stated: list[Place]) -> list[Place]:
+    """What stays where it is while something is done with what a thought speaks of."""
+    left = list(places)
+    for said in stated:
+        meant = [true for true in left if said.name == true.name and _near(said.cell, true.cell, true.reach)]
+        if meant:
+            left.remove(meant[0])
+    return left
+
+
+def _taken(spot: Cell, left: list[Place]) -> bool:
+    return any(_near(spot, place.cell, OCCUPIED) for place in left if not place.has_spots)
 
 
 def _near(a: Cell, b: Cell, distance: int = TOLERANCE) -> bool:

@@ -46,7 +46,7 @@ def test_the_vertical_field_of_view_spans_the_image_height(camera: Camera) -> No
 
 
 def test_a_pixel_above_the_horizon_is_refused() -> None:
-    level = Camera(position=(0.0, 0.0, 1.0), target=(1.0, 0.0, 1.0))
+    level = Camera(width=128, height=128, fov_deg=40.0, position=(0.0, 0.0, 1.0), target=(1.0, 0.0, 1.0))
     with pytest.raises(UserError, match='looks past the table'):
         level.pixel_to_plane(64.0, 10.0, 0.0)
     assert level.pixel_to_plane(64.0, 120.0, 0.0)[2] == 0.0
@@ -55,4 +55,4 @@ def test_a_pixel_above_the_horizon_is_refused() -> None:
 @pytest.mark.parametrize('target', [(1.0, 0.0, 0.8), (1.0, 0.0, 0.0)])
 def test_a_view_without_an_up_direction_is_refused(target: tuple[float, float, float]) -> None:
     with pytest.raises(UserError, match='target'):
-        _ = Camera(position=(1.0, 0.0, 0.8), target=target).rotation
+        _ = Camera(width=128, height=128, fov_deg=40.0, position=(1.0, 0.0, 0.8), target=target).rotation

@@ -75,6 +75,29 @@ def test_a_physical_cell_is_refused_until_its_camera_is_calibrated(name: str) ->
         load_cell(name)
 
 
+@pytest.mark.parametrize('key', ['width', 'height', 'fov_deg', 'position', 'target'])
+def test_a_calibration_that_was_left_out_is_asked_for(tmp_path: Path, content: dict[str, Any], key: str) -> None:
+    del content['camera'][key]
+    with pytest.raises(UserError, match=rf"mine\.yaml: camera: key '{key}' is missing: add it \("):
+        load(tmp_path, content)
+
+
+@pytest.mark.parametrize('view', [
+    {'position': [850.0, 0.0, 850.0], 'target': [520.0, 0.0, 0.0]},  # in millimetres
+    {'target': [2.0, 0.0, 0.0]}, {'target': [0.85, 0.3, 1.85]}])
+def test_a_camera_that_does_not_see_the_workspace_is_refused(tmp_path: Path, content: dict[str, Any],
+                                                             view: dict[str, Any]) -> None:
+    content['camera'] |= view
+    with pytest.raises(UserError, match=r'mine\.yaml: by camera\.position.*no image cell shows .* in metres'):
+        load(tmp_path, content)
+
+
+def test_a_camera_without_a_view_is_refused(tmp_path: Path, content: dict[str, Any]) -> None:
+    content['camera']['target'] = content['camera']['position']
+    with pytest.raises(UserError, match=r'mine\.yaml: camera\.target must differ from camera\.position'):
+        load(tmp_path, content)
+
+
 @pytest.mark.parametrize('name', PHYSICAL)
 def test_skills_reach_the_table_of_a_physical_cell_and_pass_its_rules(name: str, tmp_path: Path) -> None:
     cell = shipped(find_config('cells', name), tmp_path)
@@ -157,7 +180,12 @@ def test_every_joint_needs_its_limit(tmp_path: Path, content: dict[str, Any], ke
     ('robot', 'gripper_joints', ['panda_joint1'], 'every joint once'),
     ('robot', 'holding_range', [0.03, 0.01], 'holding_range'),
     ('robot', 'max_jerk', [0.0] * 8, 'max_jerk is 0.0'),
-    ('workspace', 'low', [0.25, 0.5, 0.005], 'workspace.low'),
+    ('robot', 'holding_range', [0.5, 0.6], r'holding_range must lie between robot\.gripper_closed \(0\)'),
+    ('workspace', 'low', [0.25, 0.5, 0.005], 'workspace.low .*: swap them'),
+    ('workspace', 'table_z', 0.9, r'plane_z is 0\.022, but must lie between workspace\.table_z \(0\.9\)'),
+    ('workspace', 'plane_z', 22.0, r'plane_z is 22, but must lie .* workspace\.high \(0\.8\), all in m'),
+    ('motion', 'approach_height', 0.025, r'release_height is 0\.03, but must be less than motion\.approach_height'),
+    ('motion', 'stack_height', 0.2, r'stack_height is 0\.2, but must be less than motion\.approach_height \(0\.12\)'),
     ('workspace', 'keep_out', [{'name': 'post', 'low': [1, 0, 0], 'high': [0, 1, 1]}], r"keep_out 'post': low .* swap"),
     ('robot', 'min_position', [0.0] * 7, 'min_position must have 8 entries'),
     ('robot', 'gripper_open', 0.0, 'gripper_open and robot.gripper_closed must differ'),
@@ -172,14 +200,42 @@ def test_what_contradicts_itself_is_refused(tmp_path: Path, content: dict[str, A
         load(tmp_path, content)
 
 
+@pytest.mark.parametrize(('key', 'value', 'message'), [
+    ('name', '../line', "name is '../line', but evidence"), ('name', '', "name is ''"),
+    ('path', '/etc', "unknown key 'path'"),
+    ('tasks', {'allow': ['a' * 300]}, r'longer than tasks\.max_length \(200\)')])
+def test_what_could_not_be_used_as_it_stands_there_is_refused(tmp_path: Path, content: dict[str, Any], key: str,
+                                                              value: object, message: str) -> None:
+    content[key] = value
+    with pytest.raises(UserError, match=rf'mine\.yaml: .*{message}'):
+        load(tmp_path, content)
+
+
 def test_swapped_position_limits_are_refused(tmp_path: Path, content: dict[str, Any]) -> None:
     content['robot'] |= {'min_position': [1.0] * 8, 'max_position': [-1.0] * 8}
     with pytest.raises(UserError, match=r'mine\.yaml: robot\.min_position of panda_joint1 .* swap them'):
         load(tmp_path, content)
 
 
+@pytest.mark.parametrize(('section', 'key', 'value', 'message'), [
+    ('robot', 'gripper_closed', -0.0001, r'gripper_closed is -0\.0001'),
+    ('robot', 'gripper_closed', 0.05, r'gripper_closed puts panda_finger_joint1 at 0\.05, but its limits are'),
+    ('robot', 'home', [0.0, -45.0, 0.0, -135.0, 0.0, 90.0, 45.0], r'robot\.home puts panda_joint2 at -45, but'),
+    ('robot', 'tool_frame', 'tcp', r"frame 'tcp' is not a link of panda\.urdf: correct .*robot\.tool_frame"),
+    ('workspace', 'keep_out', [{'name': 'hall', 'low': [-1, -1, -1], 'high': [2, 2, 2]}], "the tool is in .* 'hall'"),
+    ('workspace', 'low', [0.6, -0.4, 0.005], r'at robot\.home the tool is at \(.*\) m, outside of workspace\.low')])
+def test_what_does_not_fit_the_urdf_is_refused(tmp_path: Path, content: dict[str, Any], section: str, key: str,
+                                               value: object, message: str) -> None:
+    content[section][key] = value
+    if value == 0.05:
+        content['robot']['holding_range'] = [0.041, 0.049]
+    with pytest.raises(UserError, match=rf'mine\.yaml: .*{message}'):
+        Kinematics(load(tmp_path, content))
+
+
 def test_the_stricter_of_urdf_and_cell_file_limits_a_position(tmp_path: Path, content: dict[str, Any]) -> None:
-    content['robot'] |= {'min_position': [-9.0] * 7 + [0.01], 'max_position': [1.6] * 7 + [0.04]}
+    content['robot'] |= {'min_position': [-9.0] * 7 + [0.01], 'max_position': [1.6] * 7 + [0.04],
+                         'gripper_closed': 0.01, 'holding_range': [0.012, 0.036]}
     kinematics = Kinematics(load(tmp_path, content))
     assert kinematics.upper[0] == 1.6
     assert kinematics.lower[0] == pytest.approx(-2.9671)

@@ -20,7 +20,7 @@ from vlm_agent_ros.policy.config import Decoding, LoraSettings, ModelConfig
 from vlm_agent_ros.policy.policy import Policy, PolicyInput
 from vlm_agent_ros.policy.prompt import PromptTemplate
 
-CAMERA = Camera(width=32, height=32)
+CAMERA = Camera(width=32, height=32, fov_deg=40.0, position=(1.0, 0.0, 0.8), target=(0.5, 0.0, 0.0))
 RANK_2 = LoraSettings(rank=2)
 INPUTS = [PolicyInput(np.random.default_rng(row).integers(0, 256, (32, 32, 3), np.uint8), f'task: {"x " * row}')
           for row in range(3)]

@@ -82,6 +82,18 @@ def test_a_missing_key_is_named() -> None:
         parse(Example, {}, 'file.yaml')
 
 
+def test_a_key_that_is_there_twice_is_refused_and_merged_ones_are_not(tmp_path: Path) -> None:
+    path = tmp_path / 'twice.yaml'
+    path.write_text('safety: {max_tool_speed: 0.2}\nname: x\nsafety:\n  max_rate_hz: 3\n')
+    with pytest.raises(UserError, match=r"twice\.yaml: key 'safety' is there twice, again at line 3: keep one"):
+        load_yaml(path)
+    path.write_text('a: {b: 1, b: 2}\n')
+    with pytest.raises(UserError, match=r"key 'b' is there twice"):
+        load_yaml(path)
+    path.write_text('base: &base {b: 1, c: 2}\nmine: {<<: *base, b: 3}\n')
+    assert load_yaml(path)['mine'] == {'b': 3, 'c': 2}
+
+
 def test_a_file_that_is_no_mapping_or_no_yaml_is_named(tmp_path: Path) -> None:
     path = tmp_path / 'broken.yaml'
     for content, message in (('- 1\n', 'must hold a mapping'), ('a: [1\nb: 2\n', 'is not valid YAML at line 2'),

@@ -38,6 +38,12 @@ def test_the_physical_cells_say_where_their_driver_tells_of_a_protective_stop(na
 @pytest.mark.parametrize(('topics', 'told'), [
     ({'image': 'my camera'}, "topics.image is 'my camera'"),
     ({'image': 'a', 'camera_info': 'a'}, 'topics.image and topics.camera_info are both'),
+    ({'arm_command': '/gripper_controller/joint_trajectory'}, 'topics.arm_command and topics.gripper_command are both'),
+    ({'image': 'camera/camera_info'}, 'topics.image and topics.camera_info are both'),
+    ({'protective_stop': {'topic': 'joint_states'}}, 'topics.joint_states and topics.protective_stop.topic are both'),
+    ({'arm_command': 'proposal'}, "topics.arm_command is 'proposal', on which the nodes of this package"),
+    ({'protective_stop': {'topic': 'task', 'type': 'string', 'stopped': ['x']}}, "protective_stop.topic is 'task', on"),
+    ({'protective_stop': {'topic': 'x', 'stopped': [True, False]}}, 'would always be stopped: name the one'),
     ({'imag': 'a'}, "unknown key 'imag'"),
     ({'protective_stop': {'topic': 'x', 'type': 'int'}}, 'bool, string'),
     ({'protective_stop': {'topic': 'x', 'type': 'string', 'stopped': [True]}}, 'the type is string'),

@@ -19,11 +19,12 @@ class Camera:
     robot's base frame, with the image's up direction as close to +z as possible.
     """
 
-    width: int = bounded(128, low=16, high=4096, help='image width, pixels')
-    height: int = bounded(128, low=16, high=4096, help='image height, pixels')
-    fov_deg: float = bounded(40.0, low=5.0, high=120.0, help='vertical field of view, degrees')
-    position: tuple[float, float, float] = bounded((1.0, 0.0, 0.8), help='camera centre in the base frame, m')
-    target: tuple[float, float, float] = bounded((0.5, 0.0, 0.0), help='point on the optical axis, m')
+    # None has a default: a calibration that was left out must not become that of another camera.
+    width: int = bounded(low=16, high=4096, help='image width, pixels')
+    height: int = bounded(low=16, high=4096, help='image height, pixels')
+    fov_deg: float = bounded(low=5.0, high=120.0, help='vertical field of view, degrees')
+    position: tuple[float, float, float] = bounded(help='camera centre in the base frame, m')
+    target: tuple[float, float, float] = bounded(help='point on the optical axis in the base frame, m')
     frame: str = bounded('camera_optical_frame', help='name of the optical frame')
     calibrated: bool = bounded(True, help='false in a file whose camera values are examples: such a cell is refused')
 

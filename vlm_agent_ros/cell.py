@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,6 +102,9 @@ class Cell:
 
     def __post_init__(self) -> None:
         source, robot = self.path or self.name, self.robot
+        if not re.fullmatch(r'\w[\w.-]*', self.name):
+            raise UserError(f'{source}: name is {self.name!r}, but evidence and releases are kept in files of that '
+                            'name: give letters, digits, _, - and dots')
         joints = len(robot.joints)
         for key in ('max_velocity', 'max_acceleration', 'max_jerk', 'min_position', 'max_position'):
             optional = key.endswith('position')
@@ -119,12 +123,42 @@ class Cell:
             raise UserError(f'{source}: robot.gripper_open and robot.gripper_closed must differ')
         if robot.holding_range[0] >= robot.holding_range[1]:
             raise UserError(f'{source}: robot.holding_range must begin with its lower end')
-        if any(low >= high for low, high in zip(self.workspace.low, self.workspace.high)):
-            raise UserError(f'{source}: workspace.low must be less than workspace.high in x, y and z')
+        if not (min(ends := (robot.gripper_closed, robot.gripper_open)) <= robot.holding_range[0]
+                and robot.holding_range[1] <= max(ends)):
+            raise UserError(f'{source}: robot.holding_range must lie between robot.gripper_closed '
+                            f'({robot.gripper_closed:g}) and robot.gripper_open ({robot.gripper_open:g}), m or rad')
+        self._check_heights(source)
         if not self.camera.calibrated:
             raise UserError(f'{source}: camera.calibrated is false, so that image cells point nowhere: calibrate the '
                             'camera, write its position, target and fov_deg there, and set it to true')
+        if not any(self._is_inside(column, row) for row in range(self.grid) for column in range(self.grid)):
+            raise UserError(f'{source}: by camera.position, target and fov_deg no image cell shows a point within '
+                            'workspace.low and high: give the calibration in metres, in robot.base_frame')
         self.audit.check(source)
+
+    def _check_heights(self, source: str) -> None:
+        """Refuse a workspace that is none, and heights in an order in which no skill could work."""
+        workspace, motion = self.workspace, self.motion
+        if any(low >= high for low, high in zip(workspace.low, workspace.high)):
+            raise UserError(f'{source}: workspace.low must be less than workspace.high in x, y and z: swap them')
+        if not workspace.table_z <= workspace.plane_z < workspace.high[2]:
+            raise UserError(f'{source}: workspace.plane_z is {workspace.plane_z:g}, but must lie between '
+                            f'workspace.table_z ({workspace.table_z:g}) and the height of workspace.high '
+                            f'({workspace.high[2]:g}), all in m')
+        for key in ('grasp_height', 'release_height', 'stack_height'):
+            if (height := getattr(motion, key)) >= motion.approach_height:
+                raise UserError(f'{source}: motion.{key} is {height:g}, but must be less than motion.approach_height '
+                                f'({motion.approach_height:g}), from which the tool comes down: lower the first, or '
+                                'raise the second')
+
+    def _is_inside(self, column: int, row: int) -> bool:
+        """Whether an image cell shows a point over which the tool may be."""
+        try:
+            point = self.cell_to_table(column, row)[:2]
+        except UserError:  # it looks past the table
+            _ = self.camera.rotation  # unless it is no view at all
+            return False
+        return bool((point >= self.workspace.low[:2]).all() and (point <= self.workspace.high[:2]).all())
 
     @property
     def urdf_path(self) -> Path:
@@ -178,8 +212,11 @@ def load_cell(name: str) -> Cell:
         UserError: The file is missing or has a key that is unknown or out of range.
     """
     path = find_config('cells', name)
+    content = load_yaml(path)
+    if 'path' in content:
+        raise UserError(f"{path}: unknown key 'path': remove it, the path of the file is its own")
     try:
-        return parse(Cell, {**load_yaml(path), 'path': str(path)}, str(path))
+        return parse(Cell, {**content, 'path': str(path)}, str(path))
     except UserError as error:
         if str(error).startswith(str(path)):
             raise

@@ -60,14 +60,29 @@ def find_config(kind: str, name: str) -> Path:
     raise UserError(f'no {kind} file named {name!r}: choose one of {known}, or give the path of a YAML file')
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML 1.2 forbids a key twice; PyYAML drops the first value, so that a limit would be lost without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """As its parent, for mappings whose keys differ."""
+        seen: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                raise UserError(f'key {key.value!r} is there twice, again at line {key.start_mark.line + 1}: keep one')
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def load_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file.
 
     Raises:
-        UserError: The file is missing, is not YAML, or is not a mapping.
+        UserError: The file is missing, is not YAML, has a key twice, or is not a mapping.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding='utf-8'))
+        content = yaml.load(path.read_text(encoding='utf-8'), _UniqueKeys)
+    except UserError as error:
+        raise UserError(f'{path}: {error}') from error
     except OSError as error:
         raise UserError(f'{path} cannot be read ({error.strerror}): check the path and its permissions') from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -115,7 +130,8 @@ def parse(cls: type[T], mapping: dict[str, Any], source: str) -> T:
             values[field.name] = _convert(hints[field.name], mapping[key], f'{source}: {key}')
             check_range(field, values[field.name], f'{source}: {key}')
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            raise UserError(f'{source}: key {key!r} is missing')
+            what = field.metadata.get('help')
+            raise UserError(f'{source}: key {key!r} is missing: add it' + (f' ({what})' if what else ''))
     return cls(**values)
 
 

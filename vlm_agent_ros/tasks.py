@@ -32,6 +32,9 @@ class Tasks:
                                     'has no words: add them')
             if not template.strip() or set('{}') & set(_PLACEHOLDER.sub('', template)):
                 raise UserError(f'tasks.allow: {template!r} is empty or has a brace without its partner: correct it')
+            if len(_PLACEHOLDER.sub('', template)) > self.max_length:
+                raise UserError(f'tasks.allow: {template[:_MAX_SHOWN]!r}… is longer than tasks.max_length '
+                                f'({self.max_length}), so that it would be refused: raise that, or shorten it')
         for name, words in self.words.items():
             if name not in used:
                 raise UserError(f'tasks.words.{name} is used by no template of tasks.allow: remove it or correct '

@@ -9,8 +9,12 @@ from typing import Any
 
 from .config import bounded
 from .errors import UserError
+from .topic_names import ALL, ARM_COMMAND, CAMERA_INFO, GRIPPER_COMMAND, IMAGE, JOINT_STATES
 
 _LEAST_AGE_S = 0.05
+_DEFAULTS = {'image': IMAGE, 'camera_info': CAMERA_INFO, 'joint_states': JOINT_STATES, 'arm_command': ARM_COMMAND,
+             'gripper_command': GRIPPER_COMMAND}
+_OF_THIS_PACKAGE = {name.strip('/') for name in ALL} - set(_DEFAULTS.values())
 _NAME = re.compile(r'/?[A-Za-z_]\w*(/[A-Za-z_]\w*)*')
 
 
@@ -32,6 +36,9 @@ class ProtectiveStop:
             if not isinstance(value, expected):
                 raise UserError(f'topics.protective_stop.stopped holds {value!r}, but the type is {self.type}: give '
                                 + ('true or false' if expected is bool else 'texts, in quotes where YAML needs them'))
+        if expected is bool and len(set(self.stopped)) > 1:
+            raise UserError('topics.protective_stop.stopped holds true and false, so that the robot would always be '
+                            'stopped: name the one that means it')
         if not self.stopped:
             raise UserError('topics.protective_stop.stopped is empty: name at least one value that means stopped')
         if 0.0 < self.max_age_s < _LEAST_AGE_S:
@@ -51,12 +58,19 @@ class Topics:
     protective_stop: ProtectiveStop | None = bounded(None, help='where the driver tells of a protective stop')
 
     def __post_init__(self) -> None:
-        given = {key: name for key, name in self.names().items() if name}
-        for key, name in given.items():
-            _check_name(f'topics.{key}', name)
-        name, count = Counter(given.values()).most_common(1)[0] if given else ('', 0)
+        for key, name in self.names().items():
+            if name:
+                _check_name(f'topics.{key}', name)
+        used = {f'topics.{key}': name or _DEFAULTS[key] for key, name in self.names().items()}
+        if self.protective_stop is not None:
+            used['topics.protective_stop.topic'] = self.protective_stop.topic
+        for key, name in used.items():
+            if name.strip('/') in _OF_THIS_PACKAGE:
+                raise UserError(f'{key} is {name!r}, on which the nodes of this package talk about something else: '
+                                'correct the name')
+        name, count = Counter(name.strip('/') for name in used.values()).most_common(1)[0]
         if count > 1:
-            keys = ' and '.join(f'topics.{key}' for key, other in given.items() if other == name)
+            keys = ' and '.join(key for key, other in used.items() if other.strip('/') == name)
             raise UserError(f'{keys} are both {name!r}: each has a topic of its own')
 
     def names(self) -> dict[str, str]:

@@ -97,6 +97,27 @@ def test_one_cell_file_is_the_same_by_name_and_by_a_relative_path(cell_launch, t
         cell_launch.check_emulated('shifted', files.cell)
 
 
+def started_by(cell_launch, **given):
+    """Parameters by node that cell.launch.py starts, from arguments that are given as launch gives them."""
+    arguments = {call.args[0].value: keywords(call)['default_value']
+                 for call in calls(ROOT / 'launch' / 'cell.launch.py', 'DeclareLaunchArgument')} | given
+    started = {}
+    cell_launch.start.__globals__.update(
+        ARGUMENTS=[SimpleNamespace(name=name) for name in arguments],
+        LaunchConfiguration=lambda name: SimpleNamespace(perform=lambda _: arguments[name]),
+        node=lambda name, parameters, *_, **__: started.update({name: parameters}))
+    cell_launch.start(SimpleNamespace(environment={}))
+    return started
+
+
+def test_agent_and_audit_log_hear_a_camera_that_sends_compressed_images(cell_launch):
+    started = started_by(cell_launch, image_transport='compressed')
+    assert started['agent_node']['image_transport'] == started['audit_node']['image_transport'] == 'compressed'
+    assert started_by(cell_launch)['agent_node']['image_transport'] == 'raw'
+    with pytest.raises(UserError, match='the emulated camera sends raw images: leave it out'):
+        started_by(cell_launch, image_transport='compressed', emulator='panda_table')
+
+
 def test_a_time_that_is_no_number_is_refused_by_the_name_of_its_argument(cell_launch):
     assert cell_launch.seconds('approve_timeout_s', '30') == 30.0
     with pytest.raises(UserError, match=r'approve_timeout_s is .x., which is no number: give seconds'):

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -53,12 +54,29 @@ def publish_bench(graph, cell, at_home, positions=None):
     task = node.create_publisher(String, interface.TASK, interface.LATCHED_QOS)
     task.publish(String(data='pick the <b>cube</b> & go'))
     values = at_home.joint_positions if positions is None else positions
+    robot = SimpleNamespace(on=True)
 
     def sense():
         now = time.time_ns()
         image.publish(image_message(at_home.image, now, cell.camera.frame))
-        joints.publish(joint_state_message(cell.robot.joints, values, now))
+        if robot.on:
+            joints.publish(joint_state_message(cell.robot.joints, values, now))
     node.create_timer(0.05, sense)
+    return robot
+
+
+def answer_proposals(graph, **verdict):
+    """A gate that says the same to every proposal; when they came (monotonic, s)."""
+    node, came = graph.node, []
+    gate = node.create_publisher(DiagnosticArray, interface.DIAGNOSTICS, interface.EVENT_QOS)
+
+    def answer(message):
+        came.append(time.monotonic())
+        values = {**verdict, 'image_stamp_ns': str(to_ns(message.header.stamp))}
+        gate.publish(DiagnosticArray(status=[DiagnosticStatus(
+            name='gate_node: verdict', values=[KeyValue(key=key, value=value) for key, value in values.items()])]))
+    node.create_subscription(JointTrajectory, interface.PROPOSAL, answer, interface.COMMAND_QOS)
+    return came
 
 
 def test_world_gate_and_agent_decide_move_and_show_escaped_thoughts(graph, model):
@@ -128,19 +146,9 @@ def test_thought_is_repeated_with_its_age_while_nothing_new_is_decided(graph, ce
 
 def test_an_agent_whose_proposal_is_refused_says_why_and_waits_until_it_is_corrected(graph, cell, at_home, model):
     publish_bench(graph, cell, at_home)
-    node = graph.node
     diagnostics = graph.collect(DiagnosticArray, interface.DIAGNOSTICS, interface.EVENT_QOS)
-    gate = node.create_publisher(DiagnosticArray, interface.DIAGNOSTICS, interface.EVENT_QOS)
-    corrections = node.create_publisher(String, 'gate_node/correction', interface.EVENT_QOS)
-    proposals = []
-
-    def refuse(message):
-        proposals.append(time.monotonic())
-        values = {'verdict': 'refused', 'rule': 'workspace', 'value': '0.9', 'limit': '0.8',
-                  'image_stamp_ns': str(to_ns(message.header.stamp))}
-        gate.publish(DiagnosticArray(status=[DiagnosticStatus(
-            name='gate_node: verdict', values=[KeyValue(key=key, value=value) for key, value in values.items()])]))
-    node.create_subscription(JointTrajectory, interface.PROPOSAL, refuse, interface.COMMAND_QOS)
+    corrections = graph.node.create_publisher(String, 'gate_node/correction', interface.EVENT_QOS)
+    proposals = answer_proposals(graph, verdict='refused', rule='workspace', value='0.9', limit='0.8')
     graph.start(AGENT, model=model, temperature=1.0, max_rate_hz=20.0, threads=1, autostart=True, refusal_wait_s=2.0,
                 max_refusal_wait_s=3600.0, proposal_timeout_s=0.1)
     graph.wait(lambda: len(proposals) >= 3)
@@ -154,6 +162,37 @@ def test_an_agent_whose_proposal_is_refused_says_why_and_waits_until_it_is_corre
     corrections.publish(String(data='{}'))
     graph.wait(lambda: len(proposals) >= 4)
     assert proposals[3] - corrected < 6.0  # of the 8 s that it would have waited
+
+
+@pytest.mark.parametrize(('verdict', 'apart_s'), [
+    ({'verdict': 'shadow'}, 0.0),
+    ({'verdict': 'stopped', 'rule': 'stop', 'value': 'operator', 'limit': 'no stop'}, 1.9)])
+def test_an_agent_that_knows_that_nothing_will_move_does_not_wait_for_an_operator(graph, cell, at_home, model, verdict,
+                                                                                  apart_s):
+    publish_bench(graph, cell, at_home)
+    proposals = answer_proposals(graph, **verdict)
+    graph.start(AGENT, model=model, temperature=1.0, max_rate_hz=10.0, threads=1, autostart=True, refusal_wait_s=2.0,
+                proposal_timeout_s=3600.0)
+    graph.wait(lambda: len(proposals) >= 3, 90.0)
+    assert np.diff(proposals).min() > apart_s
+
+
+def test_nothing_is_decided_on_joint_states_that_have_stopped(graph, cell, at_home, model):
+    diagnostics = graph.collect(DiagnosticArray, interface.DIAGNOSTICS, interface.EVENT_QOS)
+    robot = publish_bench(graph, cell, at_home)
+    graph.start(AGENT, model=model, temperature=1.0, max_rate_hz=10.0, threads=1, autostart=True,
+                proposal_timeout_s=0.1)
+    graph.wait(lambda: status_of(diagnostics, 'agent_node: chain of thought'))
+    robot.on = False
+    told = '/joint_states: the newest joint state is'
+    graph.wait(lambda: any(told in state['message'] for state in status_of(diagnostics, 'agent_node: state')))
+    graph.spin(0.5)  # what was under way
+    decided = sum(cot['cot_age_s'] == '0.000' for cot in status_of(diagnostics, 'agent_node: chain of thought'))
+    graph.spin(2.0)
+    cots = status_of(diagnostics, 'agent_node: chain of thought')
+    assert sum(cot['cot_age_s'] == '0.000' for cot in cots) == decided
+    robot.on = True
+    graph.wait(lambda: status_of(diagnostics, 'agent_node: state')[-1]['message'] == 'active')
 
 
 def test_unusable_observation_is_told_and_nothing_is_decided(graph, cell, at_home, model):

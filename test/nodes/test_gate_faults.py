@@ -44,6 +44,20 @@ def test_a_wrong_cell_file_leaves_the_gate_inactive_and_saying_so(gate, graph, c
     assert process.poll() is None
 
 
+def test_a_gate_that_does_not_use_the_names_of_its_cell_stays_inactive_and_says_how_to(gate, graph, cell, tmp_path):
+    path = tmp_path / 'cell.yaml'
+    path.write_text(Path(cell.path).read_text() + 'topics: {arm_command: arm/trajectory, joint_states: arm/joints}\n')
+    process = graph.start(GATE, cell=path)
+    state = graph.wait(lambda: gate.newest('state'))
+    assert state['state'] == 'inactive'
+    said = ' -r joint_states:=arm/joints -r joint_trajectory_controller/joint_trajectory:=arm/trajectory'
+    assert f'started without it: start it by cell.launch.py, or with --ros-args{said}' in state['message']
+    process.terminate()
+    process.wait(10.0)
+    graph.start(GATE, *said.split(), cell=path)
+    graph.wait(lambda: 'waits for' in gate.newest('state').get('message', ''))
+
+
 def test_a_cell_that_contradicts_its_file_keeps_the_gate_inactive_until_it_does_not(gate, graph, cell):
     graph.start(GATE, mode='auto')
     node, robot = graph.node, cell.robot

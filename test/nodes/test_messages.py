@@ -23,12 +23,16 @@ from vlm_agent_ros.types import Outcome, Trajectory
 AWKWARD = np.array([0.1 + 0.2, -0.0, 5e-324, 1.7976931348623157e308, 1 / 3, np.nextafter(1.0, 2.0)])
 
 
+def camera_of(width: int, height: int) -> Camera:
+    return Camera(width, height, fov_deg=40.0, position=(1.0, 0.0, 0.8), target=(0.5, 0.0, 0.0))
+
+
 def over_the_wire(message: object) -> object:
     return deserialize_message(serialize_message(message), type(message))
 
 
 def test_image_round_trip_keeps_every_pixel_and_the_stamp() -> None:
-    camera = Camera(width=64, height=48)
+    camera = camera_of(64, 48)
     image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
     message = over_the_wire(messages.image_message(image, 12_345_678_901_234_567, camera.frame))
     assert np.array_equal(messages.image_array(message, 'camera/image_raw', camera), image)
@@ -36,7 +40,7 @@ def test_image_round_trip_keeps_every_pixel_and_the_stamp() -> None:
 
 
 def test_bgr_padding_and_png_give_the_same_pixels() -> None:
-    camera = Camera(width=20, height=16)
+    camera = camera_of(20, 16)
     image = np.random.default_rng(0).integers(0, 256, (16, 20, 3), dtype=np.uint8)
     rows = np.pad(image[:, :, ::-1].reshape(16, 60), ((0, 0), (0, 4)))
     padded = Image(height=16, width=20, encoding='bgr8', step=64, data=rows.tobytes())
@@ -52,7 +56,7 @@ def test_bgr_padding_and_png_give_the_same_pixels() -> None:
     ({'height': 24, 'data': bytes(24 * 192)}, 'cell file'),
 ])
 def test_unusable_image_is_one_sentence_with_the_topic(change: dict[str, object], told: str) -> None:
-    camera = Camera(width=64, height=48)
+    camera = camera_of(64, 48)
     fields = {'height': 48, 'width': 64, 'encoding': 'rgb8', 'step': 192, 'data': bytes(48 * 192), **change}
     fields['step'] = 3 * 63 if 'width' in change else fields['step']
     with pytest.raises(UserError, match=told) as error:
@@ -62,7 +66,7 @@ def test_unusable_image_is_one_sentence_with_the_topic(change: dict[str, object]
 
 def test_bytes_that_are_no_picture_are_refused() -> None:
     with pytest.raises(UserError, match='neither JPEG nor PNG'):
-        messages.image_array(CompressedImage(data=b'garbage'), 'camera/image_raw/compressed', Camera())
+        messages.image_array(CompressedImage(data=b'garbage'), 'camera/image_raw/compressed', camera_of(64, 48))
 
 
 def test_joint_positions_keep_their_bits_and_follow_the_order_asked_for() -> None:

@@ -4,13 +4,17 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from rclpy.node import Node
+from sensor_msgs.msg import JointState
 from std_msgs.msg import String
 
 from vlm_agent_ros.errors import UserError
+from vlm_agent_ros.nodes import interface
+from vlm_agent_ros.nodes.messages import joint_state_message
 from vlm_agent_ros.nodes.operator import parse_arguments
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,6 +70,22 @@ def test_an_operator_rejects_corrects_approves_stops_and_resets(gate, graph, cel
     graph.wait(lambda: gate.newest('mode').get('reason') == 'the shift ends')
     assert operate('reset')[0] == 0
     assert operate('episode', 'success')[0] == 0
+
+
+def test_a_demonstration_is_read_from_the_topic_that_the_cell_file_names(gate, graph, cell, operate, tmp_path):
+    path = tmp_path / 'cell.yaml'
+    path.write_text(Path(cell.path).read_text() + 'topics: {joint_states: robot/joint_states}\n')
+    gate.start(mode='approve', approve_timeout_s=600.0)
+    corrections = graph.collect(String, 'gate_node/correction', 10)
+    robot = graph.node.create_publisher(JointState, 'robot/joint_states', interface.SENSOR_QOS)
+    closed = gate.positions.copy()
+    closed[7] = 0.02
+    graph.node.create_timer(0.05, lambda: robot.publish(
+        joint_state_message(cell.robot.joints, closed, time.time_ns())))
+    assert gate.propose(gate.plan)['verdict'] == 'pending'
+    assert operate('reject', '--demonstrated', '--cell', str(path))[0] == 0
+    graph.wait(lambda: corrections)
+    assert json.loads(corrections[0].data)['action'].startswith('pick')  # on joint_states the gripper is open
 
 
 def test_a_correction_that_nobody_records_and_a_gate_that_is_not_there_are_told(gate, graph, operate):

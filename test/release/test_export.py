@@ -30,10 +30,12 @@ from vlm_agent_ros.release.trust import Trust, TrustedKeys
 INPUTS = [PolicyInput(np.random.default_rng(row).integers(0, 256, (32, 32, 3), np.uint8), f'task: {"x " * row}')
           for row in range(2)]
 
+CAMERA = Camera(width=32, height=32, fov_deg=40.0, position=(1.0, 0.0, 0.8), target=(0.5, 0.0, 0.0))
+
 
 @pytest.fixture(scope='module')
 def cell() -> Cell:
-    return dataclasses.replace(load_cell('panda_table'), name='line3', camera=Camera(width=32, height=32))
+    return dataclasses.replace(load_cell('panda_table'), name='line3', camera=CAMERA)
 
 
 @pytest.fixture(scope='module')
@@ -201,7 +203,7 @@ def test_a_cell_whose_keys_are_not_there_says_so(tmp_path, name, message):
 
 
 @pytest.mark.parametrize(('changes', 'message'), [
-    ({'camera': Camera(width=32, height=32, fov_deg=50.0)}, r'camera\.fov_deg'), ({'grid': 24}, '24x24 grid')])
+    ({'camera': dataclasses.replace(CAMERA, fov_deg=50.0)}, r'camera\.fov_deg'), ({'grid': 24}, '24x24 grid')])
 def test_a_bundle_for_another_camera_or_grid_is_refused(export, cell, changes, message):
     path, here = export(), dataclasses.replace(cell, **changes)
     with pytest.raises(UserError, match=message):

@@ -37,6 +37,16 @@ def test_every_statement_is_checked_against_the_scene(thought, verdicts):
     assert judge(thought, SCENE) == verdicts
 
 
+def test_a_spot_of_a_pad_is_there_only_while_no_other_cube_lies_in_it():
+    scene = ('red cube at 31 12 , red cube at 10 20 , red pad at 30 15 within 8 , blue pad at 10 18 within 8 , '
+             'gripper open')
+    assert judge('red cube at 10 20 , red pad at 37 12', scene) == [True, True]
+    assert judge('red cube at 10 20 , red pad at 30 14', scene) == [True, False]
+    # What is picked up makes room, even for itself on the same pad; one that lies on top of another does not.
+    assert judge('red cube at 31 12 , red pad at 30 14', scene) == [True, True]
+    assert judge('red cube at 31 12 , red pad at 30 14', f'red cube at 31 12 , {scene}') == [True, False]
+
+
 def test_a_defect_is_part_of_what_a_part_is_called():
     scene = 'scratched red cube at 10 20 , red cube at 30 40 , gripper open'
     assert judge('red cube at 10 20 , so done', scene) == [False, True]

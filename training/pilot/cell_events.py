@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from vlm_agent_ros.safety.verdict import is_gate_hit
 from vlm_agent_ros.types import Outcome
 
 from .results import PilotEpisode
@@ -56,7 +57,8 @@ class EpisodeWatch:
             self._counts['approvals'] += values.get('mode') == 'approve'
             self._counts['gate_hits'] += values.get('clamped', '') not in ('', 'False', 'false', '0')
         elif said == 'refused':
-            self._counts['rejections' if rule == 'approval' else 'gate_hits'] += 1
+            self._counts['rejections'] += rule == 'approval'
+            self._counts['gate_hits'] += is_gate_hit(rule)
 
     def on_stop(self, active: bool) -> None:
         """The gate says whether the arm is stopped."""

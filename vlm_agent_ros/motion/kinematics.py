@@ -42,7 +42,8 @@ class Kinematics:
                 raise UserError(f'{cell.path}: joint {name!r} is not in {cell.urdf_path.name}: correct robot.*_joints')
         for frame in (robot.base_frame, robot.tool_frame):
             if not full.existFrame(frame):
-                raise UserError(f'{cell.path}: frame {frame!r} is not a link of {cell.urdf_path.name}')
+                raise UserError(f'{cell.path}: frame {frame!r} is not a link of {cell.urdf_path.name}: correct '
+                                'robot.base_frame or robot.tool_frame')
         indices = [full.joints[full.getJointId(name)].idx_q for name in robot.joints]
         self.lower = np.maximum(full.lowerPositionLimit[indices], robot.min_position or -np.inf)
         self.upper = np.minimum(full.upperPositionLimit[indices], robot.max_position or np.inf)
@@ -52,10 +53,13 @@ class Kinematics:
             if declared > limit:
                 raise UserError(f'{cell.path}: robot.max_velocity of {name} is {declared:g}, but {cell.urdf_path.name} '
                                 f'limits it to {limit:g}: lower it')
-        home = np.array([*robot.home, *[robot.gripper_open] * len(robot.gripper_joints)])
-        for name, value, low, high in zip(robot.joints, home, self.lower, self.upper):
+        fingers, arm = robot.gripper_joints, len(robot.arm_joints)
+        home = zip(robot.joints, [*robot.home, *[robot.gripper_open] * len(fingers)], self.lower, self.upper)
+        shut = zip(fingers, [robot.gripper_closed] * len(fingers), self.lower[arm:], self.upper[arm:])
+        for name, value, low, high in (*home, *shut):
             if not low <= value <= high:
-                raise UserError(f'{cell.path}: robot.home or robot.gripper_open puts {name} at {value:g}, but '
+                key = 'robot.home' if name in robot.arm_joints else 'robot.gripper_open or robot.gripper_closed'
+                raise UserError(f'{cell.path}: {key} puts {name} at {value:g}, but '
                                 f'its limits are {low:g} … {high:g} (the stricter of {cell.urdf_path.name} and '
                                 'robot.min_position, robot.max_position): correct one of them')
         # Only the arm moves the tool; every other joint is locked at its neutral position.
@@ -72,6 +76,15 @@ class Kinematics:
                             'name the root link')
         self.chain = Chain(self._model, self._base)
         self.arm_lower, self.arm_upper = self.lower[:len(order)], self.upper[:len(order)]
+        tool, space = self.forward(np.array(robot.home))[0], cell.workspace
+        if not ((tool >= space.low) & (tool <= space.high)).all():
+            place = ', '.join(f'{value:.3f}' for value in tool)
+            raise UserError(f'{cell.path}: at robot.home the tool is at ({place}) m, outside of workspace.low and '
+                            'high, from where every motion would be refused: correct one of them')
+        for box in space.keep_out:
+            if ((tool >= box.low) & (tool <= box.high)).all():
+                raise UserError(f'{cell.path}: at robot.home the tool is in workspace.keep_out {box.name!r}, from '
+                                'where every motion would be refused: correct one of them')
 
     def forward(self, arm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Pose of the tool frame.

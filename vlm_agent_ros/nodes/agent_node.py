@@ -93,6 +93,7 @@ class AgentNode(ManagedNode):
         started = time.monotonic()
         self._releases = Releases(self, self._settings, self._switch, self._on_verdict)
         decider = self._releases.deciding
+        interface.check_names(self, decider.cell.topics)
         self._monitor = MotionMonitor(decider.cell)
         self._tasks = TaskPolicy(decider.cell.tasks)
         self._subscribe()
@@ -197,10 +198,12 @@ class AgentNode(ManagedNode):
             self._releases.new_task()
 
     def _on_verdict(self, values: dict[str, str]) -> None:
-        """The gate has judged: after a refusal the wait for a motion is over, and another one begins."""
+        """The gate has judged: unless it has let the motion begin, there is none to wait for."""
         if self.active and self._refusals.verdict(values):
-            if values['verdict'] == 'refused':
+            if values['verdict'] in ('refused', 'shadow'):  # after a refusal another wait begins
                 self._awaited_until_ns = 0
+            elif values['verdict'] == 'stopped':  # until somebody resets it; no sooner again than after a refusal
+                self._awaited_until_ns = self._now_ns() + int(self._settings.refusal_wait_s * 1e9)
             self.board.tell(self._refusals.status())
 
     def _on_command(self, message: JointTrajectory) -> None:
@@ -272,6 +275,7 @@ class AgentNode(ManagedNode):
         names = decider.cell.robot.joints
         image_topic, joint_topic = map(self.resolve_topic_name, (self._image_name, interface.JOINT_STATES))
         try:
+            self._refuse_old(joints, joint_topic, decider.cell.safety.max_joint_age_s)
             observation = Observation(image_array(image, image_topic, decider.cell.camera), names,
                                       joint_positions(joints, joint_topic, names), self._task, stamp_ns)
         except UserError as error:
@@ -279,6 +283,12 @@ class AgentNode(ManagedNode):
             return None
         self._settle_complaint()
         return observation
+
+    def _refuse_old(self, joints: JointState, topic: str, limit_s: float) -> None:
+        """The gate would refuse what rests on an old joint state, and a robot that is off is no checkpoint's fault."""
+        if (self._now_ns() - to_ns(joints.header.stamp)) * 1e-9 > limit_s:
+            raise UserError(f"{topic}: the newest joint state is more than {limit_s:g} s old: see that the "
+                            "robot's driver runs, and that the clocks of both computers agree")
 
     def _finish(self, future: Future[Decided], observation: Observation) -> None:
         self._thinking = None

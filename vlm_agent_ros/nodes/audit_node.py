@@ -112,6 +112,7 @@ class AuditNode(ManagedNode):
     def setup(self) -> None:
         """Find out what has to be logged, and whether it can be."""
         cell = load_cell(self._settings.cell)
+        interface.check_names(self, cell.topics)
         self._cell_text = Path(cell.path).read_text(encoding='utf-8')
         folder = self._settings.folder or str(below_namespace(self, Path(cell.audit.folder)))
         self._limits = dataclasses.replace(cell.audit, folder=folder)

@@ -103,6 +103,7 @@ class GateNode(ManagedNode):
         """Load the cell and listen to it."""
         settings = self._settings
         cell = load_cell(settings.cell)
+        interface.check_names(self, cell.topics)
         evidence = EvidenceFile(state_file(self, settings.evidence_file, f'{cell.name}.json'))
         ladder = Ladder(cell.autonomy, evidence, settings.mode)
         self._cell, self._tasks = cell, TaskPolicy(cell.tasks)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
+from ..errors import UserError
 from ..topic_names import (
     ARM_COMMAND,
     AUDIT_HEARTBEAT,
@@ -29,7 +31,8 @@ __all__ = [
     'ARM_COMMAND', 'AUDIT_HEARTBEAT', 'CAMERA_INFO', 'CHAIN_OF_THOUGHT', 'CLOCK', 'COMMAND_QOS', 'COMPRESSED_IMAGE',
     'CORRECTION', 'DIAGNOSTICS', 'DRIVER_QOS', 'EVENT_QOS', 'GATE_HEARTBEAT', 'GRIPPER_COMMAND', 'HEARTBEAT',
     'HISTORY_QOS', 'IMAGE', 'JOINT_STATES', 'LATCHED_QOS', 'NEWEST_QOS', 'OUTCOME', 'PROPOSAL', 'RECORD_LATCHED_QOS',
-    'RECORD_QOS', 'RECORD_SENSOR_QOS', 'RESET', 'SENSOR_QOS', 'TASK', 'enclave', 'remappings',
+    'RECORD_QOS', 'RECORD_SENSOR_QOS', 'RESET', 'SENSOR_QOS', 'TASK', 'check_names', 'enclave',
+    'remappings',
 ]
 
 
@@ -60,6 +63,20 @@ def remappings(topics: Topics) -> list[tuple[str, str]]:
                  'arm_command': (ARM_COMMAND,), 'gripper_command': (GRIPPER_COMMAND,)}
     return [(name, other + name.removeprefix(interface[key][0])) for key, other in topics.names().items() if other
             for name in interface[key]]
+
+
+def check_names(node: Node, topics: Topics) -> None:
+    """Refuse a node that does not use the names of its cell: it would command where nobody listens.
+
+    Raises:
+        UserError: It was started without remappings that the cell file asks for.
+    """
+    missing = [(name, wanted) for name, wanted in remappings(topics)
+               if node.resolve_topic_name(name) != node.resolve_topic_name(wanted)]
+    if missing:
+        raise UserError(f'the section topics of the cell file has {missing[0][1]!r} in place of {missing[0][0]!r}, but '
+                        f'{node.get_name()} was started without it: start it by cell.launch.py, or with --ros-args '
+                        + ' '.join(f'-r {name}:={wanted}' for name, wanted in missing))
 
 
 def enclave(executable: str, namespace: str) -> str:

@@ -121,9 +121,9 @@ class Console:
 
     def _demonstrated(self, cell: Cell) -> str:
         """What the tool shows that was guided by hand to where the skill ends: a pick where the gripper has closed."""
-        message = self._next(JointState, interface.JOINT_STATES, interface.SENSOR_QOS, lambda message: message)
-        joints = cell.robot.joints
-        positions = joint_positions(message, self._node.resolve_topic_name(interface.JOINT_STATES), joints)
+        topic, joints = cell.topics.joint_states or interface.JOINT_STATES, cell.robot.joints
+        message = self._next(JointState, topic, interface.SENSOR_QOS, lambda message: message)
+        positions = joint_positions(message, self._node.resolve_topic_name(topic), joints)
         skill = 'place' if cell.gripper_state(joints, positions) == 'open' else 'pick'
         return action_at(cell, Kinematics(cell), skill, positions)
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from ..types import Trajectory
 
-_OF_OTHERS = ('approval', 'stop', 'driver')  # rules that tell something about the operator, or about the cell
+# Rules that tell something about the operator, the cell, or the instruction that it was given.
+_OF_OTHERS = ('approval', 'stop', 'driver', 'inactive', 'task')
 
 
 def is_gate_hit(rule: str) -> bool:

@@ -44,6 +44,7 @@ def test_repeats_count_once_and_those_of_the_episode_before_not_at_all():
     for stamp in ('2', '3', '3'):
         watch.on_verdict({**refused, 'image_stamp_ns': stamp})
     watch.on_verdict({**refused, 'rule': 'approval', 'image_stamp_ns': '4'})
+    watch.on_verdict({**refused, 'rule': 'inactive', 'image_stamp_ns': '4'})  # that is the gate's own
     watch.on_verdict({'verdict': 'pending', 'image_stamp_ns': '5', 'mode': 'approve'})
     watch.on_verdict({'verdict': 'forwarded', 'image_stamp_ns': '5', 'mode': 'approve', 'clamped': 'True'})
     watch.on_verdict({'verdict': 'forwarded', 'image_stamp_ns': '6', 'mode': 'auto', 'clamped': ''})

@@ -59,6 +59,15 @@ def test_a_broken_urdf_is_one_sentence(tmp_path, cell, capfd, urdf):
     assert capfd.readouterr() == ('', '')
 
 
+def test_a_joint_without_end_stops_is_refused(tmp_path, cell):
+    urdf = tmp_path / 'endless.urdf'
+    before, joint, after = cell.urdf_path.read_text().partition('<joint name="panda_joint7" type="revolute"')
+    assert joint
+    urdf.write_text(before + joint.replace('revolute', 'continuous') + after)
+    with pytest.raises(UserError, match=r"'panda_joint7' has no end stops .* make it revolute"):
+        Kinematics(dataclasses.replace(cell, robot=dataclasses.replace(cell.robot, urdf=str(urdf))))
+
+
 @pytest.mark.parametrize(('change', 'message'), [
     ({'home': (9.0, *[0.0] * 6)}, 'panda_joint1 at 9'), ({'tool_frame': 'hook'}, "frame 'hook'"),
     ({'gripper_joints': ('thumb',)}, "joint 'thumb'")])

@@ -40,6 +40,9 @@ class Kinematics:
         for name in (*robot.joints,):
             if not full.existJointName(name):
                 raise UserError(f'{cell.path}: joint {name!r} is not in {cell.urdf_path.name}: correct robot.*_joints')
+            if full.joints[full.getJointId(name)].nq != 1:
+                raise UserError(f'{cell.urdf_path}: joint {name!r} has no end stops (continuous, planar or floating), '
+                                'which the rules need: make it revolute or prismatic, with the limits it may use')
         for frame in (robot.base_frame, robot.tool_frame):
             if not full.existFrame(frame):
                 raise UserError(f'{cell.path}: frame {frame!r} is not a link of {cell.urdf_path.name}: correct '

@@ -20,6 +20,10 @@ AUDIT_HEARTBEAT = 'audit_heartbeat'
 CLOCK = 'clock'
 RESET = 'world/reset'
 
+OF_CELL = {'image': IMAGE, 'camera_info': CAMERA_INFO, 'joint_states': JOINT_STATES, 'arm_command': ARM_COMMAND,
+           'gripper_command': GRIPPER_COMMAND}
+"""What the section ``topics`` of a cell file can name otherwise, by its keys."""
+
 ALL = (IMAGE, COMPRESSED_IMAGE, CAMERA_INFO, JOINT_STATES, TASK, PROPOSAL, ARM_COMMAND, GRIPPER_COMMAND, OUTCOME,
        DIAGNOSTICS, CHAIN_OF_THOUGHT, CORRECTION, HEARTBEAT, GATE_HEARTBEAT, AUDIT_HEARTBEAT)
 """What a cell says that is worth keeping."""

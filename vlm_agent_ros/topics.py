@@ -9,12 +9,10 @@ from typing import Any
 
 from .config import bounded
 from .errors import UserError
-from .topic_names import ALL, ARM_COMMAND, CAMERA_INFO, GRIPPER_COMMAND, IMAGE, JOINT_STATES
+from .topic_names import ALL, OF_CELL
 
 _LEAST_AGE_S = 0.05
-_DEFAULTS = {'image': IMAGE, 'camera_info': CAMERA_INFO, 'joint_states': JOINT_STATES, 'arm_command': ARM_COMMAND,
-             'gripper_command': GRIPPER_COMMAND}
-_OF_THIS_PACKAGE = {name.strip('/') for name in ALL} - set(_DEFAULTS.values())
+_OF_THIS_PACKAGE = {name.strip('/') for name in ALL} - set(OF_CELL.values())
 _NAME = re.compile(r'/?[A-Za-z_]\w*(/[A-Za-z_]\w*)*')
 
 
@@ -61,7 +59,7 @@ class Topics:
         for key, name in self.names().items():
             if name:
                 _check_name(f'topics.{key}', name)
-        used = {f'topics.{key}': name or _DEFAULTS[key] for key, name in self.names().items()}
+        used = {f'topics.{key}': name or OF_CELL[key] for key, name in self.names().items()}
         if self.protective_stop is not None:
             used['topics.protective_stop.topic'] = self.protective_stop.topic
         for key, name in used.items():

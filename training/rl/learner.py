@@ -42,7 +42,7 @@ class Learner:
         self.policy, self.config, self.seed = policy, config, seed
         self.algorithm = algorithm or make_algorithm(config)
         self.group = group
-        self._led = -1  # number of the last update after which the others had the same weights
+        self._led: int | None = None  # number of the last update after which the others had the same weights
         self._adapter = [p for p in policy.adapter_parameters() if p.requires_grad]
         self._value_head = list(policy.value_parameters())
         self.optimizer = torch.optim.Adam(
@@ -139,7 +139,7 @@ class Learner:
 
     def _led_state(self, number: int) -> bytes:
         """Weights and optimiser for the others; nothing where the last update has left them the same."""
-        same, self._led = number == self._led + 1 and number > 0, number
+        same, self._led = number - 1 == self._led, number
         trained = [parameter.detach() for parameter in (*self._adapter, *self._value_head)]
         return b'' if same else packed((trained, self.state_dict()))
 
@@ -167,7 +167,7 @@ class Learner:
         """Gradients of the mean loss of a minibatch, and of what is corrected in it, each times ``guard``.
 
         Returns:
-            Its estimated KL to the policy that sampled.
+            Its estimated KL to the policy that sampled; of this process' share, where no target asks for the whole.
         """
         # Decisions of similar length share a forward pass, so that little of it is padding.
         by_length = sorted(minibatch.tolist(), key=lambda i: len(samples[i].decision.token_ids))
@@ -179,7 +179,7 @@ class Learner:
             loss, approx_kl, correction = self._loss(batch, temperature, rows, value_only, bool(guard), statistics)
             (loss * (len(batch) / len(minibatch)) + guard * correction).backward()
             kl = kl.to(approx_kl.device) + approx_kl.double() * len(batch) / len(minibatch)
-        if self.group is not None:
+        if self.group is not None and self.config.target_kl:  # on which all have to agree whether to stop
             self.group.add([kl])
         return kl
 

@@ -20,6 +20,7 @@ from ..topic_names import (
     HEARTBEAT,
     IMAGE,
     JOINT_STATES,
+    OF_CELL,
     OUTCOME,
     PROPOSAL,
     RESET,
@@ -59,10 +60,8 @@ LATCHED_QOS = _qos(1, ReliabilityPolicy.RELIABLE, DurabilityPolicy.TRANSIENT_LOC
 
 def remappings(topics: Topics) -> list[tuple[str, str]]:
     """What the nodes of a cell have to be remapped by, as pairs of the interface's name and the cell's."""
-    interface = {'image': (IMAGE, COMPRESSED_IMAGE), 'camera_info': (CAMERA_INFO,), 'joint_states': (JOINT_STATES,),
-                 'arm_command': (ARM_COMMAND,), 'gripper_command': (GRIPPER_COMMAND,)}
-    return [(name, other + name.removeprefix(interface[key][0])) for key, other in topics.names().items() if other
-            for name in interface[key]]
+    return [(name, other + name.removeprefix(OF_CELL[key])) for key, other in topics.names().items() if other
+            for name in ((IMAGE, COMPRESSED_IMAGE) if key == 'image' else (OF_CELL[key],))]
 
 
 def check_names(node: Node, topics: Topics) -> None:

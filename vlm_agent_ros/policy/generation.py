@@ -43,8 +43,8 @@ class DecodingLoop:
         self._window: Any = getattr(text, 'sliding_window', None)
         self._bool_mask = text._attn_implementation == 'sdpa'
         self.serves = ('position_ids' in self._arguments and not model.config.is_encoder_decoder
-                        and text._attn_implementation in ('sdpa', 'eager') and set(self._layer_types) <= _LAYERS
-                        and (bool(self._layer_types) or self._window is None))
+                       and text._attn_implementation in ('sdpa', 'eager') and set(self._layer_types) <= _LAYERS
+                       and (bool(self._layer_types) or self._window is None))
         self._verified = False
         self._traced: Step | None = None
         self._steps = 0

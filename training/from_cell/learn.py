@@ -130,7 +130,8 @@ def _measure(held_out: Mapping[Place, LoggedDecision], policy: Policy, language:
 def _train(learned: Learned, policy: Policy, config: CellTrainConfig, folder: Path) -> list[dict[str, Any]]:
     """All passes; the log-probabilities at sampling stay those of the log, so that every pass sees the true ratio."""
     # Its loss is the clipped surrogate alone: a few hundred decisions make no critic.
-    one_pass = dataclasses.replace(config, epochs=1)
+    # Every pass reads all corrections as it is.
+    one_pass = dataclasses.replace(config, epochs=1, guard_replay=0.0)
     learner = Learner(policy, one_pass, config.seed, GRPO(one_pass))
     log, decisions = MetricsLog(folder), 0
     try:

@@ -22,6 +22,7 @@ from ..device_memory import with_memory_advice
 from ..seeds import keyed_seed
 from .algorithms import Batch, Sample, make_algorithm
 from .algorithms.base import Algorithm, pad
+from .correction_memory import CorrectionMemory, packed_corrections, unpacked_corrections
 from .learner_group import LearnerGroup, packed, unpacked
 from .losses import kl_estimate, token_mean, token_weights
 
@@ -35,6 +36,9 @@ class Learner:
         seed: Seed of the run; the order of decisions is a function of it and of the number of the update.
         algorithm: Takes the place of the configuration's.
         group: Other processes that learn with this one, each in its ``follow``; the first one's ``update`` leads them.
+
+    Attributes:
+        memory: Corrections of earlier updates, if they are to be learned from again.
     """
 
     def __init__(self, policy: Policy, config: TrainConfig, seed: int, algorithm: Algorithm | None = None,
@@ -42,6 +46,7 @@ class Learner:
         self.policy, self.config, self.seed = policy, config, seed
         self.algorithm = algorithm or make_algorithm(config)
         self.group = group
+        self.memory = CorrectionMemory(config.guard_memory if config.guard_replay else 0)
         self._led: int | None = None  # number of the last update after which the others had the same weights
         self._adapter = [p for p in policy.adapter_parameters() if p.requires_grad]
         self._value_head = list(policy.value_parameters())
@@ -111,10 +116,13 @@ class Learner:
                     stopped = True
                     break
                 self._correct(apart, weight, statistics)
-                self._step(value_only, statistics)
+                self._step(statistics, adapter=not value_only)
                 steps += 1
             if stopped:
                 break
+        self.memory.add(samples)
+        if guard:
+            steps += self._learn_again(round(config.guard_replay * len(samples)), number, guard, statistics)
         self.optimizer.zero_grad(set_to_none=True)
         adapter_rate, value_rate = self.learning_rates(progress)
         if self.algorithm.critic and samples:
@@ -124,24 +132,35 @@ class Learner:
         return {**statistics.means(), 'learned_share': len(learned) / max(len(samples), 1), 'optimiser_steps': steps,
                 'stopped_early': float(stopped), 'learning_rate': adapter_rate, 'value_learning_rate': value_rate}
 
+    def _learn_again(self, count: int, number: int, weight: float, statistics: _Statistics) -> int:
+        """Optimiser steps on so many corrections of this and earlier updates; how many steps."""
+        again = self.memory.draw(count, keyed_seed('corrections', self.seed, number))
+        parts = [again[start:start + self.config.minibatch_size]
+                 for start in range(0, len(again), self.config.minibatch_size)]
+        for part in parts:
+            self._correct(part, weight / len(part), statistics)
+            self._step(statistics, value_head=False)
+        return len(parts)
+
     def follow(self) -> None:
         """Take part in the updates that the first process of the group leads, until it ends."""
         assert self.group is not None, 'nobody leads a learner alone'
         while (told := self.group.hear()) is not None:
             state, samples, number, temperature, progress = told
             if state:
-                parameters, optimizer = unpacked(state)
+                parameters, optimizer, corrections = unpacked(state)
                 with torch.no_grad():
                     for parameter, value in zip((*self._adapter, *self._value_head), parameters):
                         parameter.copy_(value)
                 self.load_state_dict(optimizer)
+                self.memory.restore(unpacked_corrections(corrections[0], corrections[1], self.policy))
             self.update(samples, number=number, temperature=temperature, progress=progress)
 
     def _led_state(self, number: int) -> bytes:
-        """Weights and optimiser for the others; nothing where the last update has left them the same."""
+        """Weights, optimiser and memory for the others; nothing where the last update has left them the same."""
         same, self._led = number - 1 == self._led, number
         trained = [parameter.detach() for parameter in (*self._adapter, *self._value_head)]
-        return b'' if same else packed((trained, self.state_dict()))
+        return b'' if same else packed((trained, self.state_dict(), packed_corrections(self.memory.samples)))
 
     def state_dict(self) -> dict[str, Any]:
         """State of the optimiser, for an exact resume."""
@@ -243,20 +262,20 @@ class Learner:
         for batch in (corrected[start:start + size] for start in self._share(len(corrected))):
             (weight * self._guard_loss(batch, self._evaluate([], batch, 1.0)[1], statistics)).backward()
 
-    def _step(self, value_only: bool, statistics: _Statistics) -> None:
+    def _step(self, statistics: _Statistics, adapter: bool = True, value_head: bool = True) -> None:
         # Two norms, so that a large value error does not shrink the step of the policy.
         limit = self.config.max_grad_norm or math.inf
-        trained = self._value_head if value_only else [*self._adapter, *self._value_head]
-        if self.group is not None:
-            for parameter in trained:  # another process may have a gradient where this one had nothing to read
-                parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            self.group.add([parameter.grad for parameter in trained if parameter.grad is not None])
-        if value_only:
-            for parameter in self._adapter:
-                parameter.grad = None
-        else:
-            statistics.add(1, gradient_norm=torch.nn.utils.clip_grad_norm_(self._adapter, limit))
-        torch.nn.utils.clip_grad_norm_(self._value_head, limit)
+        for wanted, parameters in ((adapter, self._adapter), (value_head, self._value_head)):
+            for parameter in parameters:
+                if not wanted:
+                    parameter.grad = None
+                elif self.group is not None and parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)  # another process may have had something to read
+            if wanted and self.group is not None:
+                self.group.add([parameter.grad for parameter in parameters if parameter.grad is not None])
+            norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
+            if wanted and parameters is self._adapter:
+                statistics.add(1, gradient_norm=norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 

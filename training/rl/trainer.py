@@ -30,6 +30,7 @@ from ..seeds import evaluation_seeds
 from ..session import machine, use_threads, versions
 from ..worlds.commands import REJECTIONS, CommanderOf
 from ..worlds.episodes import Episode, EpisodePlayer
+from .algorithms import Sample
 from .learner import Learner, require_reference
 from .learner_group import LearnerGroup
 from .rollout import Players, TrainingSchedule, collect
@@ -290,7 +291,8 @@ class Trainer:
     def _copy(self) -> _Boundary:
         """All of a run between two updates, kept while the next one changes it."""
         parameters = [p.detach().clone() for p in self.policy.parameters() if p.requires_grad]
-        return _Boundary(copy.deepcopy(self.state), parameters, copy.deepcopy(self.learner.state_dict()))
+        return _Boundary(copy.deepcopy(self.state), parameters, copy.deepcopy(self.learner.state_dict()),
+                         self.learner.memory.samples)
 
     def _save_boundary(self) -> Path:
         """Go back to the last finished update, whatever was interrupted, and save it."""
@@ -300,6 +302,7 @@ class Trainer:
             for parameter, value in zip((p for p in self.policy.parameters() if p.requires_grad), boundary.parameters):
                 parameter.copy_(value)
         self.learner.load_state_dict(boundary.optimizer)
+        self.learner.memory.restore(boundary.corrections)
         return self.folder.save(self.state.update, self._write_checkpoint)
 
     def _spend(self, phase: str, seconds: float) -> None:
@@ -336,3 +339,4 @@ class _Boundary:
     state: RunState
     parameters: list[torch.Tensor]
     optimizer: dict[str, Any]
+    corrections: tuple[Sample, ...]

@@ -12,6 +12,7 @@ from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.policy.policy import Policy
 
 from ..optimizer_state import restore, split_state
+from .correction_memory import packed_corrections, unpacked_corrections
 from .learner import Learner
 
 
@@ -21,7 +22,7 @@ def save_training(path: Path, policy: Policy, learner: Learner, state: dict[str,
     Args:
         path: Its directory.
         policy: In training.
-        learner: Its optimiser.
+        learner: Its optimiser, and what it remembers.
         state: JSON; where the run stands.
         config: JSON; the run's configuration.
 
@@ -30,13 +31,16 @@ def save_training(path: Path, policy: Policy, learner: Learner, state: dict[str,
     """
     tensors, rest = split_state(learner.state_dict())
     camera = load_cell(load_world(config['world']).cell).camera if config['env'] == 'cell' else None
-    save_checkpoint(path, policy, step=state['update'], metrics=state['evaluations'],
-                    camera=camera, tensors={'optimizer': tensors},
-                    documents={'optimizer_groups': rest, 'run_state': state, 'train_config': config})
+    images, corrections = packed_corrections(learner.memory.samples)
+    remembered = bool(corrections)
+    save_checkpoint(path, policy, step=state['update'], metrics=state['evaluations'], camera=camera,
+                    tensors={'optimizer': tensors, **({'corrections': images} if remembered else {})},
+                    documents={'optimizer_groups': rest, 'run_state': state, 'train_config': config,
+                               **({'corrections': corrections} if remembered else {})})
 
 
 def restore_training(path: Path, learner: Learner) -> dict[str, Any]:
-    """Give policy and optimiser the state of a checkpoint.
+    """Give policy, optimiser and memory the state of a checkpoint.
 
     Returns:
         The state that the run had.
@@ -47,6 +51,9 @@ def restore_training(path: Path, learner: Learner) -> dict[str, Any]:
     bundle = open_checkpoint(path)
     restore_policy(bundle, learner.policy)
     restore(learner.optimizer, bundle.tensors('optimizer'), bundle.document('optimizer_groups'), str(path))
+    if 'corrections.json' in bundle.files:
+        learner.memory.restore(unpacked_corrections(bundle.tensors('corrections'), bundle.document('corrections'),
+                                                    learner.policy))
     return dict(bundle.document('run_state'))
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from training.rl.algorithms import Correction
+from training.rl.correction_memory import CorrectionMemory
 from training.rl.learner import Learner, _Statistics
 from training.rl.rollout import TrainingSchedule, collect
 from training.worlds.episodes import Player
@@ -77,19 +78,51 @@ def test_an_update_without_any_telling_decision_moves_the_value_head_only(make_t
     assert not toy.policy.actions.any() and toy.policy.value_head.all()
 
 
-def test_the_guard_teaches_the_tokens_that_a_correction_names_and_no_other(make_toy):
-    toy = make_toy(guard_coef=1.0, learning_rate=0.1)
+def corrected_in_first_context(toy):
+    """A rollout of which the reward says nothing, and the guard that the thought has to be another in one decision."""
     samples = collect(Player(toy.policy, toy.worlds, toy.commander_of), TrainingSchedule(toy.config), toy.config, 1.0
                       ).samples
     first = next(i for i, sample in enumerate(samples) if not sample.input.image.any())
     right = replace(samples[first].decision, token_ids=np.array([1, 2]))
-    samples = [replace(sample, advantage=0.0, correction=Correction(right, right.thought_mask) if i == first else None)
-               for i, sample in enumerate(samples)]
+    return [replace(sample, advantage=0.0, correction=Correction(right, right.thought_mask) if i == first else None)
+            for i, sample in enumerate(samples)]
+
+
+def test_the_guard_teaches_the_tokens_that_a_correction_names_and_no_other(make_toy):
+    toy = make_toy(guard_coef=1.0, learning_rate=0.1)
+    samples = corrected_in_first_context(toy)
     row = Learner(toy.policy, toy.config, 0).update(samples, number=1, temperature=1.0, progress=0.0)
     assert row['guard_loss'] > 0.0
     thoughts = torch.softmax(toy.policy.thoughts, dim=1)
     assert thoughts[0, 1] > 0.55 and thoughts[1, 1] == 0.5
     assert not toy.policy.actions.any()
+
+
+def test_corrections_of_earlier_updates_are_learned_from_again(make_toy):
+    after = []
+    for replay in (0.0, 0.5):
+        toy = make_toy(guard_coef=1.0, guard_replay=replay, learning_rate=0.05, value_warmup_updates=0)
+        samples = corrected_in_first_context(toy)
+        learner = Learner(toy.policy, toy.config, 0)
+        learner.update(samples, number=0, temperature=1.0, progress=0.0)
+        uncorrected = [replace(sample, correction=None) for sample in samples]
+        row = learner.update(uncorrected, number=1, temperature=1.0, progress=0.0)
+        assert ('guard_loss' in row) == bool(replay)
+        after.append(torch.softmax(toy.policy.thoughts, dim=1).detach())
+    assert after[1][0, 1] > after[0][0, 1] > 0.5 and after[1][1, 1] == after[0][1, 1] == 0.5
+
+
+def test_replay_goes_through_the_newest_corrections_before_it_repeats_any(make_toy):
+    toy = make_toy(guard_coef=1.0)
+    corrected = next(s for s in corrected_in_first_context(toy) if s.correction)
+    memory = CorrectionMemory(5)
+    assert memory.draw(3, seed=0) == []
+    memory.add([replace(corrected, input=replace(corrected.input, prompt=str(number))) for number in range(8)])
+    assert [sample.input.prompt for sample in memory.samples] == ['3', '4', '5', '6', '7']
+    drawn = [sample.input.prompt for sample in memory.draw(12, seed=1)]
+    assert sorted(drawn[:5]) == sorted(drawn[5:10]) == ['3', '4', '5', '6', '7'] and len(set(drawn[10:])) == 2
+    assert drawn == [sample.input.prompt for sample in memory.draw(12, seed=1)]
+    assert drawn != [sample.input.prompt for sample in memory.draw(12, seed=2)]
 
 
 def test_an_annealed_guard_has_gone_at_the_end(make_toy):

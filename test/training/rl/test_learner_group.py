@@ -65,8 +65,8 @@ class ThreadGroup(LearnerGroup):
 
 @pytest.mark.parametrize('overrides', [
     {}, {'algorithm': 'turn_ppo', 'value_warmup_updates': 2}, {'kl_coef': 0.1}, {'target_kl': 1e-3},
-    {'algorithm': 'grpo', 'group_size': 4, 'worlds': 8},
-], ids=['ppo', 'turn', 'kl', 'target', 'grpo'])
+    {'algorithm': 'grpo', 'group_size': 4, 'worlds': 8}, {'guard_replay': 1.5},
+], ids=['ppo', 'turn', 'kl', 'target', 'grpo', 'replay'])
 def test_shares_of_every_minibatch_add_up_to_the_update_of_one_process(make_toy, overrides):
     toy = make_toy(guard_coef=0.7, decisions_per_update=48, minibatch_size=24, micro_batch_size=5, **overrides)
     samples = collect(Player(toy.policy, toy.worlds, toy.commander_of, unit=toy.config.group_size),

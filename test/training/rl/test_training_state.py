@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,23 +10,24 @@ import pytest
 import torch
 
 from training.config import TrainConfig, as_mapping
-from training.rl.algorithms import Sample
+from training.rl.algorithms import Correction, Sample
 from training.rl.learner import Learner
 from training.rl.training_state import read_config, restore_training, save_training
 from vlm_agent_ros.actions import SkillLanguage
 from vlm_agent_ros.checkpoint import save_checkpoint
 from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.policy.config import Decoding, LoraSettings, ModelConfig
+from vlm_agent_ros.policy.output import format_output
 from vlm_agent_ros.policy.policy import Policy, PolicyInput
 
 CONFIG = TrainConfig(epochs=2, minibatch_size=4, learning_rate=1e-3, value_warmup_updates=0)
 STATE = {'update': 7, 'evaluations': {'before': {'success': 0.5}}}
 
 
-def make_learner(folder: Path) -> Learner:
-    config = ModelConfig(base=str(folder), decoding=Decoding(max_thought_chars=10, max_new_tokens=64),
-                         lora=LoraSettings(rank=2), value_width=8)
-    return Learner(Policy(config, SkillLanguage(48), torch.device('cpu')), CONFIG, seed=0)
+def make_learner(folder: Path, config: TrainConfig = CONFIG) -> Learner:
+    model = ModelConfig(base=str(folder), decoding=Decoding(max_thought_chars=10, max_new_tokens=64),
+                        lora=LoraSettings(rank=2), value_width=8)
+    return Learner(Policy(model, SkillLanguage(48), torch.device('cpu')), config, seed=0)
 
 
 def update(learner: Learner, number: int) -> list[torch.Tensor]:
@@ -33,17 +35,22 @@ def update(learner: Learner, number: int) -> list[torch.Tensor]:
     rng = np.random.default_rng(number)
     inputs = [PolicyInput(rng.integers(0, 256, (32, 32, 3), np.uint8), 'task: x') for _ in range(8)]
     decisions = learner.policy.decide(inputs, temperature=1.0, seeds=[number * 100 + row for row in range(8)])
-    samples = [Sample(i, d, float(rng.normal()), float(rng.normal())) for i, d in zip(inputs, decisions)]
+    right = learner.policy.written(format_output(f'cube {number}', 'pick 03 04'))
+    samples = [Sample(i, d, float(rng.normal()), float(rng.normal()), correction)
+               for i, d, correction in zip(inputs, decisions, [Correction(right, right.thought_mask), *7 * [None]])]
     learner.update(samples, number=number, temperature=1.0, progress=number / 10)
     return [p.detach().clone() for p in learner.policy.parameters()]
 
 
-def test_a_resumed_run_makes_the_same_next_update_to_the_bit(tmp_path, vlm_folder):
-    unbroken = make_learner(vlm_folder)
+@pytest.mark.parametrize('config', [
+    CONFIG, replace(CONFIG, guard_coef=1.0), replace(CONFIG, guard_coef=1.0, guard_replay=2.0),
+], ids=['reward', 'guard', 'replay'])
+def test_a_resumed_run_makes_the_same_next_update_to_the_bit(tmp_path, vlm_folder, config):
+    unbroken = make_learner(vlm_folder, config)
     update(unbroken, 0)
-    save_training(tmp_path / 'c', unbroken.policy, unbroken, STATE, as_mapping(CONFIG))
+    save_training(tmp_path / 'c', unbroken.policy, unbroken, STATE, as_mapping(config))
     expected = update(unbroken, 1)
-    resumed = make_learner(vlm_folder)
+    resumed = make_learner(vlm_folder, config)
     assert restore_training(tmp_path / 'c', resumed) == STATE
     assert all(torch.equal(a, b) for a, b in zip(update(resumed, 1), expected))
 

@@ -45,7 +45,8 @@ def add_evaluation_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--transport', choices=('ros', 'in-process'), help='how cells are reached (default: ros)')
     parser.add_argument('--worlds', type=int, default=8, help='worlds in lock step')
     parser.add_argument('--attach', nargs='*', metavar='NAMESPACE', help='running worlds to attach to')
-    parser.add_argument('--unconstrained', action='store_true', help='decode without the grammar')
+    parser.add_argument('--unconstrained', action='store_true', help='decode without the grammar, '
+                        'as a checkpoint that was trained so is decoded anyhow')
     parser.add_argument('--illegal-rule', choices=ILLEGAL_RULES, default='auto', help=f'{ILLEGAL_HELP} (default: auto)')
     parser.add_argument('--torch-threads', type=int, default=1, help='threads of PyTorch')
 

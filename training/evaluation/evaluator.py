@@ -63,12 +63,13 @@ class Evaluator:
         Raises:
             UserError: The source does not exist or does not fit.
         """
-        options, expert = self._options, source == EXPERT
-        player = self._expert() if expert else self._player(source)
+        options = self._options
+        player = self._expert() if source == EXPERT else self._player(source)
         return {
-            'checkpoint': source, 'temperature': options.temperature, 'constrained': not options.unconstrained,
+            'checkpoint': source, 'temperature': options.temperature,
+            'constrained': player.policy.config.decoding.constrained if isinstance(player, Player) else True,
             'illegal_rule': options.illegal_rule,
-            'transport': 'in_process' if expert else self._worlds().transport,
+            'transport': self._worlds().transport if isinstance(player, Player) else 'in_process',
             'suites': [self._suite(player, suite, on_episode) for suite in self.plan],
             'versions': versions(), 'machine': machine(),
         }
@@ -82,7 +83,7 @@ class Evaluator:
         # A checkpoint has the prompt that it was trained with; another one is refused when it is asked for.
         own_prompt = is_checkpoint(Path(source)) and not hasattr(self._options, 'prompt')
         policy = load_policy(source, language=self._environment.language,
-                             constrained=not self._options.unconstrained,
+                             constrained=False if self._options.unconstrained else None,
                              prompt=None if own_prompt else self._environment.prompt)
         return Player(policy, self._worlds(), self._environment.commanders(policy.prompt, self._options.illegal_rule),
                       checkpoint=Path(source).name)

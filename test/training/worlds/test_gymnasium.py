@@ -314,10 +314,12 @@ def test_a_resume_under_another_prompt_action_list_or_model_is_refused(finished,
     assert rows(finished) == before
 
 
-def test_a_checkpoint_is_evaluated_under_its_own_prompt_and_refused_under_another(finished, capsys, tmp_path):
+def test_a_checkpoint_is_evaluated_as_it_was_trained_and_refused_under_another_prompt(finished, capsys, tmp_path):
     command = ['evaluate', *RUN, *LIST, '--checkpoint', str(finished / 'checkpoints' / 'latest'), '--episodes', '2']
-    assert main([*command, '--unconstrained', '--out', str(tmp_path / 'result.json')]) == 0
-    result, = json.loads((tmp_path / 'result.json').read_text())['suites']
+    assert main([*command, '--out', str(tmp_path / 'result.json')]) == 0
+    written = json.loads((tmp_path / 'result.json').read_text())
+    assert written['constrained'] is False
+    result, = written['suites']
     assert result['n'] == 2 and result['turns'] == 3 and result['task'] == 'test/Rooms-v0'
     assert main([*command, '--prompt', 'another']) == 2
     assert 'prompt template differs' in capsys.readouterr().err

@@ -83,7 +83,8 @@ class SftConfig:
     vision: Stage = Stage()
     text: Stage = Stage()
     joint: Stage = Stage(steps=0)
-    autocast: bool = bounded(True, help='matrix products in bfloat16; weights and losses stay float32')
+    autocast: bool = bounded(True, help='matrix products in bfloat16 where the device has instructions for them; '
+                             'weights and losses stay float32')
     augmentation: Augmentation = Augmentation()
     grounding_weight: float = bounded(0.5, low=0.0, high=100.0, help='weight of the grounding loss in the joint stage')
     weight_decay: float = bounded(0.02, low=0.0, high=1.0, help='of AdamW, on matrices')
@@ -133,6 +134,7 @@ class SftTrainer:
         self.data = SftData(dataset, PromptEncoder(self.processor, config.model), config.augmentation, self.device)
         self.order = SampleOrder(config.seed, *self.data.split(config.held_out, config.seed), weights)
         self.features = ImageFeatures(self.model)
+        self._bfloat16 = config.autocast and has_bfloat16(self.device)
         width = self.model.get_output_embeddings().weight.shape[1]
         self.head = GroundingHead(width, len(dataset.classes), dataset.grid).to(self.device)
         self.stage, self.step, self.seconds = 'vision', 0, 0.0
@@ -218,7 +220,7 @@ class SftTrainer:
         return loss
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.autocast)
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._bfloat16)
 
     @torch.no_grad()
     def _evaluate(self) -> dict[str, float]:
@@ -286,6 +288,23 @@ class SftTrainer:
         self.history = progress['history']
         self.saved = f'step {self.step} of the {self.stage} stage'
         print(f'{path}: continuing from {self.saved}', flush=True)
+
+
+def has_bfloat16(device: torch.device, cpuinfo: Path = Path('/proc/cpuinfo')) -> bool:
+    """Whether a device multiplies in bfloat16 by itself; a CPU that has to emulate it takes nine times as long as in
+    float32.
+
+    Args:
+        device: Where a run computes.
+        cpuinfo: Where Linux lists what a CPU can do.
+    """
+    if device.type == 'cuda':
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    try:
+        known = set(cpuinfo.read_text(encoding='utf-8').split())
+    except OSError:  # another system
+        return False
+    return not known.isdisjoint(('avx512_bf16', 'amx_bf16', 'bf16'))  # the last one is ARM's
 
 
 def _plain(config: SftConfig) -> Any:

@@ -14,7 +14,7 @@ import torch
 from training.cli import main
 from training.demonstrations.dataset_schema import DatasetInfo, DemonstrationRow, ObjectLabel
 from training.demonstrations.dataset_writer import DatasetWriter
-from training.sft.sft_trainer import SftConfig, SftTrainer, Stage
+from training.sft.sft_trainer import SftConfig, SftTrainer, Stage, has_bfloat16
 from training.sft.tiny_vlm import TinyVlmConfig
 from vlm_agent_ros.checkpoint import load_policy
 from vlm_agent_ros.errors import UserError
@@ -213,3 +213,14 @@ def test_bad_input_is_one_sentence(tmp_path, demonstrations, capsys, options, me
     error = capsys.readouterr().err
     assert message in error and error.count('\n') == 1
     assert not (tmp_path / 'model').exists()
+
+
+@pytest.mark.parametrize(('flags', 'expected'), [
+    ('fpu avx2 avx512f avx512_vnni', False), ('avx2 avx512_bf16 amx_tile', True), ('amx_bf16 avx', True),
+    ('asimd svebf16 bf16 i8mm', True), ('asimd fp', False),
+])
+def test_products_are_in_bfloat16_only_where_a_cpu_has_instructions_for_it(tmp_path, flags, expected):
+    cpuinfo = tmp_path / 'cpuinfo'
+    cpuinfo.write_text(f'processor : 0\nflags : {flags}\n')
+    assert has_bfloat16(torch.device('cpu'), cpuinfo) == expected
+    assert not has_bfloat16(torch.device('cpu'), tmp_path / 'nowhere')

@@ -30,8 +30,8 @@ class LearningConfig:
                                'or every one, with the action that it comes to: also away from true ones that led '
                                'nowhere, and to keep the others')
     guard_anneal: bool = bounded(False, help='let that weight fall linearly to 0 over the budget')
-    guard_replay: float = bounded(0.0, low=0.0, high=100.0, help='how many of the corrections made so far are learned '
-                                  'from again after every update, per decision of it; 0 = none')
+    guard_replay: float = bounded(0.0, low=0.0, high=100.0, help='how many of the corrections that the guard has made so '
+                                  'far are learned from again after every update, per decision of it; 0 = none')
     guard_memory: int = bounded(4096, low=1, high=2**20, help='newest corrections that are kept for that, in memory '
                                 'and in every checkpoint (50 kB each with images of 128 x 128)')
     target_kl: float = bounded(0.0, low=0.0, help='stop an update once the KL to its start (per decision) exceeds it; '
@@ -191,9 +191,6 @@ class TrainConfig(LearningConfig, EnvironmentConfig):
         if self.stop_at_success and not (self.eval_every and self.eval_episodes):
             raise UserError('stop_at_success needs evaluations during training: set eval_every and eval_episodes')
         self._check_workers()
-        if self.guard_replay and not self.guard_coef:
-            raise UserError(f'guard_replay is {self.guard_replay:g}, but guard_coef is 0, so that nothing is corrected:'
-                            ' set guard_coef above 0, or guard_replay to 0')
         if any(part in ('..', '.') for part in Path(self.run_name).parts) or Path(self.run_name).is_absolute():
             raise UserError(f'run_name is {self.run_name!r}, but must name a folder within runs_dir')
 

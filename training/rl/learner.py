@@ -46,7 +46,7 @@ class Learner:
         self.policy, self.config, self.seed = policy, config, seed
         self.algorithm = algorithm or make_algorithm(config)
         self.group = group
-        self.memory = CorrectionMemory(config.guard_memory if config.guard_replay else 0)
+        self.memory = CorrectionMemory(config.guard_memory if config.guard_coef and config.guard_replay else 0)
         self._led: int | None = None  # number of the last update after which the others had the same weights
         self._adapter = [p for p in policy.adapter_parameters() if p.requires_grad]
         self._value_head = list(policy.value_parameters())

@@ -13,9 +13,9 @@ from training.rl.rollout import TrainingSchedule, collect
 from training.worlds.episodes import Player
 
 RECORDED = {
-    'thoughts': [[0.213488385, -0.213488311], [-0.049526438, 0.049526464]],
-    'actions': [[0.826829374, -0.826829493], [-0.739421368, 0.739421368]],
-    'value_head': [0.474543571, 0.444066674],
+    'thoughts': [[-0.037437342, 0.037437513], [0.190067455, -0.190067396]],
+    'actions': [[1.141696215, -1.141696215], [-0.984655142, 0.984655082]],
+    'value_head': [0.475790322, 0.360711008],
 }
 
 

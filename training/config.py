@@ -30,8 +30,8 @@ class LearningConfig:
                                'or every one, with the action that it comes to: also away from true ones that led '
                                'nowhere, and to keep the others')
     guard_anneal: bool = bounded(False, help='let that weight fall linearly to 0 over the budget')
-    guard_replay: float = bounded(0.0, low=0.0, high=100.0, help='how many of the corrections that the guard has made so '
-                                  'far are learned from again after every update, per decision of it; 0 = none')
+    guard_replay: float = bounded(0.0, low=0.0, high=100.0, help='how many of all corrections of the guard are learned '
+                                  'from again after every update, per decision of it; 0 = none')
     guard_memory: int = bounded(4096, low=1, high=2**20, help='newest corrections that are kept for that, in memory '
                                 'and in every checkpoint (50 kB each with images of 128 x 128)')
     target_kl: float = bounded(0.0, low=0.0, help='stop an update once the KL to its start (per decision) exceeds it; '

@@ -22,19 +22,22 @@ class GymnasiumRecording:
     """See Recording.
 
     Attributes:
-        episodes: Number of episodes, all played to the end.
+        episodes: Number of episodes that are played to the end.
         seed: First episode seed.
         environment: Which; it or one of its wrappers has a method ``demonstrate``, see ``GymnasiumWorlds``.
+        scenes: Number of episodes of which only the first decision is recorded: where later prompts tell what the
+            first image alone shows, they teach to read images.
     """
 
     episodes: int
     seed: int
     environment: EnvironmentConfig
+    scenes: int = 0
 
     @property
     def total(self) -> int:
         """See Recording."""
-        return self.episodes
+        return self.scenes + self.episodes
 
     def info(self) -> DatasetInfo:
         """See Recording."""
@@ -45,7 +48,7 @@ class GymnasiumRecording:
         pool.demonstrate(0)
         pool.close()
         settings = {'made by': "vlm-agent record, the environment's own expert", 'version': __version__,
-                    'episodes': self.episodes, 'seed': self.seed,
+                    'episodes': self.episodes, 'scenes': self.scenes, 'seed': self.seed,
                     **{key_of(field): getattr(self.environment, field.name) for field in fields(self.environment)},
                     'prompt_sha256': environment.prompt.digest()}
         return DatasetInfo(recording=json.loads(json.dumps(settings)))
@@ -56,11 +59,12 @@ class GymnasiumRecording:
         pool = environment.open(1)
         try:
             for index in range(first, last):
-                yield from self._episode(index, environment, pool)
+                yield from self._episode(index, environment, pool, whole=index >= self.scenes)
         finally:
             pool.close()
 
-    def _episode(self, index: int, environment: GymnasiumEnvironment, pool: GymnasiumWorlds) -> list[DemonstrationRow]:
+    def _episode(self, index: int, environment: GymnasiumEnvironment, pool: GymnasiumWorlds, *, whole: bool
+                 ) -> list[DemonstrationRow]:
         commander = environment.commanders(environment.prompt, 'auto')('')
         request = EpisodeRequest(self.seed + index, self.environment.env_id)
         pool.reset({0: request})
@@ -69,9 +73,11 @@ class GymnasiumRecording:
         outcomes: list[Outcome] = []
         while outcome is None or not (outcome.terminated or outcome.truncated):
             seen, (thought, action) = commander.observe(observation), pool.demonstrate(0)
-            pool.execute({0: environment.language.parse(action).index})
             row = DemonstrationRow(seen.image, seen.prompt, thought, action, index, action, request.task,
                                    observation.task, world='gymnasium', seed=request.seed, turn=len(rows) + 1)
+            if not whole:
+                return [dataclasses.replace(row, executed=None)]
+            pool.execute({0: environment.language.parse(action).index})
             observation, outcome = pool.collect([0])[0]
             assert outcome is not None
             rows.append(dataclasses.replace(row, outcome=outcome))

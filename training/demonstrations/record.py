@@ -19,7 +19,7 @@ from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.nodes.process import end_with_parent
 
 _SHARD = 500  # episodes per file, which is the unit of work
-_CELL_OPTIONS = ('world', 'model', 'tasks', 'scenes', 'mistakes', 'noise')
+_CELL_OPTIONS = ('world', 'model', 'tasks', 'mistakes', 'noise')
 
 
 class Recording(Protocol):
@@ -55,6 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--out', type=Path, default=Path('data/demonstrations'), help='folder to write; the same '
                         'command continues a recording that was cut off')
     parser.add_argument('--episodes', type=int, default=4_000, help='episodes played to the end')
+    parser.add_argument('--scenes', type=int, default=argparse.SUPPRESS, help='episodes before those of which only the '
+                        'first decision is kept (default: 40000 in the cell, none in Gymnasium)')
     parser.add_argument('--seed', type=int, default=1_000_000_000, help='first episode seed')
     parser.add_argument('--workers', type=int, default=2, help='processes')
     add_config_flags(parser, EnvironmentConfig)
@@ -62,7 +64,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     cell.add_argument('--world', help='world file, by name or path (default: panda_table)')
     cell.add_argument('--model', help='models file whose prompt template is used (default: tiny_vlm)')
     cell.add_argument('--tasks', nargs='+', help='tasks, in turn (default: place pick place)')
-    cell.add_argument('--scenes', type=int, help='episodes of which only the first decision is kept (default: 40000)')
     cell.add_argument('--mistakes', type=float, help='share of spoilt turns in full episodes (default: 0.2)')
     cell.add_argument('--noise', action='store_true', help="keep the world's sensor noise (sft adds its own)")
 
@@ -115,17 +116,18 @@ def _recording(args: argparse.Namespace) -> Recording:
 
     config = parse(EnvironmentConfig, config_overrides(args, EnvironmentConfig), 'command line')
     given = {name: getattr(args, name) for name in _CELL_OPTIONS if hasattr(args, name)}
+    scenes = {'scenes': args.scenes} if hasattr(args, 'scenes') else {}
     if config.env == 'gymnasium':
         if given:
             raise UserError(f'env is gymnasium, which knows no {", ".join(given)}: leave that out')
         from training.demonstrations.gymnasium_recording import GymnasiumRecording
 
-        return GymnasiumRecording(args.episodes, args.seed, config)
+        return GymnasiumRecording(args.episodes, args.seed, config, **scenes)
     from training.demonstrations.cell_recording import CellRecording
 
     if 'tasks' in given:
         given['tasks'] = tuple(given['tasks'])
-    return CellRecording(args.episodes, args.seed, **given)
+    return CellRecording(args.episodes, args.seed, **scenes, **given)
 
 
 def _start_worker(parent_pid: int) -> None:

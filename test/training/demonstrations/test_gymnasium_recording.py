@@ -108,7 +108,7 @@ gymnasium.register('test/DoorAlone-v0', entry_point=Door)
     ('right', [], 'in demonstrate(), which has to return a thought and an action'),
     (('a "quote"', 'right'), [], 'holds a quote'),
     (RuntimeError('lost'), [], 'raised RuntimeError: lost'),
-    (('', 'right'), ['--scenes', '3', '--tasks', 'pick'], 'env is gymnasium, which knows no tasks, scenes'),
+    (('', 'right'), ['--mistakes', '0.3', '--tasks', 'pick'], 'env is gymnasium, which knows no tasks, mistakes'),
     (('', 'right'), ['--env', 'cell'], 'env is cell, which takes no env_id'),
     (('', 'right'), ['--episodes', '0'], 'there is nothing to record'),
 ])
@@ -125,3 +125,12 @@ def test_an_expert_that_asks_for_what_a_turn_does_not_admit_is_named_with_its_se
     error = capsys.readouterr().err
     assert f"demonstrates the action 'left', but admits right (seed {DEMONSTRATION_START}, turn 1)" in error
     assert not (tmp_path / 'data').exists()
+
+
+def test_of_scenes_the_first_decision_alone_is_recorded_and_nothing_is_carried_out(tmp_path):
+    assert record(registered(), tmp_path / 'd', '--scenes', '4') == 0
+    rows = [row for file in sorted((tmp_path / 'd' / 'data').iterdir()) for row in pq.read_table(file).to_pylist()]
+    assert [(row['episode'], row['turn']) for row in rows] == [
+        *((episode, 1) for episode in range(4)), *((episode, turn) for episode in range(4, 7) for turn in (1, 2))]
+    assert all((row['executed'] is None) == (row['outcome'] is None) == (row['episode'] < 4) for row in rows)
+    assert '| 10 | 3 | 0 | 4 |' in (tmp_path / 'd' / 'README.md').read_text()

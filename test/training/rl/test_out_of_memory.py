@@ -20,8 +20,8 @@ def exhausted(*arguments, **settings):
 def test_the_last_finished_update_is_saved_and_can_be_gone_on_from(flags, tmp_path, monkeypatch, capsys, method, told):
     step = Learner._step
 
-    def last_step(learner, *arguments):
-        step(learner, *arguments)
+    def last_step(learner, *arguments, **options):
+        step(learner, *arguments, **options)
         monkeypatch.setattr(Policy, method, exhausted)
 
     monkeypatch.setattr(Learner, '_step', last_step)  # in the first update, or in the rollout after it

@@ -55,8 +55,8 @@ def test_an_interrupted_update_is_made_again_as_if_nothing_had_happened(finished
     steps = []
     step = Learner._step
 
-    def interrupted(ppo, *arguments):
-        step(ppo, *arguments)
+    def interrupted(ppo, *arguments, **options):
+        step(ppo, *arguments, **options)
         steps.append(1)
         if len(steps) == ppo.config.epochs + 2:  # in the middle of the second update
             os.kill(os.getpid(), signal.SIGINT)

@@ -265,16 +265,17 @@ class Learner:
     def _step(self, statistics: _Statistics, adapter: bool = True, value_head: bool = True) -> None:
         # Two norms, so that a large value error does not shrink the step of the policy.
         limit = self.config.max_grad_norm or math.inf
-        for wanted, parameters in ((adapter, self._adapter), (value_head, self._value_head)):
-            for parameter in parameters:
-                if not wanted:
+        for trained, parameters in ((adapter, self._adapter), (value_head, self._value_head)):
+            if not trained:
+                for parameter in parameters:
                     parameter.grad = None
-                elif self.group is not None and parameter.grad is None:
-                    parameter.grad = torch.zeros_like(parameter)  # another process may have had something to read
-            if wanted and self.group is not None:
+                continue
+            if self.group is not None:
+                for parameter in parameters:  # another process may have a gradient where this one had nothing to read
+                    parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
                 self.group.add([parameter.grad for parameter in parameters if parameter.grad is not None])
             norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
-            if wanted and parameters is self._adapter:
+            if parameters is self._adapter:
                 statistics.add(1, gradient_norm=norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

@@ -31,12 +31,12 @@ def save_training(path: Path, policy: Policy, learner: Learner, state: dict[str,
     """
     tensors, rest = split_state(learner.state_dict())
     camera = load_cell(load_world(config['world']).cell).camera if config['env'] == 'cell' else None
-    images, corrections = packed_corrections(learner.memory.samples)
-    remembered = bool(corrections)
-    save_checkpoint(path, policy, step=state['update'], metrics=state['evaluations'], camera=camera,
-                    tensors={'optimizer': tensors, **({'corrections': images} if remembered else {})},
-                    documents={'optimizer_groups': rest, 'run_state': state, 'train_config': config,
-                               **({'corrections': corrections} if remembered else {})})
+    parts = {'optimizer': tensors}
+    documents = {'optimizer_groups': rest, 'run_state': state, 'train_config': config}
+    if learner.memory.samples:
+        parts['corrections'], documents['corrections'] = packed_corrections(learner.memory.samples)
+    save_checkpoint(path, policy, step=state['update'], metrics=state['evaluations'], camera=camera, tensors=parts,
+                    documents=documents)
 
 
 def restore_training(path: Path, learner: Learner) -> dict[str, Any]:

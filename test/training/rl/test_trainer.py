@@ -10,9 +10,11 @@ import pytest
 
 from training.cli import main
 from training.evaluation.evaluate import EvaluationResult, Suite
+from training.rl.algorithms import Correction
 from training.rl.learner import Learner
 from training.rl.trainer import Trainer
 from vlm_agent_ros.checkpoint import load_policy
+from vlm_agent_ros.policy.output import format_output
 from vlm_agent_ros.policy.policy import PolicyInput
 
 TIMES = ('_s', 'per_second', 'mib')
@@ -73,6 +75,30 @@ def test_an_interrupted_update_is_made_again_as_if_nothing_had_happened(finished
     assert weights(tmp_path / 'broken') == weights(finished)
     before, after = (json.loads((run / 'summary.json').read_text()) for run in (tmp_path / 'broken', finished))
     assert before['after']['return'] == after['after']['return']
+
+
+def test_what_an_interrupted_update_remembered_is_forgotten(flags, tmp_path, monkeypatch):
+    def taught(turns, policy, every=False):  # the random VLM writes nothing that could be corrected
+        right = policy.written(format_output('cube', 'pick 03 04'))
+        return [Correction(right, right.thought_mask) for _ in turns]
+
+    def interrupted(learner, *arguments, **options):
+        again.append(options.get('value_head') is False)
+        step(learner, *arguments, **options)
+        if again[-2:] == [True, True] and False in again[again.index(True):]:  # the second update learns again
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr('training.rl.rollout.corrections', taught)
+    command = [*flags, '--eval-episodes', '0', '--runs-dir', str(tmp_path), '--guard-coef', '1', '--guard-replay', '2',
+               '--minibatch-size', '2', '--run-name']
+    assert main([*command, 'whole']) == 0
+    step, again = Learner._step, []
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, '_step', interrupted)
+        assert main([*command, 'broken']) == 130
+    assert main(['train', '--resume', str(tmp_path / 'broken')]) == 0
+    assert rows(tmp_path / 'broken') == rows(tmp_path / 'whole')
+    assert weights(tmp_path / 'broken') == weights(tmp_path / 'whole')
 
 
 def test_a_disk_that_is_full_ends_in_one_sentence_and_leaves_no_half_checkpoint(flags, tmp_path, monkeypatch, capsys):

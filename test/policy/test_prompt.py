@@ -1,5 +1,7 @@
 """The user message: placeholders, untrusted text, and the digest that a checkpoint is bound to."""
 
+import pytest
+
 from vlm_agent_ros.actions import SkillLanguage
 from vlm_agent_ros.policy.config import load_model_config
 from vlm_agent_ros.policy.prompt import PromptTemplate
@@ -35,3 +37,14 @@ def test_the_turn_before_is_told_on_one_line_and_cannot_use_placeholders():
 def test_the_digest_changes_with_everything_that_matters():
     digests = {PromptTemplate(*values).digest() for values in (('a', 50), ('b', 50), ('a', 51))}
     assert len(digests) == 3
+
+
+def test_another_memory_makes_the_message_that_would_have_been_rendered_with_it():
+    prompt = PromptTemplate('(task) {task}\n{actions}\nbefore: {previous}.\n{state} {examples}', max_task_chars=50)
+    said = prompt.render('sort (all) {previous}', 'open', LANGUAGE, 'before: red cube.')
+    for memory in ('pick 03 04', '', 'two\nlines'):
+        assert prompt.with_previous(said, memory) == prompt.render('sort (all) {previous}', 'open', LANGUAGE, memory)
+    with pytest.raises(ValueError, match='none of the template'):
+        prompt.with_previous('task: sort', 'pick 03 04')
+    assert prompt.remembers and not PromptTemplate('{task}').remembers
+    assert PromptTemplate('{task}').with_previous('sort', 'pick 03 04') == 'sort'

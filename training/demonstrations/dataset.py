@@ -6,7 +6,7 @@ import io
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vlm_agent_ros.errors import UserError
+from vlm_agent_ros.policy.prompt import PromptTemplate
 
 from .dataset_schema import COLUMNS, DatasetInfo, read_info
 from .dataset_writer import UNFINISHED
 
-_READ = ('image', 'prompt', 'thought', 'action', 'task', 'episode', 'objects', 'rare')
+_READ = ('image', 'prompt', 'thought', 'action', 'executed', 'task', 'episode', 'turn', 'objects', 'rare')
 _REQUIRED = tuple(column.name for column in COLUMNS if column.required)
 _SHARD = re.compile(r'(.*)-\d{5}-of-(\d{5})\.parquet')
 
@@ -36,7 +37,9 @@ class DemonstrationDataset:
         objects: (N, K, 4) float32, the true objects as [class, column, row, visible]: class is an index into
             ``classes`` or -1 for no object; column and row are the fractional position of the object's centre in
             cells of the image grid (0 at the image's left and top edge); visible is 0 or 1.
+        executed: (N,) str, what was carried out; empty for nothing.
         episodes: (N,) int64, episode of each sample; episodes are held out as a whole.
+        turns: (N,) int64, turn of its episode, from 1; 0 where it is not known.
         labels: (N,) bool by name of a task or of a rare event: the samples that belong to it.
         classes: Names of the object classes, e.g. ``yellow cube``; empty where no objects are known.
         grid: Cells per image side.
@@ -47,7 +50,9 @@ class DemonstrationDataset:
     thoughts: np.ndarray
     actions: np.ndarray
     objects: np.ndarray
+    executed: np.ndarray
     episodes: np.ndarray
+    turns: np.ndarray
     labels: dict[str, np.ndarray]
     classes: tuple[str, ...]
     grid: int
@@ -77,6 +82,22 @@ class DemonstrationDataset:
                     builder.add(content, f'{file}: row {row}')
         return builder.dataset()
 
+    def without_thoughts(self, template: PromptTemplate) -> DemonstrationDataset:
+        """The same decisions by a policy that writes no thoughts: it remembers its actions instead.
+
+        Args:
+            template: Of the prompts.
+
+        Raises:
+            UserError: A prompt is none of the template, or tells of a turn that is not among the decisions.
+        """
+        prompts = self.prompts
+        if template.remembers:
+            done = {(episode, turn): action for episode, turn, action in zip(self.episodes, self.turns, self.executed)}
+            prompts = np.array([_remembering(template, prompt, '' if turn == 1 else done.get((episode, turn - 1)))
+                                for prompt, episode, turn in zip(self.prompts, self.episodes, self.turns)], object)
+        return replace(self, prompts=prompts, thoughts=np.full(len(self), '', object))
+
 
 class _Builder:
     """Arrays that are filled row by row; the images, nearly all of the memory, are held once."""
@@ -85,9 +106,10 @@ class _Builder:
         self._info, self._samples, self._count = info, samples, 0
         self._class_of = {name: index for index, name in enumerate(info.classes)}
         self._images = np.empty(0, np.uint8)
-        self._texts: dict[str, list[str]] = {'prompt': [], 'thought': [], 'action': []}
+        self._texts: dict[str, list[str]] = {'prompt': [], 'thought': [], 'action': [], 'executed': []}
         self._objects: list[list[tuple[float, float, float, float]]] = []
         self._episodes = np.empty(samples, np.int64)
+        self._turns = np.empty(samples, np.int64)
         self._source = 0
         self._numbers: dict[tuple[int, int], int] = {}
         self._labels: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(samples, bool))
@@ -110,8 +132,10 @@ class _Builder:
                             f'{self._images.shape[1:3]}: all images must be of one size')
         self._images[self._count] = image
         for name, texts in self._texts.items():
-            texts.append(self._known_texts.setdefault(row[name], row[name]))
+            text = row.get(name) or ''
+            texts.append(self._known_texts.setdefault(text, text))
         self._objects.append([self._object(label, where) for label in row.get('objects') or ()])
+        self._turns[self._count] = row.get('turn') or 0
         self._episodes[self._count] = self._numbers.setdefault((self._source, row['episode']), len(self._numbers))
         for name in {row.get('task'), *(row.get('rare') or ())} - {None}:
             self._labels[name][self._count] = True
@@ -122,9 +146,9 @@ class _Builder:
         objects = np.full((self._samples, max(map(len, self._objects)), 4), -1.0, np.float32)
         for slots, labels in zip(objects, self._objects):
             slots[: len(labels)] = np.reshape(labels, (-1, 4))
-        prompts, thoughts, actions = (np.array(texts, object) for texts in self._texts.values())
-        return DemonstrationDataset(self._images, prompts, thoughts, actions, objects, self._episodes,
-                                    dict(self._labels), self._info.classes, self._info.grid)
+        prompts, thoughts, actions, executed = (np.array(texts, object) for texts in self._texts.values())
+        return DemonstrationDataset(self._images, prompts, thoughts, actions, objects, executed, self._episodes,
+                                    self._turns, dict(self._labels), self._info.classes, self._info.grid)
 
     def _object(self, label: dict[str, Any], where: str) -> tuple[float, float, float, float]:
         if label['name'] not in self._class_of:
@@ -135,6 +159,18 @@ class _Builder:
             raise UserError(f'{where}: object {label["name"]!r} lies at {position}, which is no position in the image: '
                             'correct or leave out the object')
         return self._class_of[label['name']], *position, float(label['visible'])
+
+
+def _remembering(template: PromptTemplate, prompt: str, action: str | None) -> str:
+    if action is None:
+        raise UserError(f'the prompt {prompt!r} tells the thought of a turn before that is not in the dataset, so that it '
+                        'is not known what a policy without thoughts would read: leave out the decision, or '
+                        'choose a model whose prompt has no {previous}')
+    try:
+        return template.with_previous(prompt, action)
+    except ValueError as error:
+        raise UserError(f'{error}, so that no policy without thoughts can be taught by it: choose the model that it was '
+                        'recorded with, or record it again') from error
 
 
 def _files(path: Path) -> list[Path]:

@@ -121,7 +121,7 @@ class SftTrainer:
             raise UserError(f'{folder} holds a model already: choose another --out, or delete it')
         dataset = DemonstrationDataset.load([Path(path).expanduser() for path in config.data])
         if not config.cot:
-            dataset = dataclasses.replace(dataset, thoughts=np.full(len(dataset), '', object))
+            dataset = dataset.without_thoughts(load_model_config(config.model).prompt)
         _check_thoughts(config, dataset)
         weights = sample_weights(dataset, config.weights)
         if not (dataset.objects[..., 3] > 0).any() and (config.vision.steps or config.grounding_weight):

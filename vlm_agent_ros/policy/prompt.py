@@ -20,6 +20,7 @@ Then decide on one action.
 Answer with JSON only: {"thoughts": "<what you see and conclude>", "action": "<one action>"}"""
 
 _PREVIOUS_CHARS = 400  # of the previous output; a model without grammar may write anything
+_PLACEHOLDER = re.compile(r'\{(task|state|previous|actions|examples)\}')
 _CONTROL = re.compile(r'[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]+')
 
 
@@ -49,15 +50,41 @@ class PromptTemplate:
         values = {
             'task': _one_line(task)[: self.max_task_chars],
             'state': state,
-            'previous': _one_line(previous)[:_PREVIOUS_CHARS] or 'nothing',
+            'previous': _memory(previous),
             'actions': language.description,
             'examples': ', '.join(language.examples),
         }
-        return re.sub(r'\{(task|state|previous|actions|examples)\}', lambda match: values[match[1]], self.template)
+        return _PLACEHOLDER.sub(lambda match: values[match[1]], self.template)
+
+    @property
+    def remembers(self) -> bool:
+        """It tells what was said of the turn before."""
+        return '{previous}' in self.template
+
+    def with_previous(self, prompt: str, previous: str) -> str:
+        """A message that ``render`` gave, with another memory.
+
+        Raises:
+            ValueError: The message is none of this template.
+        """
+        text, *rest = _PLACEHOLDER.split(self.template)
+        pattern, new = re.escape(text), [text]
+        for text in rest[1::2]:
+            pattern += f'(.*){re.escape(text)}'
+        match = re.fullmatch(pattern, prompt, re.DOTALL)
+        if match is None:
+            raise ValueError(f'the prompt {prompt!r} is none of the template {self.template!r}')
+        for name, said, text in zip(rest[::2], match.groups(), rest[1::2]):
+            new += [_memory(previous) if name == 'previous' else said, text]
+        return ''.join(new)
 
     def digest(self) -> str:
         """SHA-256 (hex) of everything that defines the prompt; a checkpoint is bound to it."""
         return hashlib.sha256(f'{self.max_task_chars}\n{self.template}'.encode()).hexdigest()
+
+
+def _memory(previous: str) -> str:
+    return _one_line(previous)[:_PREVIOUS_CHARS] or 'nothing'
 
 
 def _one_line(text: str) -> str:

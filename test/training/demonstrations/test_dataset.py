@@ -18,7 +18,9 @@ from PIL import Image
 from training.demonstrations.dataset import DemonstrationDataset
 from training.demonstrations.dataset_schema import COLUMNS, DatasetInfo, DemonstrationRow, EpisodeOutcome, ObjectLabel
 from training.demonstrations.dataset_writer import DatasetWriter
+from vlm_agent_ros.actions import SkillLanguage
 from vlm_agent_ros.errors import UserError
+from vlm_agent_ros.policy.prompt import PromptTemplate
 from vlm_agent_ros.types import Outcome
 
 INFO = DatasetInfo(('red cube', 'blue pad'), 48, {'seed': 7})
@@ -55,6 +57,24 @@ def test_what_is_written_is_read(tmp_path):
         'place': [1, 1, 1, 1, 0, 0], 'pick': [0, 0, 0, 0, 1, 1], 'recovery': [1, 1, 1, 1, 0, 0],
         'dropped': [1, 1, 1, 1, 0, 0]}
     assert dataset.classes == INFO.classes and dataset.grid == 48
+
+
+def test_without_thoughts_a_prompt_remembers_what_was_done_instead_of_what_was_thought(tmp_path):
+    template, language = PromptTemplate('task: {task}\nbefore: {previous}'), SkillLanguage(48)
+    told = [template.render('sort', '', language, memory) for memory in ('', 'red cube at 01', '')]
+    made = [dataclasses.replace(row, prompt=prompt, turn=turn, episode=episode, executed='pick 09 09')
+            for row, prompt, turn, episode in zip(rows(3), told, (1, 2, 1), (0, 0, 1))]
+    whole = DemonstrationDataset.load([write(tmp_path / 'd', made)])
+    dataset = whole.without_thoughts(template)
+    assert dataset.prompts.tolist() == ['task: sort\nbefore: nothing', 'task: sort\nbefore: pick 09 09',
+                                        'task: sort\nbefore: nothing']
+    assert dataset.thoughts.tolist() == 3 * ['']
+    part = DemonstrationDataset.load([write(tmp_path / 'part', made[1:])])
+    with pytest.raises(UserError, match='a turn before that is not in the dataset'):
+        part.without_thoughts(template)
+    with pytest.raises(UserError, match='none of the template'):
+        whole.without_thoughts(PromptTemplate('{task}; {previous}; {task}'))
+    assert part.without_thoughts(PromptTemplate('{task}')).prompts.tolist() == told[1:]
 
 
 def test_the_schema_tells_other_tools_what_the_columns_are(tmp_path):

@@ -163,14 +163,14 @@ class _Builder:
 
 def _remembering(template: PromptTemplate, prompt: str, action: str | None) -> str:
     if action is None:
-        raise UserError(f'the prompt {prompt!r} tells the thought of a turn before that is not in the dataset, so that it '
-                        'is not known what a policy without thoughts would read: leave out the decision, or '
+        raise UserError(f'the prompt {prompt!r} tells the thought of a turn before that is not in the dataset, so that '
+                        'it is not known what a policy without thoughts would read: leave out the decision, or '
                         'choose a model whose prompt has no {previous}')
     try:
         return template.with_previous(prompt, action)
     except ValueError as error:
-        raise UserError(f'{error}, so that no policy without thoughts can be taught by it: choose the model that it was '
-                        'recorded with, or record it again') from error
+        raise UserError(f'{error}, so that no policy without thoughts can be taught by it: choose the model that it '
+                        'was recorded with, or record it again') from error
 
 
 def _files(path: Path) -> list[Path]:

@@ -32,7 +32,7 @@ def save_training(path: Path, policy: Policy, learner: Learner, state: dict[str,
     tensors, rest = split_state(learner.state_dict())
     camera = load_cell(load_world(config['world']).cell).camera if config['env'] == 'cell' else None
     parts = {'optimizer': tensors}
-    documents = {'optimizer_groups': rest, 'run_state': state, 'train_config': config}
+    documents: dict[str, Any] = {'optimizer_groups': rest, 'run_state': state, 'train_config': config}
     if learner.memory.samples:
         parts['corrections'], documents['corrections'] = packed_corrections(learner.memory.samples)
     save_checkpoint(path, policy, step=state['update'], metrics=state['evaluations'], camera=camera, tensors=parts,

@@ -223,7 +223,7 @@ class Learner:
             loss = config.value_coef * value
             statistics.add(len(samples), value_loss=value)
         if not value_only:
-            loss = loss + surrogate - config.entropy_coef * entropy
+            loss = loss + config.policy_coef * surrogate - config.entropy_coef * entropy
         with torch.no_grad():
             log_ratio = (weights * (result.logprobs - old_log_probs)).sum(1)
             change = log_ratio.exp() - 1.0

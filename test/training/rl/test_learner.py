@@ -98,6 +98,14 @@ def test_the_guard_teaches_the_tokens_that_a_correction_names_and_no_other(make_
     assert not toy.policy.actions.any()
 
 
+def test_without_the_weight_of_the_reward_the_guard_alone_teaches(make_toy):
+    toy = make_toy(guard_coef=1.0, policy_coef=0.0, learning_rate=0.1)
+    samples = [replace(sample, advantage=1.0) for sample in corrected_in_first_context(toy)]
+    Learner(toy.policy, toy.config, 0).update(samples, number=1, temperature=1.0, progress=0.0)
+    assert toy.policy.thoughts[0].any() and not toy.policy.thoughts[1].any() and not toy.policy.actions.any()
+    assert toy.policy.value_head.all()
+
+
 def test_corrections_of_earlier_updates_are_learned_from_again(make_toy):
     after = []
     for replay in (0.0, 0.5):

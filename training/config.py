@@ -20,7 +20,7 @@ class LearningConfig:
                                help='one probability ratio per decision (the paper) or one per token')
     clip: float = bounded(0.1, low=0.001, high=1.0, help='clip range of the probability ratio')
     max_ratio: float = bounded(10.0, low=1.0, help='ratios above it use only the clipped surrogate')
-    policy_coef: float = bounded(1.0, low=0.0, high=100.0, help='weight of what the reward teaches; 0 = the guard alone')
+    policy_coef: float = bounded(1.0, low=0.0, high=100.0, help='weight of what the reward teaches; 0 = only the guard')
     value_coef: float = bounded(0.5, low=0.0, high=100.0, help='weight of the value loss')
     value_clip: float = bounded(0.1, low=0.0, help='clip range of the value around its old estimate; 0 = off')
     entropy_coef: float = bounded(0.0, low=0.0, high=1.0, help='weight of the entropy bonus (mean over tokens)')

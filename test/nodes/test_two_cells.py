@@ -1,7 +1,6 @@
 """Two cells on one /diagnostics: names tell them apart, and neither takes for its own what the other says."""
 
 import re
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -79,6 +78,10 @@ def test_a_cell_neither_logs_nor_believes_what_another_one_says(graph, tmp_path)
     def names():
         return {status.name for array in told for status in array.status}
 
+    def logged():
+        return {status.name for message in AuditLog(tmp_path / 'log').messages([interface.DIAGNOSTICS])
+                for status in message.message.status}
+
     graph.node.create_timer(0.2, say)
     graph.wait(checkpoints)
     told.clear()
@@ -86,8 +89,6 @@ def test_a_cell_neither_logs_nor_believes_what_another_one_says(graph, tmp_path)
     assert checkpoints() == {'weights of cell_1/'}
     graph.wait(lambda: {'cell_1/gate_node: verdict', 'cell_1/gate_node: stop', 'cell_1/audit_node: audit'} <= names())
     assert not any(name.startswith(('gate_node', 'audit_node')) for name in names())
-    time.sleep(1.0)  # a sync
-    logged = {status.name for message in AuditLog(tmp_path / 'log').messages([interface.DIAGNOSTICS])
-              for status in message.message.status}
-    assert {'cell_1/agent_node: chain of thought', 'cell_1/gate_node: mode', 'controller_manager: all'} <= logged
-    assert {name for name in logged if 'agent_node' in name} == {'cell_1/agent_node: chain of thought'}
+    graph.wait(lambda: {'cell_1/agent_node: chain of thought', 'cell_1/gate_node: mode', 'controller_manager: all'}
+               <= logged())
+    assert {name for name in logged() if 'agent_node' in name} == {'cell_1/agent_node: chain of thought'}

@@ -52,13 +52,12 @@ class FilmedCell:
     """The simulated cell with its expert.
 
     Args:
-        size: Width and height of its pictures, pixels.
-        folder: Where its files are written.
+        world: World file.
         urdf: See Simulation.
     """
 
-    def __init__(self, size: int, folder: Path, urdf: str = '') -> None:
-        self._world = CellWorld(sized_world(size, folder), urdf)
+    def __init__(self, world: str, urdf: str = '') -> None:
+        self._world = CellWorld(world, urdf)
         self._language, self._planner = SkillLanguage(self._world.cell.grid), SkillPlanner(self._world.cell)
 
     def close(self) -> None:
@@ -140,7 +139,8 @@ def _times(figures: dict[str, Any], other: str) -> str:
 
 def _compare(setup: BenchSetup, size: int, folder: Path) -> dict[str, Any]:
     """Frames and turns of the three worlds at one size of picture."""
-    cells = {'cell': FilmedCell(size, folder), 'stock_meshes': FilmedCell(size, folder, stock_urdf())}
+    world = sized_world(size, folder)
+    cells = {'cell': FilmedCell(world), 'stock_meshes': FilmedCell(world, stock_urdf())}
     gym = PandaGymWorld(size)
     try:
         frames = _frames(setup, cells, gym)
@@ -191,11 +191,12 @@ def _turns(setup: BenchSetup, cells: dict[str, FilmedCell], gym: PandaGymWorld, 
 def _scale(setup: BenchSetup, folder: Path) -> dict[str, Any]:
     """Turns per second of one and of two processes with a world each."""
     episodes = range(setup.seed, setup.seed + (1 if setup.quick else 2))
+    world = sized_world(_SCALING_SIZE, folder)  # once: a process could read what another is just writing
     with ProcessPoolExecutor(2, multiprocessing.get_context('spawn')) as pool:
-        turns = sum(pool.map(_play, [episodes] * 2, [folder] * 2)) // 2  # both load what they need
+        turns = sum(pool.map(_play, [episodes] * 2, [world] * 2)) // 2  # both load what they need
 
         def work(processes: int) -> None:
-            assert sum(pool.map(_play, [episodes] * processes, [folder] * processes)) == turns * processes
+            assert sum(pool.map(_play, [episodes] * processes, [world] * processes)) == turns * processes
 
         taken = interleaved({'1': lambda: work(1), '2': lambda: work(2)}, setup.repeats)
     speeds = {name: int(name) * turns / median(values) for name, values in taken.items()}
@@ -203,10 +204,10 @@ def _scale(setup: BenchSetup, folder: Path) -> dict[str, Any]:
 
 
 @functools.cache
-def _own_cell(folder: Path) -> FilmedCell:
-    return FilmedCell(_SCALING_SIZE, folder)
+def _own_cell(world: str) -> FilmedCell:
+    return FilmedCell(world)
 
 
-def _play(seeds: range, folder: Path) -> int:
+def _play(seeds: range, world: str) -> int:
     """In a process of its own: turns of these episodes."""
-    return sum(_own_cell(folder).episode(seed)[0] for seed in seeds)
+    return sum(_own_cell(world).episode(seed)[0] for seed in seeds)

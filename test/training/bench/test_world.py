@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from training.bench.panda_gym_world import PandaGymWorld
+from training.bench.sized_world import sized_world
 from training.bench.world import FilmedCell, stock_urdf
 
 
@@ -32,7 +33,7 @@ def test_an_episode_of_panda_gym_lasts_as_long_as_the_cells_and_ends_each_turn_w
 
 
 def test_the_cell_with_stock_meshes_moves_alike_and_only_looks_different(tmp_path):
-    cells = [FilmedCell(48, tmp_path, urdf) for urdf in ('', stock_urdf())]
+    cells = [FilmedCell(sized_world(48, tmp_path), urdf) for urdf in ('', stock_urdf())]
     films = [list(itertools.islice(cell.film(3), 30)) for cell in cells]
     assert {picture.shape for film in films for picture in film} == {(48, 48, 3)}
     assert not np.array_equal(films[0][0], films[0][-1])

@@ -45,18 +45,19 @@ def run(setup: BenchSetup) -> PartResult:
 
 def _compared(setup: BenchSetup, config: TrainConfig, players: dict[str, Players]) -> PartResult:
     schedules = {name: TrainingSchedule(config) for name in players}
+    playing = {name: engine.player('bench') for name, engine in players.items()}
     made: dict[str, list[Rollout]] = {name: [] for name in players}
 
     def roll(name: str) -> None:
         schedule = schedules[name] = TrainingSchedule(config, schedules[name].opened)
-        made[name].append(collect(players[name].player('bench'), schedule, config, 1.0))
+        made[name].append(collect(playing[name], schedule, config, 1.0))
 
     seconds = interleaved({name: lambda name=name: roll(name) for name in players}, setup.repeats)  # type: ignore[misc]
     # Both play the same episodes, so that a ratio of seconds is one of decisions per second.
     counts = {name: [rollout.decisions for rollout in rollouts][-setup.repeats:] for name, rollouts in made.items()}
     if counts['in_process'] != counts['workers']:
         raise RuntimeError(f'the engines played different episodes: {counts}')
-    local, cluster = players['in_process'].player('bench'), players['workers'].player('bench')
+    local, cluster = playing['in_process'], playing['workers']
     busy = local.clock
     share = 1.0 - busy.deciding / max(busy.deciding + busy.waiting + busy.planning, 1e-9)
     speeds = {name: median(count / s for count, s in zip(counts[name], seconds[name])) for name in players}

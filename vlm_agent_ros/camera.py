@@ -13,7 +13,7 @@ from .errors import UserError
 
 @dataclass(frozen=True)
 class Camera:
-    """Intrinsics and extrinsics of an undistorted camera.
+    """Intrinsics and extrinsics of a camera whose images are undistorted.
 
     The optical axis passes through the image centre; ``position`` and ``target`` are the calibration's result in the
     robot's base frame, with the image's up direction as close to +z as possible.
@@ -26,6 +26,8 @@ class Camera:
     position: tuple[float, float, float] = bounded(help='camera centre in the base frame, m')
     target: tuple[float, float, float] = bounded(help='point on the optical axis in the base frame, m')
     frame: str = bounded('camera_optical_frame', help='name of the optical frame')
+    rectified: bool = bounded(False, help='the images are rectified, as by image_proc: p of camera_info describes '
+                              'them, not k and d')
     calibrated: bool = bounded(True, help='false in a file whose camera values are examples: such a cell is refused')
 
     @property

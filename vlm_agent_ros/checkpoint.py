@@ -229,7 +229,7 @@ def _check_camera(bundle: Bundle, camera: Camera) -> None:
     """Refuse a camera that sees the cell otherwise: what the policy says of the image would mean other places."""
     trained: dict[str, Any] = bundle.fields.get('camera') or {}
     here = json.loads(json.dumps(dataclasses.asdict(camera)))
-    for key in trained.keys() & here.keys() - {'frame'}:
+    for key in trained.keys() & here.keys() - {'frame', 'rectified'}:
         if trained[key] != here[key]:
             raise UserError(f'checkpoint {bundle.path} was trained with camera.{key} {trained[key]}, but the cell file '
                             f'says {here[key]}: use the cell file that it was trained with, or train it in this cell')

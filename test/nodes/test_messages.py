@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import struct
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image as PillowImage
 from rclpy.serialization import deserialize_message, serialize_message
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import CompressedImage, Image, RegionOfInterest
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from vlm_agent_ros.camera import Camera
@@ -177,3 +178,43 @@ def test_camera_info_maps_points_like_the_camera(cell: Cell) -> None:
     optical = cell.camera.rotation.T @ (point - cell.camera.position)
     u, v, w = np.asarray(message.k).reshape(3, 3) @ optical
     assert (u / w, v / w) == pytest.approx(cell.camera.project(point))
+
+
+def _rectified_by(cell: Cell) -> Any:
+    """What a driver says of a lens that distorts: K of the raw image, and P of the rectified one, as the cell file."""
+    message = messages.camera_info_message(cell.camera, 0)
+    message.d = [-0.2, 0.05, 0.0, 0.0, 0.0]
+    message.k = [1.1 * value for value in message.k[:8]] + [1.0]
+    return message
+
+
+def test_a_distorted_image_is_refused_until_the_cell_file_says_that_it_is_rectified(cell: Cell) -> None:
+    message = _rectified_by(cell)
+    with pytest.raises(UserError, match=r'distorts the image \(d is -0\.2.*image_rect.*camera\.rectified'):
+        messages.check_camera_info(message, '/camera_info', cell.camera)
+    rectified = replace(cell.camera, rectified=True)
+    messages.check_camera_info(message, '/camera_info', rectified)
+    message.p[0] *= 1.1
+    with pytest.raises(UserError, match=r'fx, fy, cx, cy'):
+        messages.check_camera_info(message, '/camera_info', rectified)
+    message.p[0] = 0.0
+    with pytest.raises(UserError, match=r'not calibrated \(p\[0\] is 0\)'):
+        messages.check_camera_info(message, '/camera_info', rectified)
+
+
+@pytest.mark.parametrize(('change', 'told'), [
+    ({'binning_x': 2, 'binning_y': 2}, r'binned 2x2.*switch binning off'),
+    ({'roi': RegionOfInterest(x_offset=16, width=64, height=64)}, r'part of 64x64 pixels at \(16, 0\)')])
+def test_pixels_of_which_the_intrinsics_do_not_speak_are_refused(cell: Cell, change: dict[str, Any], told: str) -> None:
+    message = messages.camera_info_message(cell.camera, 0)
+    for name, value in change.items():
+        setattr(message, name, value)
+    with pytest.raises(UserError, match=told):
+        messages.check_camera_info(message, '/camera_info', cell.camera)
+
+
+def test_one_pixel_to_a_bin_and_the_whole_image_as_a_part_are_nothing_special(cell: Cell) -> None:
+    message = messages.camera_info_message(cell.camera, 0)
+    message.binning_x = message.binning_y = 1
+    message.roi = RegionOfInterest(width=cell.camera.width, height=cell.camera.height)
+    messages.check_camera_info(message, '/camera_info', cell.camera)

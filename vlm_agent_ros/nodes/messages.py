@@ -50,23 +50,47 @@ def camera_info_message(camera: Camera, stamp_ns: int) -> CameraInfo:
 def check_camera_info(message: CameraInfo, topic: str, camera: Camera) -> None:
     """Compare the intrinsics that a driver publishes with those of the cell file.
 
+    A raw image has the matrix K and the distortion D, one that was rectified has P; which of the two the images are is
+    not in the message (sensor_msgs/CameraInfo), but in the cell file.
+
     Raises:
-        UserError: The camera is not calibrated, or it is another one than the cell file describes.
+        UserError: The camera is not calibrated, it is another one than the cell file describes, or what it publishes is
+            distorted, binned or a part of the image.
     """
     size = message.width, message.height
     if size != (camera.width, camera.height):
         raise UserError(f'{topic}: {size[0]}x{size[1]} pixels, but the cell file says {camera.width}x{camera.height}: '
                         'correct camera.width and camera.height, or scale the image')
-    measured, expected = np.array(message.k).reshape(3, 3), camera.intrinsics
+    _check_whole(message, topic)
+    measured = np.array(message.p).reshape(3, 4)[:, :3] if camera.rectified else np.array(message.k).reshape(3, 3)
+    expected = camera.intrinsics
     if not measured[0, 0] > 0.0:
-        raise UserError(f'{topic}: the camera is not calibrated (k[0] is {measured[0, 0]:g}): calibrate it and give '
-                        'its driver the result')
+        raise UserError(f'{topic}: the camera is not calibrated ({"p" if camera.rectified else "k"}[0] is '
+                        f'{measured[0, 0]:g}): calibrate it and give its driver the result')
+    if not camera.rectified and np.any(np.array(message.d)):
+        distortion = ', '.join(f'{value:g}' for value in message.d)
+        raise UserError(f'{topic}: the lens distorts the image (d is {distortion}): '
+                        "rectify it, remap the image topic to the result (image_proc's image_rect) and set "
+                        'camera.rectified to true')
     off = np.abs(measured - expected).max() / expected[0, 0]
     if not off <= _CAMERA_TOLERANCE:
         found, wanted = (', '.join(f'{value:.1f}' for value in matrix[[0, 1, 0, 1], [0, 1, 2, 2]])
                          for matrix in (measured, expected))
         raise UserError(f'{topic}: fx, fy, cx, cy are {found} pixels, but the cell file says {wanted}: correct '
                         'camera.fov_deg, or rectify and crop the image')
+
+
+def _check_whole(message: CameraInfo, topic: str) -> None:
+    """Refuse pixels that are not those of which the intrinsics speak: K, D and P are of the full image, unbinned."""
+    binning = message.binning_x, message.binning_y
+    if max(binning) > 1:  # 0 means 1
+        raise UserError(f'{topic}: pixels are binned {binning[0]}x{binning[1]}, which intrinsics do not tell: switch '
+                        'binning off in the driver, or scale image and intrinsics afterwards')
+    roi = message.roi
+    part = roi.x_offset, roi.y_offset, roi.width, roi.height
+    if part not in ((0, 0, 0, 0), (0, 0, message.width, message.height)):  # all zeros mean the full image
+        raise UserError(f'{topic}: the image is a part of {roi.width}x{roi.height} pixels at ({roi.x_offset}, '
+                        f'{roi.y_offset}) (roi): switch it off in the driver, or crop image and intrinsics afterwards')
 
 
 def joint_state_message(names: tuple[str, ...], positions: np.ndarray, stamp_ns: int) -> JointState:

@@ -24,5 +24,5 @@ def sized_world(size: int, folder: Path) -> str:
     cell['camera'] |= {'width': size, 'height': size}
     paths = [folder.absolute() / f'{kind}_{size}.yaml' for kind in ('cell', 'world')]
     for path, content in zip(paths, (cell, world | {'cell': str(paths[0])})):
-        path.write_text(yaml.safe_dump(content), encoding='utf-8')
+        path.write_text(yaml.safe_dump(content, sort_keys=False), encoding='utf-8')
     return str(paths[1])

@@ -120,6 +120,8 @@ def test_another_grid_of_the_action_language_is_refused(checkpoint):
 def test_a_camera_that_sees_other_places_is_refused_where_it_is_deployed(checkpoint):
     load_policy(str(checkpoint), camera=CAMERA)
     load_policy(str(checkpoint), camera=dataclasses.replace(CAMERA, frame='another_name'))
+    # The same geometry: a simulated lens distorts nothing.
+    load_policy(str(checkpoint), camera=dataclasses.replace(CAMERA, rectified=True))
     with pytest.raises(UserError, match=r'camera\.fov_deg 40\.0.* 50\.0'):
         load_policy(str(checkpoint), camera=dataclasses.replace(CAMERA, fov_deg=50.0))
 

@@ -180,16 +180,11 @@ def test_camera_info_maps_points_like_the_camera(cell: Cell) -> None:
     assert (u / w, v / w) == pytest.approx(cell.camera.project(point))
 
 
-def _rectified_by(cell: Cell) -> Any:
-    """What a driver says of a lens that distorts: K of the raw image, and P of the rectified one, as the cell file."""
+def test_a_distorted_image_is_refused_until_the_cell_file_says_that_it_is_rectified(cell: Cell) -> None:
+    # What a driver says of such a lens: k and d of the raw image, and p of the rectified one, as in the cell file.
     message = messages.camera_info_message(cell.camera, 0)
     message.d = [-0.2, 0.05, 0.0, 0.0, 0.0]
     message.k = [1.1 * value for value in message.k[:8]] + [1.0]
-    return message
-
-
-def test_a_distorted_image_is_refused_until_the_cell_file_says_that_it_is_rectified(cell: Cell) -> None:
-    message = _rectified_by(cell)
     with pytest.raises(UserError, match=r'distorts the image \(d is -0\.2.*image_rect.*camera\.rectified'):
         messages.check_camera_info(message, '/camera_info', cell.camera)
     rectified = replace(cell.camera, rectified=True)

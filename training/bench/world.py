@@ -203,9 +203,7 @@ def _scale(setup: BenchSetup, folder: Path) -> dict[str, Any]:
     return {'turns_per_second': speeds, 'scaling': 2.0 / ratio(taken['2'], taken['1'])}
 
 
-@functools.cache
-def _own_cell(world: str) -> FilmedCell:
-    return FilmedCell(world)
+_own_cell = functools.cache(FilmedCell)
 
 
 def _play(seeds: range, world: str) -> int:

@@ -49,8 +49,8 @@ def write_cell(folder: Path, world: str, sections: dict[str, dict[str, Any]],
         content[name] = {**content.get(name, {}), **keys}
     files = CellFiles(str(folder / 'cell.yaml'), str(folder / 'world.yaml'))
     Path(files.cell).write_text(yaml.safe_dump(content), encoding='utf-8')
-    # In their order: an episode's colours are drawn by their places in the palette.
     lying = {**shown.get('objects', {}), **(objects or {})}
+    # Keys in their order: an episode's colours are drawn by their places in the palette.
     Path(files.world).write_text(yaml.safe_dump(
         {**shown, 'cell': files.cell, 'objects': lying}, sort_keys=False), encoding='utf-8')
     return files

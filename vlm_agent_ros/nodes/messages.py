@@ -67,7 +67,7 @@ def check_camera_info(message: CameraInfo, topic: str, camera: Camera) -> None:
     if not measured[0, 0] > 0.0:
         raise UserError(f'{topic}: the camera is not calibrated ({"p" if camera.rectified else "k"}[0] is '
                         f'{measured[0, 0]:g}): calibrate it and give its driver the result')
-    if not camera.rectified and np.any(np.array(message.d)):
+    if not camera.rectified and any(message.d):
         distortion = ', '.join(f'{value:g}' for value in message.d)
         raise UserError(f'{topic}: the lens distorts the image (d is {distortion}): '
                         "rectify it, remap the image topic to the result (image_proc's image_rect) and set "

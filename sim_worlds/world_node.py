@@ -34,13 +34,12 @@ from vlm_agent_ros.nodes.messages import (
     joint_state_message,
     merge,
     outcome_message,
-    to_ns,
     to_time,
-    trajectory_from,
 )
 from vlm_agent_ros.nodes.parameters import declare_parameters, read_parameters
 from vlm_agent_ros.nodes.process import end_with_parent
 from vlm_agent_ros.nodes.ros_env import run_node
+from vlm_agent_ros.nodes.trajectory_wire import read_trajectory
 from vlm_agent_ros.types import EpisodeRequest, Observation, Outcome, Trajectory
 
 from .simulation import PHYSICS_HZ
@@ -110,16 +109,16 @@ class WorldNode(Node):
         self._outcome_topic = self.create_publisher(DiagnosticArray, interface.OUTCOME, interface.EVENT_QOS)
         self._clock_topic = self.create_publisher(Clock, interface.CLOCK, interface.SENSOR_QOS)
         for topic in (interface.ARM_COMMAND, interface.GRIPPER_COMMAND):
-            self.create_subscription(JointTrajectory, topic, self._receiver(topic), interface.COMMAND_QOS)
+            self.create_subscription(JointTrajectory, topic, self._receiver(topic), interface.COMMAND_QOS, raw=True)
         self._grace = self.create_timer(_GRACE_S[self._settings.lock_step], self._use_lone_half)
         self.create_service(Trigger, interface.RESET, self._on_reset)
 
     # --- commands -----------------------------------------------------------------------------------------------
 
-    def _receiver(self, topic: str) -> Callable[[JointTrajectory], None]:
-        def receive(message: JointTrajectory) -> None:
+    def _receiver(self, topic: str) -> Callable[[bytes], None]:
+        def receive(content: bytes) -> None:
             try:
-                self._on_command(topic, to_ns(message.header.stamp), trajectory_from(message, topic))
+                self._on_command(topic, *read_trajectory(content, topic))
             except UserError as error:
                 self.get_logger().error(f'command ignored: {error}')
         return receive

@@ -69,7 +69,7 @@ class Graph:
         self.node.create_subscription(kind, topic, messages.append, qos)
         return messages
 
-    def wait(self, condition: Callable[[], Any], timeout_s: float = 60.0) -> Any:
+    def wait(self, condition: Callable[[], Any], timeout_s: float = 120.0) -> Any:
         """Spin until the condition is true and return what it gave; fail with the nodes' output otherwise."""
         deadline = time.monotonic() + timeout_s
         while not (result := condition()):
@@ -83,7 +83,7 @@ class Graph:
         until = time.monotonic() + seconds
         self.wait(lambda: time.monotonic() > until, seconds + 5.0)
 
-    def call(self, kind: type, service: str, request: Any = None, timeout_s: float = 60.0, pause_s: float = 0.0) -> Any:
+    def call(self, kind: type, service: str, request: Any = None, timeout_s: float = 120, pause_s: float = 0.0) -> Any:
         """The response of a service, called a pause after it was discovered.
 
         A server that has not discovered this end within 100 ms drops its answer, which happens on a busy machine.

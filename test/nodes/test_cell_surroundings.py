@@ -89,7 +89,7 @@ def test_policy_analyzers_and_folders_fit_what_the_nodes_open_say_and_write(grap
 
     prefix = f'{namespace}/'.lstrip('/')
     thought = f'{prefix}agent_node: chain of thought'
-    graph.wait(lambda: all(pulses.values()) and thought in names(), 90.0)  # then everything has been opened
+    graph.wait(lambda: all(pulses.values()) and thought in names())  # then everything has been opened
     allowed = permissions(namespace)
     for name in NODES:
         found = opened(graph.node, name, namespace)

@@ -120,7 +120,7 @@ class Bench:
 
 def test_a_swap_waits_for_the_episode_and_neither_heartbeat_nor_decisions_wait_for_it(graph, shop, tmp_path):
     bench = Bench(graph, shop, tmp_path / 'releases.json')
-    graph.wait(bench.decided_by, 90.0)
+    graph.wait(bench.decided_by)
     assert bench.decided_by() == bench.digest('a')
     begun, decided = time.monotonic(), len(bench.proposals)
     response = bench.swap('b')
@@ -139,7 +139,7 @@ def test_a_swap_waits_for_the_episode_and_neither_heartbeat_nor_decisions_wait_f
 
 def test_what_cannot_be_trusted_or_loaded_is_refused_with_the_reason_and_the_old_one_goes_on(graph, shop, tmp_path):
     bench = Bench(graph, shop, tmp_path / 'releases.json')
-    graph.wait(bench.decided_by, 90.0)
+    graph.wait(bench.decided_by)
     shutil.copytree(shop / 'b', shop / 'damaged', dirs_exist_ok=True)
     content = bytearray((shop / 'damaged' / 'model.safetensors').read_bytes())
     content[-1] ^= 1
@@ -158,7 +158,7 @@ def test_what_cannot_be_trusted_or_loaded_is_refused_with_the_reason_and_the_old
 def test_a_failing_checkpoint_is_rolled_back_by_itself_and_stays_away_after_a_restart(graph, shop, tmp_path):
     ledger = tmp_path / 'state' / 'releases.json'
     bench = Bench(graph, shop, ledger)
-    graph.wait(bench.decided_by, 90.0)
+    graph.wait(bench.decided_by)
     bench.play(True)
     assert bench.swap('b').success
     bench.play(True)  # the episode that was under way
@@ -176,7 +176,7 @@ def test_a_failing_checkpoint_is_rolled_back_by_itself_and_stays_away_after_a_re
     graph.interrupt(bench.process)
     bench.diagnostics.clear()
     graph.start(AGENT, cell=shop / 'cell.yaml', model=shop / 'b', release_file=ledger, threads=1, autostart=True)
-    graph.wait(bench.decided_by, 90.0)
+    graph.wait(bench.decided_by)
     assert bench.decided_by() == bench.digest('a')
     graph.wait(lambda: 'was rolled back on' in bench.checkpoint().get('message', ''))
 

@@ -135,7 +135,7 @@ def test_every_parameter_is_described(bench, graph):
     ({'parent_pid': '4194303'}, 'parent_pid'),
 ])
 def test_bad_parameter_is_one_sentence(graph, parameters, told):
-    assert graph.start(MODULE, **parameters).wait(30.0) == 2
+    assert graph.start(MODULE, **parameters).wait(120.0) == 2
     output = graph.log(MODULE).read_text()
     assert told in output.strip().splitlines()[-1]
     assert 'Traceback' not in output

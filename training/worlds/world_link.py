@@ -21,7 +21,8 @@ from sim_worlds.world_file import load_world
 from vlm_agent_ros.cell import Cell, load_cell
 from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.nodes import interface
-from vlm_agent_ros.nodes.messages import image_array, joint_positions, outcome_from, to_ns, trajectory_message
+from vlm_agent_ros.nodes.messages import image_array, joint_positions, outcome_from, to_ns
+from vlm_agent_ros.nodes.trajectory_wire import trajectory_bytes
 from vlm_agent_ros.types import EpisodeRequest, Observation, Outcome, Trajectory
 
 from .pool import Answer
@@ -107,9 +108,9 @@ class WorldLink:
             for publisher, joints in ((self._gripper, robot.gripper_joints), (self._arm, robot.arm_joints)):
                 commanded = tuple(name for name in joints if name in trajectory.joint_names)
                 if commanded:
-                    publisher.publish(trajectory_message(trajectory.select(commanded), self._stamp_ns))
+                    publisher.publish(trajectory_bytes(trajectory.select(commanded), self._stamp_ns))
         else:
-            self._arm.publish(trajectory_message(None, self._stamp_ns))
+            self._arm.publish(trajectory_bytes(None, self._stamp_ns))
         self._enter('outcome', turn_timeout_s)
 
     def take_answer(self) -> Answer:

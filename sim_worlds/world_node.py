@@ -39,7 +39,7 @@ from vlm_agent_ros.nodes.messages import (
 from vlm_agent_ros.nodes.parameters import declare_parameters, read_parameters
 from vlm_agent_ros.nodes.process import end_with_parent
 from vlm_agent_ros.nodes.ros_env import run_node
-from vlm_agent_ros.nodes.trajectory_wire import read_trajectory
+from vlm_agent_ros.nodes.trajectory_wire import read_trajectory, stamp_of
 from vlm_agent_ros.types import EpisodeRequest, Observation, Outcome, Trajectory
 
 from .simulation import PHYSICS_HZ
@@ -118,7 +118,7 @@ class WorldNode(Node):
     def _receiver(self, topic: str) -> Callable[[bytes], None]:
         def receive(content: bytes) -> None:
             try:
-                self._on_command(topic, *read_trajectory(content, topic))
+                self._on_command(topic, stamp_of(content), read_trajectory(content, topic))
             except UserError as error:
                 self.get_logger().error(f'command ignored: {error}')
         return receive

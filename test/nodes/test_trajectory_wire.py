@@ -10,7 +10,7 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.nodes import trajectory_wire
 from vlm_agent_ros.nodes.messages import trajectory_from, trajectory_message
-from vlm_agent_ros.nodes.trajectory_wire import read_trajectory, trajectory_bytes
+from vlm_agent_ros.nodes.trajectory_wire import read_trajectory, stamp_of, trajectory_bytes
 from vlm_agent_ros.types import Trajectory
 
 STAMP_NS = 1_700_000_000_987_654_321
@@ -48,11 +48,12 @@ def test_what_rclpy_has_written_is_read_to_the_bit_without_an_object_for_every_p
     for trajectory in trajectories():
         for content in (serialize_message(trajectory_message(trajectory, STAMP_NS)),
                         trajectory_bytes(trajectory, STAMP_NS)):
-            stamp_ns, read = read_trajectory(content, 'command')
-            assert stamp_ns == STAMP_NS
+            read = read_trajectory(content, 'command')
+            assert stamp_of(content) == STAMP_NS
             assert_same(read, trajectory)
             read.positions[:] = 0.0  # its own memory
-    assert read_trajectory(serialize_message(trajectory_message(None, STAMP_NS)), 'command') == (STAMP_NS, None)
+    hold = serialize_message(trajectory_message(None, STAMP_NS))
+    assert (stamp_of(hold), read_trajectory(hold, 'command')) == (STAMP_NS, None)
 
 
 @pytest.mark.parametrize('change', [
@@ -66,8 +67,7 @@ def test_what_a_standard_publisher_may_leave_out_or_add_is_read_as_ever(change, 
     for index in changed:
         for name, values in change.items():
             setattr(message.points[index], name, values)
-    stamp_ns, read = read_trajectory(serialize_message(message), 'command')
-    assert stamp_ns == 0
+    read = read_trajectory(serialize_message(message), 'command')
     assert_same(read, trajectory_from(message, 'command'))
 
 
@@ -80,3 +80,20 @@ def test_a_point_of_wrong_length_is_refused_with_the_topic(change, index) -> Non
         setattr(message.points[index], name, values)
     with pytest.raises(UserError, match=f'command: point {index} has'):
         read_trajectory(serialize_message(message), 'command')
+
+
+@pytest.mark.parametrize('seed', range(20))
+def test_bytes_that_are_no_trajectory_are_refused_and_end_nobody(seed) -> None:
+    rng = np.random.default_rng(seed)
+    content = trajectory_bytes(next(trajectories()), STAMP_NS)
+    with pytest.raises(UserError, match=r'command: .* bytes that are no JointTrajectory'):
+        read_trajectory(content[:int(rng.integers(0, len(content) - 8))], 'command')
+    assert stamp_of(content[:11]) == 0
+    spoilt = bytearray(content)
+    for at in rng.integers(0, len(content), 8):
+        spoilt[at] = rng.integers(256)
+    try:
+        read = read_trajectory(bytes(spoilt), 'command')
+    except UserError:
+        return
+    assert read is None or read.positions.shape == (len(read.times_ns), len(read.joint_names))

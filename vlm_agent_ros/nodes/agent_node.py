@@ -33,13 +33,14 @@ from . import interface
 from .cot import REPEAT_S, CotPublisher
 from .decider import Decided, Decider
 from .lifecycle import ManagedNode
-from .messages import image_array, joint_positions, to_ns, trajectory_from, trajectory_message
+from .messages import image_array, joint_positions, to_ns
 from .parameters import declare_parameters
 from .peers import Peers, pulse
 from .publishers import SoleSource
 from .releases import CHANGEABLE, Releases, ReleaseSettings
 from .ros_env import run_node
 from .status_names import GATE
+from .trajectory_wire import read_trajectory, trajectory_bytes
 
 _POLL_S = 0.05
 
@@ -167,7 +168,7 @@ class AgentNode(ManagedNode):
             self.create_subscription(String, interface.CORRECTION.replace('~', GATE),
                                      lambda _: self._refusals.forget(), interface.EVENT_QOS),
             # What the gate forwards, or anyone else: the arm must be at rest before the next decision.
-            *(self.create_subscription(JointTrajectory, topic, callback, interface.COMMAND_QOS)
+            *(self.create_subscription(JointTrajectory, topic, callback, interface.COMMAND_QOS, raw=True)
               for topic, callback in commands),
         ]
 
@@ -206,9 +207,9 @@ class AgentNode(ManagedNode):
                 self._awaited_until_ns = self._now_ns() + int(self._settings.refusal_wait_s * 1e9)
             self.board.tell(self._refusals.status())
 
-    def _on_command(self, message: JointTrajectory) -> None:
+    def _on_command(self, content: bytes) -> None:
         try:
-            trajectory = trajectory_from(message, 'the robot command')
+            trajectory = read_trajectory(content, 'the robot command')
         except UserError as error:
             self._complain(error)
             return
@@ -310,7 +311,7 @@ class AgentNode(ManagedNode):
         if decided.trajectory is not None:
             self._awaited_until_ns = now_ns + int(self._settings.proposal_timeout_s * 1e9)
             self._refusals.proposed(observation.stamp_ns)
-            proposals.publish(trajectory_message(decided.trajectory, observation.stamp_ns))
+            proposals.publish(trajectory_bytes(decided.trajectory, observation.stamp_ns))
         releases.decided(decided)
 
     def _complain(self, error: UserError) -> None:

@@ -37,14 +37,7 @@ from ..topics import ProtectiveStop
 from ..types import Trajectory
 from . import interface
 from .lifecycle import ManagedNode
-from .messages import (
-    check_camera_info,
-    joint_positions,
-    outcome_from,
-    to_ns,
-    trajectory_from,
-    trajectory_message,
-)
+from .messages import check_camera_info, joint_positions, outcome_from, to_ns
 from .own_files import state_file
 from .parameters import declare_parameters
 from .peers import Peers
@@ -52,6 +45,7 @@ from .priority import run_before_others
 from .publishers import SoleSource
 from .ros_env import run_node
 from .status_names import full_name, is_of_this_cell
+from .trajectory_wire import read_trajectory, stamp_of, trajectory_bytes
 
 _COLLECT_S = 1.0
 _THOUGHT, _CHECKPOINT = ': chain of thought', ': checkpoint'
@@ -190,7 +184,7 @@ class GateNode(ManagedNode):
         # The executor serves what has come in this order: a proposal is judged by all that was said before it.
         subscriptions.append((JointTrajectory, interface.PROPOSAL, self._on_proposal, interface.COMMAND_QOS))
         for kind, topic, callback, qos in subscriptions:
-            subscription = self.create_subscription(kind, topic, callback, qos)
+            subscription = self.create_subscription(kind, topic, callback, qos, raw=kind is JointTrajectory)
             self._made.append(partial(self.destroy_subscription, subscription))
         for period_s, callback in ((POLL_S, self._poll), (_COLLECT_S, gc.collect)):
             self._made.append(partial(self.destroy_timer, self.create_timer(period_s, callback)))
@@ -235,12 +229,12 @@ class GateNode(ManagedNode):
             self._gate_or_raise().supervisor.protective_stop(why if stopped else '')
         return receive
 
-    def _on_other_command(self, message: JointTrajectory) -> None:
+    def _on_other_command(self, content: bytes) -> None:
         gate = self._gate_or_raise()
         if gate.mode != 'shadow':  # then it is our own
             return
         try:
-            trajectory = trajectory_from(message, 'the robot command')
+            trajectory = read_trajectory(content, 'the robot command')
         except UserError:
             return  # what somebody else sends to a controller is not ours to judge
         if trajectory is not None:
@@ -265,13 +259,13 @@ class GateNode(ManagedNode):
 
     # --- proposals and commands ---------------------------------------------------------------------------------
 
-    def _on_proposal(self, message: JointTrajectory, info: dict[str, Any]) -> None:
-        gate, stamp_ns = self._gate_or_raise(), to_ns(message.header.stamp)
+    def _on_proposal(self, content: bytes, info: dict[str, Any]) -> None:
+        gate, stamp_ns = self._gate_or_raise(), stamp_of(content)
         if not self.active:
             gate.refuse(Violation('inactive', 'inactive', 'active', 'the gate is not active'), stamp_ns)
             return
         try:
-            trajectory = trajectory_from(message, self.resolve_topic_name(interface.PROPOSAL))
+            trajectory = read_trajectory(content, self.resolve_topic_name(interface.PROPOSAL))
         except UserError as error:
             gate.refuse(Violation('shape', 'malformed', 'one position per joint', str(error)), stamp_ns)
             return
@@ -288,9 +282,9 @@ class GateNode(ManagedNode):
         stamp_ns = self.get_clock().now().nanoseconds + lead_ns if works else 0
         for joints, publisher in self._commands.items():
             if trajectory is None:
-                publisher.publish(trajectory_message(None, stamp_ns))
+                publisher.publish(trajectory_bytes(None, stamp_ns))
             elif joints[0] in trajectory.joint_names:
-                publisher.publish(trajectory_message(trajectory.select(joints), stamp_ns))
+                publisher.publish(trajectory_bytes(trajectory.select(joints), stamp_ns))
         return stamp_ns
 
     def _poll(self) -> None:

@@ -8,10 +8,8 @@ import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 from std_srvs.srv import SetBool, Trigger
 
-from vlm_agent_ros.nodes.messages import (
-    to_ns,
-    trajectory_from,
-)
+from vlm_agent_ros.nodes.messages import to_ns, trajectory_from
+from vlm_agent_ros.nodes.trajectory_wire import trajectory_bytes
 from vlm_agent_ros.types import Trajectory
 
 
@@ -130,3 +128,16 @@ def test_a_command_begins_after_the_lead_that_the_cell_file_gives_it_and_a_stop_
     assert graph.call(Trigger, 'gate_node/stop').success
     graph.wait(lambda: len(gate.arm) > 1)
     assert to_ns(gate.arm[1].header.stamp) == 0
+
+
+def test_a_proposal_that_cannot_be_read_is_refused_and_the_gate_goes_on(gate, graph):
+    gate.start(mode='auto')
+    for cut in (12, 200, -16):
+        seen = len(gate.diagnostics)
+        gate.proposals.publish(trajectory_bytes(gate.plan, gate.stamp_ns)[:cut])
+        verdict = graph.wait(lambda since=seen: next(
+            (status for status in gate.statuses('verdict', since) if 'age_s' not in status), None))
+        assert (verdict['verdict'], verdict['rule']) == ('refused', 'shape')
+        assert 'bytes that are no JointTrajectory' in verdict['message']
+    assert gate.propose(gate.plan)['verdict'] == 'forwarded'
+    assert gate.process.poll() is None

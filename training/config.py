@@ -27,9 +27,10 @@ class LearningConfig:
     kl_coef: float = bounded(0.0, low=0.0, high=100.0, help='weight of the KL (token mean) to the policy before RL')
     guard_coef: float = bounded(0.0, low=0.0, high=100.0, help='weight of the thought guard: log-likelihood of the '
                                 "true thought, as the simulator knows it, where the policy's was false; 0 = off")
-    guard_scope: str = bounded('false', choices=('false', 'every'), help='thoughts that the guard teaches: false ones, '
-                               'or every one, with the action that it comes to: also away from true ones that led '
-                               'nowhere, and to keep the others')
+    guard_scope: str = bounded('false', choices=('false', 'every', 'earned'), help='thoughts that the guard teaches: '
+                               'false ones; or every one, with the action that it comes to: also away from true ones '
+                               'that led nowhere, and to keep the others; or, where nobody knows what is true, what '
+                               'the policy itself has written that earned more than expected')
     guard_anneal: bool = bounded(False, help='let that weight fall linearly to 0 over the budget')
     guard_replay: float = bounded(0.0, low=0.0, high=100.0, help='how many of all corrections of the guard are learned '
                                   'from again after every update, per decision of it; 0 = none')
@@ -265,9 +266,9 @@ def merge(cls: type[C], base: dict[str, Any], overrides: dict[str, Any], source:
     useless = [key for key in CELL_KEYS if key in mapping]
     if config.env == 'gymnasium' and useless:
         raise UserError(f'{source}: env is gymnasium, which knows no {", ".join(useless)}: leave that out')
-    if config.env == 'gymnasium' and config.guard_coef:
+    if config.env == 'gymnasium' and config.guard_coef and config.guard_scope != 'earned':
         raise UserError(f'{source}: guard_coef is {config.guard_coef:g}, but the thought guard needs a simulator that '
-                        'says what is true, as the cell does: set guard_coef to 0')
+                        'says what is true, as the cell does: set guard_coef to 0, or guard_scope to earned')
     return config
 
 

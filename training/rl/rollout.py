@@ -24,7 +24,7 @@ from ..worlds.episodes import Episode, EpisodePlayer, Player, Slot
 from ..worlds.pool import WorldPool
 from .algorithms import Sample, make_algorithm
 from .algorithms.base import groups_of
-from .thought_guard import corrections, grounding_metrics, thought_collapse
+from .thought_guard import corrections, earned, grounding_metrics, thought_collapse
 
 
 class TrainingSchedule:
@@ -188,5 +188,8 @@ def _samples(episodes: list[Episode], policy: Policy, config: TrainConfig) -> li
     if not config.guard_coef:
         return samples
     turns = [turn for episode in episodes for turn in episode.turns]
-    taught = corrections(turns, policy, every=config.guard_scope == 'every')
+    if config.guard_scope == 'earned':
+        taught = earned([turn.decision.text for turn in turns], [sample.advantage for sample in samples], policy)
+    else:
+        taught = corrections(turns, policy, every=config.guard_scope == 'every')
     return [replace(sample, correction=right) for sample, right in zip(samples, taught)]

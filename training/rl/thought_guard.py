@@ -4,7 +4,7 @@ PPO rewards outcomes only; a thought may drift from what the image shows (though
 right, and a policy that is sure of something false hardly ever samples the truth. The guard needs no larger model: with
 the outcome of a turn the world sends what was true before it, and what the scripted expert would have thought. And a
 thought is worth reading only if the action follows from it: where it is true, the action shall be the one that it
-comes to.
+comes to. Where there is no such simulator, what the reward has shown to be good can be taught in its place.
 """
 
 from __future__ import annotations
@@ -98,6 +98,22 @@ def corrections(turns: Iterable[Turn], policy: Policy, every: bool = False) -> l
                 right = _correction(thought, action, policy, of_thought=of_thought, of_action=every or not of_thought)
         found.append(right)
     return found
+
+
+def earned(texts: Sequence[str], advantages: Sequence[float], policy: Policy) -> list[Correction | None]:
+    """What the policy itself wrote that earned more than expected, where nobody knows what is true.
+
+    Self-imitation (Oh et al. 2018, arXiv 1806.05635, eq. 2): the likelihood of a decision weighs as much as its
+    advantage is above zero. A rare success is thus learned from again and again instead of in one update.
+
+    Args:
+        texts: Outputs.
+        advantages: Of each.
+        policy: Knows how an output is written.
+    """
+    written = [policy.written(text) for text in texts]
+    return [Correction(said, np.full(len(said.token_ids), advantage)) if said.legal and advantage > 0.0 else None
+            for said, advantage in zip(written, advantages)]
 
 
 def _led_nowhere(outcome: Outcome, action: str) -> bool:

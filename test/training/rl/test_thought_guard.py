@@ -8,7 +8,7 @@ import pytest
 from sim_worlds.expert import demonstrate
 from sim_worlds.statements import conclusion
 from sim_worlds.world import CellWorld
-from training.rl.thought_guard import corrections, grounding_metrics, is_grounded, thought_collapse
+from training.rl.thought_guard import corrections, earned, grounding_metrics, is_grounded, thought_collapse
 from training.worlds.commands import Command
 from training.worlds.episodes import Episode, Slot, Turn
 from vlm_agent_ros.checkpoint import load_policy
@@ -120,3 +120,11 @@ def test_the_outcome_says_what_the_expert_saw_before_the_turn():
     _, outcome = world.execute(None)
     assert (outcome.expert_thought, outcome.expert_action) == (shown.thought, shown.action)
     world.close()
+
+
+def test_what_earned_more_than_expected_is_taught_by_how_much_and_nothing_else(policy):
+    written = '{"thoughts": "red cube", "action": "pick 10 20"}'
+    found = earned([written, written, written, 'pick it'], [0.5, 0.0, -2.0, 1.0], policy)
+    assert [right is not None for right in found] == [True, False, False, False]
+    assert (found[0].said.thought, found[0].said.action) == ('red cube', 'pick 10 20')
+    assert (found[0].learned == 0.5).all() and len(found[0].learned) == len(found[0].said.token_ids)

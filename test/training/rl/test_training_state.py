@@ -36,8 +36,9 @@ def update(learner: Learner, number: int) -> list[torch.Tensor]:
     inputs = [PolicyInput(rng.integers(0, 256, (32, 32, 3), np.uint8), 'task: x') for _ in range(8)]
     decisions = learner.policy.decide(inputs, temperature=1.0, seeds=[number * 100 + row for row in range(8)])
     right = learner.policy.written(format_output(f'cube {number}', 'pick 03 04'))
-    samples = [Sample(i, d, float(rng.normal()), float(rng.normal()), correction)
-               for i, d, correction in zip(inputs, decisions, [Correction(right, right.thought_mask), *7 * [None]])]
+    weighted = Correction(right, np.full(len(right.token_ids), 1.0 / (3.0 + number)))
+    samples = [Sample(i, d, float(rng.normal()), float(rng.normal()), correction) for i, d, correction in zip(
+        inputs, decisions, [Correction(right, right.thought_mask), weighted, *6 * [None]])]
     learner.update(samples, number=number, temperature=1.0, progress=number / 10)
     return [p.detach().clone() for p in learner.policy.parameters()]
 

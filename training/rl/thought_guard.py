@@ -111,9 +111,9 @@ def earned(texts: Sequence[str], advantages: Sequence[float], policy: Policy) ->
         advantages: Of each.
         policy: Knows how an output is written.
     """
-    written = [policy.written(text) for text in texts]
-    return [Correction(said, np.full(len(said.token_ids), advantage)) if said.legal and advantage > 0.0 else None
-            for said, advantage in zip(written, advantages)]
+    return [Correction(said, np.full(len(said.token_ids), advantage))
+            if advantage > 0.0 and (said := policy.written(text)).legal else None
+            for text, advantage in zip(texts, advantages)]
 
 
 def _led_nowhere(outcome: Outcome, action: str) -> bool:

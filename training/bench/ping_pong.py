@@ -28,7 +28,7 @@ from vlm_agent_ros.nodes.process import NodeProcess, end_with_parent, with_sourc
 from vlm_agent_ros.nodes.ros_env import free_domain, keep_local
 from vlm_agent_ros.types import Trajectory
 
-_START_S, _ANSWER_S, _END_S = 60.0, 10.0, 2.0
+_START_S, _ANSWER_S, _AGAIN_S, _END_S = 60.0, 10.0, 1.0, 2.0
 
 
 class PingPong:
@@ -78,16 +78,24 @@ class PingPong:
     def round_trip(self) -> Trajectory:
         """Send an image and wait for the trajectory that answers it.
 
+        Images are sent as cameras do, so that one may be lost, the first above all: the other side need not have found
+        this one yet. Then it is sent again, and the round trip takes as long as it took.
+
         Raises:
             UserError: None came.
         """
         self._stamp_ns += 1_000_000
-        self._images.publish(image_message(self._image, self._stamp_ns, 'camera'))
-        deadline = time.monotonic() + _ANSWER_S
+        image = image_message(self._image, self._stamp_ns, 'camera')
+        self._images.publish(image)
+        sent = began = time.monotonic()
         while to_ns(self._back.header.stamp) != self._stamp_ns:
             self._executor.spin_once(timeout_sec=0.1)
-            if time.monotonic() > deadline:
+            now = time.monotonic()
+            if now - began > _ANSWER_S:
                 raise UserError(f'the other side of the ping-pong did not answer; see {self._process.log}')
+            if now - sent > _AGAIN_S:
+                self._images.publish(image)
+                sent = now
         trajectory = trajectory_from(self._back, interface.ARM_COMMAND)
         assert trajectory is not None
         return trajectory

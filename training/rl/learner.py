@@ -22,7 +22,7 @@ from ..device_memory import with_memory_advice
 from ..seeds import keyed_seed
 from .algorithms import Batch, Sample, make_algorithm
 from .algorithms.base import Algorithm, pad
-from .correction_memory import CorrectionMemory, packed_corrections, unpacked_corrections
+from .correction_memory import CorrectionMemory, correctable, packed_corrections, unpacked_corrections
 from .learner_group import LearnerGroup, packed, unpacked
 from .losses import kl_estimate, token_mean, token_weights
 
@@ -245,7 +245,8 @@ class Learner:
         """What samples say, and what the corrections of some say, in one pass: their inputs are the same."""
         right = [sample.correction.said for sample in corrected if sample.correction is not None]
         result = self.policy.evaluate(
-            [s.input for s in (*samples, *corrected)], [*(s.decision for s in samples), *right],
+            [*(s.input for s in samples), *(correctable(s.input) for s in corrected)],
+            [*(s.decision for s in samples), *right],
             [temperature] * len(samples) + [1.0] * len(right), token_values=self.algorithm.token_values)
         return result.rows(slice(len(samples))), result.rows(slice(len(samples), None))
 

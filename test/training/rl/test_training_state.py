@@ -13,7 +13,7 @@ from training.config import TrainConfig, as_mapping
 from training.rl.algorithms import Correction, Sample
 from training.rl.learner import Learner
 from training.rl.training_state import read_config, restore_training, save_training
-from vlm_agent_ros.actions import SkillLanguage
+from vlm_agent_ros.actions import DiscreteLanguage, SkillLanguage
 from vlm_agent_ros.checkpoint import save_checkpoint
 from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.policy.config import Decoding, LoraSettings, ModelConfig
@@ -33,7 +33,9 @@ def make_learner(folder: Path, config: TrainConfig = CONFIG) -> Learner:
 def update(learner: Learner, number: int) -> list[torch.Tensor]:
     """An update on decisions of its own; the parameters after it."""
     rng = np.random.default_rng(number)
-    inputs = [PolicyInput(rng.integers(0, 256, (32, 32, 3), np.uint8), 'task: x') for _ in range(8)]
+    few = DiscreteLanguage(['pick 03 04', 'pick 05 06'])  # as where an environment says what is admissible
+    inputs = [PolicyInput(rng.integers(0, 256, (32, 32, 3), np.uint8), 'task: x', few if row % 2 else None)
+              for row in range(8)]
     decisions = learner.policy.decide(inputs, temperature=1.0, seeds=[number * 100 + row for row in range(8)])
     right = learner.policy.written(format_output(f'cube {number}', 'pick 03 04'))
     weighted = Correction(right, np.full(len(right.token_ids), 1.0 / (3.0 + number)))

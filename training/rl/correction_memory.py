@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -38,9 +37,8 @@ class CorrectionMemory:
 
     def add(self, samples: Iterable[Sample]) -> None:
         """Remember those of them that were corrected."""
-        self._samples.extend(
-            Sample(correctable(sample.input), sample.correction.said, 0.0, correction=sample.correction)
-            for sample in samples if sample.correction is not None)
+        self._samples.extend(Sample(sample.input, sample.correction.said, 0.0, correction=sample.correction)
+                             for sample in samples if sample.correction is not None)
 
     def restore(self, samples: Iterable[Sample]) -> None:
         """Remember these instead, in their order."""
@@ -54,11 +52,6 @@ class CorrectionMemory:
         order = [index for _ in range(rounds) for index in rng.permutation(known)][:count]
         samples = self.samples
         return [samples[index] for index in order]
-
-
-def correctable(seen: PolicyInput) -> PolicyInput:
-    """The input that a correction is taught for: it is right among all actions, whichever were admissible."""
-    return replace(seen, language=None)
 
 
 def packed_corrections(samples: Sequence[Sample]) -> tuple[dict[str, torch.Tensor], list[Any]]:

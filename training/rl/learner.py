@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from ..device_memory import with_memory_advice
 from ..seeds import keyed_seed
 from .algorithms import Batch, Sample, make_algorithm
 from .algorithms.base import Algorithm, pad
-from .correction_memory import CorrectionMemory, correctable, packed_corrections, unpacked_corrections
+from .correction_memory import CorrectionMemory, packed_corrections, unpacked_corrections
 from .learner_group import LearnerGroup, packed, unpacked
 from .losses import kl_estimate, token_mean, token_weights
 
@@ -244,9 +245,10 @@ class Learner:
                   ) -> tuple[Evaluation, Evaluation]:
         """What samples say, and what the corrections of some say, in one pass: their inputs are the same."""
         right = [sample.correction.said for sample in corrected if sample.correction is not None]
+        # What is right is so among all actions, whichever were admissible: a checkpoint does not remember which.
+        taught = [replace(sample.input, language=None) for sample in corrected]
         result = self.policy.evaluate(
-            [*(s.input for s in samples), *(correctable(s.input) for s in corrected)],
-            [*(s.decision for s in samples), *right],
+            [*(s.input for s in samples), *taught], [*(s.decision for s in samples), *right],
             [temperature] * len(samples) + [1.0] * len(right), token_values=self.algorithm.token_values)
         return result.rows(slice(len(samples))), result.rows(slice(len(samples), None))
 

@@ -14,6 +14,11 @@ from datetime import timedelta
 from typing import Any
 
 import torch
+
+# Before there is a group: its functions keep the group of the moment as the default of an argument, and with it the
+# group's threads. One that still owns a tensor of Python's when the interpreter ends, ends it in SIGABRT (pytorch
+# #179291).
+import torch.distributed.nn.functional
 from torch import distributed
 
 from vlm_agent_ros.errors import UserError

@@ -100,11 +100,22 @@ def test_shares_of_every_minibatch_add_up_to_the_update_of_one_process(make_toy,
             assert torch.allclose(ours, theirs, atol=1e-5)
 
 
-def launch(*command):
+# What the command does, then the names of threads that it leaves behind.
+AND_THREADS = """
+import sys
+from pathlib import Path
+from training.cli import main
+code = main(sys.argv[1:])
+print('left:', *[path.read_text().strip() for path in Path('/proc/self/task').glob('*/comm')])
+sys.exit(code)
+"""
+
+
+def launch(*command, program=('-m', 'training')):
     """Two processes; ``accelerate launch`` starts them so on a machine with GPUs."""
     return subprocess.Popen(
         [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--local-addr', '127.0.0.1',
-         '--nproc-per-node', '2', '-m', 'training', *command], env={**os.environ, 'OMP_NUM_THREADS': '1'},
+         '--nproc-per-node', '2', *program, *command], env={**os.environ, 'OMP_NUM_THREADS': '1'},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -122,9 +133,13 @@ def rows(folder):
 
 def test_a_run_of_two_processes_is_the_run_of_one(game, tmp_path):
     assert main(['train', '--config', game, '--run-name', 'one']) == 0
-    with launch('train', '--config', game, '--run-name', 'two') as run:
+    program = tmp_path / 'and_threads.py'
+    program.write_text(AND_THREADS)
+    with launch('train', '--config', game, '--run-name', 'two', program=[str(program)]) as run:
         output, errors = run.communicate(timeout=150)
     assert run.returncode == 0, errors
+    assert output.count('left:') == 2
+    assert 'gloo' not in output  # one that ends after the interpreter can end in SIGABRT
     assert output.count('report.html') == 1  # only the first process talks to the user
     assert len(rows(tmp_path / 'one')) == len(rows(tmp_path / 'two')) >= 2
     for one, two in zip(rows(tmp_path / 'one'), rows(tmp_path / 'two')):

@@ -54,14 +54,21 @@ class GroundingHead(nn.Module):
 
     @torch.no_grad()
     def within_one_cell(self, features: torch.Tensor, objects: torch.Tensor) -> float:
-        """Share of visible objects whose strongest patch of their class names a cell at most one off."""
+        """Share of visible objects that the strongest patches of their class find, to a cell.
+
+        As many patches as there are visible objects of the class; each names a cell, which is at most one off.
+        """
         presence, column, row = self(features)
         sample, slot, _ = self._visible(objects, features.shape[1])
         found = objects[sample, slot]
-        best = presence[sample, :, found[:, 0].long()].argmax(dim=-1)
-        column_error = (column[sample, best].argmax(dim=-1) - found[:, 1].floor()).abs()
-        row_error = (row[sample, best].argmax(dim=-1) - found[:, 2].floor()).abs()
-        return float((torch.maximum(column_error, row_error) <= 1).float().mean())
+        kind = found[:, 0].long()
+        count = ((sample[:, None] == sample) & (kind[:, None] == kind)).sum(dim=1)
+        most = int(count.max()) if len(count) else 1
+        best = presence[sample, :, kind].topk(most).indices
+        named = torch.stack([read[sample[:, None], best].argmax(dim=-1) for read in (column, row)], dim=-1)
+        near = ((named - found[:, None, 1:3].floor()).abs() <= 1).all(dim=-1)
+        within_count = torch.arange(most, device=near.device) < count[:, None]
+        return float((near & within_count).any(dim=-1).float().mean())
 
     def _visible(self, objects: torch.Tensor, patches: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Sample, slot and patch of every object that is in view."""

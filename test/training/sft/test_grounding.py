@@ -12,21 +12,35 @@ from vlm_agent_ros.errors import UserError
 OBJECTS = torch.tensor([[[1, 13.5, 40.5, 1], [0, 2.5, 2.5, 1], [-1, -1, -1, -1], [0, 60.0, 5.0, 1]]])
 
 
-def test_features_that_say_class_and_cell_in_the_right_patch_are_recognised_as_such():
+def features_of(*objects):
+    """A head that reads features as they are, and features that say class, column and row in the patch of an object."""
     head = GroundingHead(2 + 2 * 48, 2, 48)
     head.norm = torch.nn.Identity()
     with torch.no_grad():
         head.read.weight.copy_(torch.eye(98))
         head.read.bias.zero_()
     features = torch.full((1, 64, 98), -20.0)
-    for kind, column, row in ((1, 13, 40), (0, 2, 2)):
+    for kind, column, row in objects:
         patch = (row * 8 // 48) * 8 + column * 8 // 48
         features[0, patch, [kind, 2 + column, 50 + row]] = 20.0
+    return head, features
+
+
+def test_features_that_say_class_and_cell_in_the_right_patch_are_recognised_as_such():
+    head, features = features_of((1, 13, 40), (0, 2, 2))
     assert head.within_one_cell(features, OBJECTS) == 1.0
     assert head.loss(features, OBJECTS) < head.loss(torch.zeros_like(features), OBJECTS)
     transposed = features.view(1, 8, 8, 98).transpose(1, 2).reshape(1, 64, 98)
     assert head.loss(transposed, OBJECTS) > head.loss(features, OBJECTS)
     assert head.within_one_cell(features.roll(12, dims=2), OBJECTS) < 1.0
+
+
+def test_each_of_several_objects_of_one_class_counts_as_found_where_it_is():
+    objects = torch.tensor([[[0, 13.5, 40.5, 1], [0, 2.5, 2.5, 1], [1, 30.5, 20.5, 1]]])
+    head, features = features_of((0, 13, 40), (0, 2, 2), (1, 30, 20))
+    assert head.within_one_cell(features, objects) == 1.0
+    head, features = features_of((0, 13, 40), (1, 30, 20))
+    assert head.within_one_cell(features, objects) == pytest.approx(2 / 3)
 
 
 def test_the_head_learns_from_its_loss():

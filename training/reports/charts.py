@@ -152,7 +152,7 @@ class _Frame:
         self._x0, self._x1 = min(xs), max(xs) if max(xs) > min(xs) else min(xs) + 1.0
         low, high = span or (min(ys), max(ys))
         if high - low < 1e-9 * max(1.0, abs(high)):
-            low, high = low - 0.5, high + 0.5
+            low, high = low - 0.5 if low < 0 else max(low - 0.5, 0.0), high + 0.5  # no share is negative
         self._y0, self._y1 = (low, high) if span else (low - 0.05 * (high - low), high + 0.05 * (high - low))
 
     def x(self, value: float) -> float:

@@ -76,6 +76,11 @@ def test_a_chart_of_equal_values_is_drawn():
     assert '<polyline' in Chart('flat', [Series([0, 1, 2], [0.5, 0.5, 0.5])]).svg()
 
 
+def test_a_share_that_stays_at_zero_has_no_axis_below_it():
+    assert '>-0.' not in Chart('none', [Series([0, 1], [0.0, 0.0])]).svg()
+    assert '>-1.5<' in Chart('loss', [Series([0, 1], [-1.0, -1.0])]).svg()
+
+
 def test_a_band_is_drawn_around_its_curve_and_a_curve_without_numbers_is_left_out():
     band = Series([0, 1], [0.5, 0.5], ([0.0, 0.25], [1.0, 0.75]), 'series c0')
     svg = Chart('band', [band, Series([0, 1], [float('nan')] * 2)], span=(0.0, 1.0)).svg()

@@ -58,11 +58,14 @@ class DatasetWriter:
                 leftover.unlink()
         except OSError as error:
             raise _unwritable(folder, error) from error
+        names = [self._name(shard) for shard in range(self.shards)]
         for path in sorted(folder.glob('*.parquet')):
             self._check(path)
-        missing = [shard for shard in range(self.shards) if not (folder / self._name(shard)).exists()]
+            if path.name not in names:  # it would be read beside the others
+                raise UserError(f'{path} is one of another number of shards: choose another --out, or delete {folder}')
+        missing = [shard for shard, name in enumerate(names) if not (folder / name).exists()]
         if missing and self.finished:
-            raise UserError(f'{folder} exists, but without {self._name(missing[0])}: choose another --out')
+            raise UserError(f'{folder} exists, but without {names[missing[0]]}: choose another --out')
         return missing
 
     def write(self, shard: int, rows: Iterable[DemonstrationRow]) -> int:

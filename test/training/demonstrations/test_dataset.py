@@ -217,6 +217,14 @@ def test_an_unfinished_dataset_is_not_read_and_can_be_finished(tmp_path):
     assert len(DemonstrationDataset.load([tmp_path / 'd'])) == 10
 
 
+def test_a_recording_in_another_number_of_shards_is_not_continued(tmp_path):
+    writer = DatasetWriter(tmp_path / 'd', INFO, 3)
+    writer.missing()
+    writer.write(1, rows(2))
+    with pytest.raises(UserError, match=r'train-00001-of-00003\.parquet is one of another number of shards'):
+        DatasetWriter(tmp_path / 'd', INFO, 9).missing()
+
+
 def test_a_shard_that_fails_leaves_nothing(tmp_path):
     writer = DatasetWriter(tmp_path / 'd', INFO, 1)
     writer.missing()

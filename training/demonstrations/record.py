@@ -18,7 +18,7 @@ from vlm_agent_ros.config import parse
 from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.nodes.process import end_with_parent
 
-_SHARD = 100  # episodes per file, which is the unit of work: a minute or two of a long task
+_SHARD = 100  # episodes per file, which is the unit of work and of progress
 _CELL_OPTIONS = ('world', 'model', 'tasks', 'mistakes', 'noise')
 
 

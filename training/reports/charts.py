@@ -52,7 +52,8 @@ class Chart:
     Attributes:
         title: Shown above.
         series: The curves; one of fewer than two finite points is left out.
-        levels: Horizontal lines.
+        levels: Horizontal lines, the first one's label at the left end and the others' at the right, so that two equal
+            ones can be read.
         span: Fixed lower and upper end of the y axis, or None for the data's own.
     """
 
@@ -70,7 +71,7 @@ class Chart:
         frame = _Frame(points, self.levels, self.span)
         return (
             f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{html.escape(self.title)}">{frame.grid()}'
-            f'{"".join(frame.level(level) for level in self.levels)}'
+            f'{"".join(frame.level(level, i == 0) for i, level in enumerate(self.levels))}'
             f'{"".join(frame.curve(series) for series in drawn)}</svg>'
         )
 
@@ -185,15 +186,16 @@ class _Frame:
         path = ' '.join(f'{self.x(x):.1f},{self.y(y):.1f}' for x, y in points)
         return f'<polyline class="{style.strip()}" points="{path}"/>'
 
-    def level(self, level: Level) -> str:
+    def level(self, level: Level, label_left: bool) -> str:
         top, bottom, y = self.y(level.high), self.y(level.low), self.y(level.value)
         left, right = _LEFT, _WIDTH - _RIGHT
+        x, anchor = (left + 4, 'start') if label_left else (right - 4, 'end')
         return (
             f'<rect class="band {level.style}" x="{left}" y="{top:.1f}" width="{right - left}" '
             f'height="{max(bottom - top, 1.0):.1f}"/>'
             f'<line class="level {level.style}" x1="{left}" y1="{y:.1f}" x2="{right}" y2="{y:.1f}"/>'
-            f'<text class="{level.style}" x="{right - 4}" y="{y - 4:.1f}" text-anchor="end">{html.escape(level.label)}'
-            '</text>'
+            f'<text class="{level.style}" x="{x}" y="{y - 4:.1f}" text-anchor="{anchor}">'
+            f'{html.escape(level.label)}</text>'
         )
 
 

@@ -47,8 +47,9 @@ def render_report(summary: dict[str, Any], rows: Sequence[dict[str, Any]], films
 
 def _headline(summary: dict[str, Any]) -> str:
     before, after = summary.get('before'), summary.get('after')
+    way = 'through ROS' if summary['transport'] == 'ros' else 'in process'
     facts = (f'task {summary["task"]} in world {summary["world"]}, {summary["decisions"]} decisions in '
-             f'{summary["worlds"]} worlds through {summary["transport"]}, {summary["wall_s"] / 60:.1f} minutes')
+             f'{summary["worlds"]} worlds {way}, {summary["wall_s"] / 60:.1f} minutes')
     if summary.get('stopped'):
         facts += f'; {summary["stopped"]}'
     numbers = ''

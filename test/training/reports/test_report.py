@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from training.reports.charts import Chart, Series, Whisker, ticks, whiskers
+from training.reports.charts import Chart, Level, Series, Whisker, ticks, whiskers
 from training.reports.films import Film, Frame, choose_examples, encode_png
 from training.reports.report import render_report
 
@@ -110,3 +110,9 @@ def test_the_filmstrip_shows_a_failure_where_there_is_one():
     assert chosen(True, False, False, False) == [True, False, False]
     assert chosen(True, True, True) == [True, True, True]
     assert chosen(False, False, False) == [False, False, False]
+
+
+def test_two_equal_levels_can_both_be_read():
+    levels = [Level(label, 0.5, 0.4, 0.6, label) for label in ('before', 'after')]
+    svg = Chart('equal', [Series([0, 1], [0.0, 1.0])], levels).svg()
+    assert re.findall(r'text-anchor="(\w+)">(before|after)<', svg) == [('start', 'before'), ('end', 'after')]

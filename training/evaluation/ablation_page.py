@@ -113,8 +113,8 @@ def _notes(results: Mapping[str, Any]) -> list[str]:
     for reason, count in Counter(run['stopped'] for run in runs if run['stopped']).items():
         notes.append(f'{count} of {len(runs)} runs did not use up their decisions: {reason}.')
     for machine in results['machines']:
-        notes.append('Machine: {processor}, {cores} cores, {memory_gib} GiB, {gpu}.'.format(
-            **{**machine, 'gpu': machine['gpu'] or 'no GPU'}))
+        notes.append(f'Machine: {machine["processor"]}, {machine["cores"]} cores, {machine["memory_gib"]} GiB, '
+                     f'{machine["gpu"] or "no GPU"}.')
     for versions in results['versions']:
         notes.append('Versions: ' + ', '.join(f'{name} {version}' for name, version in versions.items()) + '.')
     return notes

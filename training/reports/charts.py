@@ -52,7 +52,7 @@ class Chart:
     Attributes:
         title: Shown above.
         series: The curves; one of fewer than two finite points is left out.
-        levels: Horizontal lines, the first one's label at the left end and the others' at the right, so that two equal
+        levels: Horizontal lines, the last one's label at the right end and the others' at the left, so that two equal
             ones can be read.
         span: Fixed lower and upper end of the y axis, or None for the data's own.
     """
@@ -71,7 +71,7 @@ class Chart:
         frame = _Frame(points, self.levels, self.span)
         return (
             f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{html.escape(self.title)}">{frame.grid()}'
-            f'{"".join(frame.level(level, i == 0) for i, level in enumerate(self.levels))}'
+            f'{"".join(frame.level(level, level is not self.levels[-1]) for level in self.levels)}'
             f'{"".join(frame.curve(series) for series in drawn)}</svg>'
         )
 

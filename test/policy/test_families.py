@@ -3,7 +3,9 @@
 They differ where it hurts: PaliGemma and Gemma 3 let tokens of the prompt see each other in both directions and mark
 them by token types; Idefics3 (SmolVLM) frames the image with tokens of its own and takes several crops; Qwen2.5-VL has
 positions in three axes and images of any size in one flat batch; Gemma 3 has layers that see a window only; processors
-of Qwen2.5-VL and InternVL also take videos, for which torchvision would be needed.
+of Qwen2.5-VL and InternVL also take videos, for which torchvision would be needed, and those of SmolVLM2 and Gemma 4
+cannot be made without it; Mllama looks at the image across, through a mask of every token; Qwen3.5 remembers in a state
+instead of keys and values.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from training.sft.tiny_vlm import CHAT_TEMPLATE, build_tokenizer
 from vlm_agent_ros.actions import SkillLanguage
 from vlm_agent_ros.checkpoint import load_policy, save_checkpoint
 from vlm_agent_ros.policy.config import Decoding, LoraSettings, ModelConfig
-from vlm_agent_ros.policy.loading import without_video
+from vlm_agent_ros.policy.loading import NoVideo, without_video
 from vlm_agent_ros.policy.policy import Policy
 
 LAYERS = {'hidden_size': 32, 'intermediate_size': 32, 'num_hidden_layers': 2, 'num_attention_heads': 2}
@@ -83,7 +85,8 @@ def qwen2_5_vl() -> tuple[Any, Any]:
     tokenizer = _tokenizer(**names)
     template = CHAT_TEMPLATE.replace('<image>', '<|vision_start|><image><|vision_end|>')
     images = Qwen2VLImageProcessorPil(size={'shortest_edge': 28 * 28, 'longest_edge': 56 * 56})
-    processor = without_video(Qwen2_5_VLProcessor)(image_processor=images, tokenizer=tokenizer, chat_template=template)
+    processor = without_video(Qwen2_5_VLProcessor)(
+        image_processor=images, tokenizer=tokenizer, video_processor=NoVideo(), chat_template=template)
     vision = {'depth': 2, 'hidden_size': 32, 'intermediate_size': 32, 'num_heads': 2, 'out_hidden_size': 32,
               'fullatt_block_indexes': [1], 'window_size': 28}
     text = {'vocab_size': len(tokenizer), 'num_key_value_heads': 1, **LAYERS, **SPECIALS,
@@ -118,12 +121,92 @@ def internvl() -> tuple[Any, Any]:
                            video_token='<video>')
     images = GotOcr2ImageProcessorPil(size={'height': 56, 'width': 56}, crop_to_patches=False)
     processor = without_video(InternVLProcessor)(image_processor=images, tokenizer=tokenizer, image_seq_length=4,
-                                  chat_template=CHAT_TEMPLATE)
+                                             video_processor=NoVideo(), chat_template=CHAT_TEMPLATE)
     vision = {'image_size': [56, 56], 'patch_size': [14, 14], **LAYERS}
     text = {'model_type': 'qwen2', 'vocab_size': len(tokenizer), 'num_key_value_heads': 1, **LAYERS, **SPECIALS}
     config = InternVLConfig(vision_config=vision, text_config=text, image_token_id=_image_token(tokenizer),
                             image_seq_length=4)
     return InternVLForConditionalGeneration(config), processor
+
+
+def smolvlm2() -> tuple[Any, Any]:
+    from transformers import SmolVLMConfig, SmolVLMForConditionalGeneration
+    from transformers.models.smolvlm import processing_smolvlm
+    from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
+
+    processing_smolvlm.num2words = processing_smolvlm.num2words or str  # a package that only videos need
+    side, tokenizer = {'longest_edge': 56}, build_tokenizer(768)
+    processor = without_video(processing_smolvlm.SmolVLMProcessor)(
+        image_processor=SmolVLMImageProcessorPil(size=side, max_image_size=side, do_image_splitting=False),
+        tokenizer=tokenizer, video_processor=NoVideo(), image_seq_len=4, chat_template=CHAT_TEMPLATE)
+    config = SmolVLMConfig(
+        vision_config={'image_size': 56, 'patch_size': 14, **LAYERS}, scale_factor=2, pad_token_id=0,
+        text_config={'model_type': 'llama', 'vocab_size': len(tokenizer), **LAYERS, **SPECIALS},
+        image_token_id=_image_token(tokenizer))
+    return SmolVLMForConditionalGeneration(config), processor
+
+
+def gemma4() -> tuple[Any, Any]:
+    from transformers import Gemma4Config, Gemma4ForConditionalGeneration, Gemma4Processor
+    from transformers.models.gemma4.feature_extraction_gemma4 import Gemma4AudioFeatureExtractor
+    from transformers.models.gemma4.image_processing_pil_gemma4 import Gemma4ImageProcessorPil
+
+    tokenizer = _tokenizer(boi_token='<boi>', eoi_token='<eoi>', audio_token='<audio>', boa_token='<boa>',
+                           eoa_token='<eoa>', video_token='<|video|>')
+    processor = without_video(Gemma4Processor)(
+        feature_extractor=Gemma4AudioFeatureExtractor(), video_processor=NoVideo(), tokenizer=tokenizer,
+        image_processor=Gemma4ImageProcessorPil(patch_size=4, max_soft_tokens=70, pooling_kernel_size=3),
+        chat_template=CHAT_TEMPLATE)
+    vision = {'num_key_value_heads': 2, 'head_dim': 16, 'patch_size': 4, 'position_embedding_size': 64, **LAYERS}
+    text = {'vocab_size': len(tokenizer), 'num_key_value_heads': 1, 'head_dim': 16, 'global_head_dim': 16,
+            'sliding_window': 16, 'use_bidirectional_attention': 'vision', 'num_kv_shared_layers': 0,
+            'layer_types': ['sliding_attention', 'full_attention'], 'hidden_size_per_layer_input': 8,
+            'vocab_size_per_layer_input': len(tokenizer), **LAYERS, **SPECIALS}
+    ids = {'boi_token_id': '<boi>', 'eoi_token_id': '<eoi>', 'image_token_id': '<image>', 'video_token_id': '<|video|>',
+           'boa_token_id': '<boa>', 'eoa_token_index': '<eoa>', 'audio_token_id': '<audio>'}
+    config = Gemma4Config(vision_config=vision, text_config=text, audio_config=None,
+                          **{key: tokenizer.convert_tokens_to_ids(token) for key, token in ids.items()})
+    return Gemma4ForConditionalGeneration(config), processor
+
+
+def mllama() -> tuple[Any, Any]:
+    from transformers import MllamaConfig, MllamaForConditionalGeneration, MllamaProcessor
+    from transformers.models.mllama.image_processing_pil_mllama import MllamaImageProcessorPil
+
+    tokenizer = _tokenizer(python='<|python_tag|>')
+    images = MllamaImageProcessorPil(size={'height': 28, 'width': 28}, max_image_tiles=4)
+    processor = MllamaProcessor(image_processor=images, tokenizer=tokenizer, chat_template=CHAT_TEMPLATE)
+    vision = {'hidden_size': 32, 'intermediate_size': 32, 'num_hidden_layers': 2, 'num_global_layers': 1,
+              'attention_heads': 2, 'vision_output_dim': 64, 'image_size': 28, 'patch_size': 14,
+              'intermediate_layers_indices': [0]}
+    text = {'vocab_size': len(tokenizer), 'num_key_value_heads': 1, 'cross_attention_layers': [1],
+            'rope_parameters': {'rope_type': 'default', 'rope_theta': 1e4}, **LAYERS, **SPECIALS,
+            'num_hidden_layers': 3}
+    config = MllamaConfig(vision_config=vision, text_config=text, image_token_index=_image_token(tokenizer))
+    return MllamaForConditionalGeneration(config), processor
+
+
+def qwen3_5() -> tuple[Any, Any]:
+    from transformers import Qwen3_5Config, Qwen3_5ForConditionalGeneration, Qwen3VLProcessor
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    names = {'vision_start_token': '<|vision_start|>', 'vision_end_token': '<|vision_end|>',
+             'video_token': '<|video_pad|>'}
+    tokenizer = _tokenizer(**names)
+    images = Qwen2VLImageProcessorPil(size={'shortest_edge': 32 * 32, 'longest_edge': 64 * 64}, patch_size=16)
+    processor = without_video(Qwen3VLProcessor)(
+        image_processor=images, tokenizer=tokenizer, video_processor=NoVideo(),
+        chat_template=CHAT_TEMPLATE.replace('<image>', '<|vision_start|><image><|vision_end|>'))
+    vision = {'depth': 2, 'hidden_size': 32, 'intermediate_size': 32, 'num_heads': 2, 'out_hidden_size': 32,
+              'num_position_embeddings': 16}
+    text = {'vocab_size': len(tokenizer), 'num_key_value_heads': 1, 'head_dim': 32, 'linear_key_head_dim': 16,
+            'linear_value_head_dim': 16, 'linear_num_key_heads': 2, 'linear_num_value_heads': 4,
+            'layer_types': ['linear_attention', 'full_attention'], **LAYERS, **SPECIALS,
+            'rope_parameters': {'rope_type': 'default', 'rope_theta': 1e6, 'mrope_section': [1, 1, 2],
+                                'mrope_interleaved': True, 'partial_rotary_factor': 0.25}}
+    config = Qwen3_5Config(vision_config=vision, text_config=text, image_token_id=_image_token(tokenizer),
+                           **{f'{key}_id': tokenizer.convert_tokens_to_ids(name) for key, name in names.items()})
+    return Qwen3_5ForConditionalGeneration(config), processor
 
 
 def _tokenizer(**names: str) -> Any:
@@ -140,7 +223,14 @@ def _image_token(tokenizer: Any) -> int:
     return tokenizer.convert_tokens_to_ids('<image>')
 
 
-@pytest.fixture(params=[llava, paligemma, idefics3, qwen2_5_vl, gemma3, internvl], ids=lambda family: family.__name__)
+FAMILIES = [llava, paligemma, idefics3, qwen2_5_vl, gemma3, internvl]
+# Whose prompts are not read once for several outputs, or whose images are encoded in every epoch: right, and slower.
+PLAIN_FAMILIES = [smolvlm2, gemma4, mllama, qwen3_5]
+of_every_family = pytest.mark.parametrize('config', FAMILIES + PLAIN_FAMILIES, indirect=True,
+                                          ids=lambda family: family.__name__)
+
+
+@pytest.fixture(params=FAMILIES, ids=lambda family: family.__name__)
 def config(request: pytest.FixtureRequest, tmp_path: Path) -> ModelConfig:
     """A models file's content for a family, whose weights have clear preferences."""
     torch.manual_seed(0)
@@ -159,6 +249,7 @@ def make_policy(config: ModelConfig) -> Policy:
     return Policy(config, SkillLanguage(48), torch.device('cpu'))
 
 
+@of_every_family
 def test_the_update_recomputes_what_was_sampled(config, inputs):
     policy = make_policy(config)
     decisions = policy.decide(inputs, temperature=0.8, seeds=range(len(inputs)))
@@ -240,6 +331,7 @@ def pass_over(policy: Policy, given: list[Any], decisions: list[Any], temperatur
     return result.logprobs.detach(), torch.cat([gradient.flatten() for gradient in gradients])
 
 
+@of_every_family
 def test_a_family_is_trained_saved_and_loaded_again(config, inputs, tmp_path):
     policy = make_policy(config)
     decisions = policy.decide(inputs, temperature=1.0, seeds=range(len(inputs)))

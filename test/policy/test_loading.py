@@ -48,6 +48,37 @@ def test_a_language_model_is_refused_because_it_sees_nothing(tmp_path, vlm_folde
         load_base(ModelConfig(base=str(tmp_path)), CPU)
 
 
+def test_a_model_with_a_decoder_of_its_own_is_refused_before_it_decides(tmp_path):
+    from transformers import VisionEncoderDecoderConfig
+
+    small = {'hidden_size': 16, 'num_hidden_layers': 1, 'num_attention_heads': 2}
+    VisionEncoderDecoderConfig(encoder={'model_type': 'vit', **small}, decoder={'model_type': 'bert', **small}
+                               ).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match='writes with a decoder of its own: choose one that'):
+        load_base(ModelConfig(base=str(tmp_path)), CPU)
+
+
+def test_a_model_that_does_not_say_how_it_writes_is_refused(tmp_path):
+    from transformers import BlipConfig, BlipForConditionalGeneration
+
+    small = {'hidden_size': 16, 'intermediate_size': 16, 'num_hidden_layers': 1, 'num_attention_heads': 2}
+    text, vision = {'vocab_size': 32, 'encoder_hidden_size': 16, **small}, {'image_size': 28, 'patch_size': 14, **small}
+    BlipForConditionalGeneration(BlipConfig(text_config=text, vision_config=vision)).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match='does not say by which layer it writes'):
+        load_base(ModelConfig(base=str(tmp_path)), CPU)
+
+
+def test_a_package_that_a_model_needs_is_told_apart_from_a_damaged_directory(tmp_path, vlm_folder, monkeypatch):
+    from transformers import AutoProcessor
+
+    def load(path):
+        raise ImportError('\nThis requires the Torchvision library but it was not found. Check out the instructions\n')
+
+    monkeypatch.setattr(AutoProcessor, 'from_pretrained', load)
+    with pytest.raises(UserError, match=r'not installed \(This requires the Torchvision .* not found\): install it$'):
+        load_base(ModelConfig(base=str(vlm_folder)), CPU)
+
+
 @pytest.mark.parametrize('file', ['model.safetensors', 'config.json', 'processor_config.json', 'tokenizer.json'])
 def test_an_incomplete_or_damaged_directory_is_named(tmp_path, vlm_folder, file):
     folder = tmp_path / 'model'

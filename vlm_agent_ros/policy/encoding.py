@@ -116,20 +116,25 @@ def join_outputs(
     Returns:
         The inputs with the outputs appended. Among the token-level entries other than ids and mask, ``token_type_ids``
         continue with a type that the prompt does not have, because families let tokens of the prompt's types see
-        those after them; others (image markers) continue with 0.
+        those after them; ``cross_attention_mask`` as the prompt ends, so that what is written sees the images, too;
+        others (image markers) continue with 0. What is of patches (``pixel_…``) is none, whatever its shape.
     """
     mask = (torch.arange(outputs.shape[1], device=outputs.device) < lengths[:, None]).to(inputs['attention_mask'].dtype)
     prompt_shape = inputs['input_ids'].shape
     shift = (inputs['attention_mask'] == 0).sum(dim=1, keepdim=True)
     joined = {}
     for name, value in inputs.items():
-        if isinstance(value, torch.Tensor) and value.shape == prompt_shape:
-            tail = {'input_ids': outputs, 'attention_mask': mask}.get(name)
-            if tail is None:
-                tail = torch.full_like(outputs, int(value.max()) + 1 if name == 'token_type_ids' else 0)
-            value = torch.cat([value, tail.to(value.dtype)], dim=1)
-            if padding_side == 'right':
-                columns = torch.arange(value.shape[1], device=value.device)
-                value = value.gather(1, (columns + shift) % value.shape[1])
+        if name == 'cross_attention_mask':  # (batch, length, images, tiles)
+            tail = value[:, -1:].expand(-1, outputs.shape[1], *value.shape[2:])
+        elif isinstance(value, torch.Tensor) and value.shape == prompt_shape and not name.startswith('pixel'):
+            kind = int(value.max()) + 1 if name == 'token_type_ids' else 0
+            tail = {'input_ids': outputs, 'attention_mask': mask}.get(name, torch.full_like(outputs, kind))
+        else:
+            joined[name] = value
+            continue
+        value = torch.cat([value, tail.to(value.dtype)], dim=1)
+        if padding_side == 'right':
+            columns = (torch.arange(value.shape[1], device=value.device) + shift) % value.shape[1]
+            value = value[torch.arange(len(value), device=value.device)[:, None], columns]
         joined[name] = value
     return joined

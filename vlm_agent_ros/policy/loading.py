@@ -61,14 +61,23 @@ def load_base(config: ModelConfig, device: torch.device) -> tuple[Any, Any]:
         if type(kind) not in AutoModelForImageTextToText._model_mapping:
             raise UserError(f'{path} holds a {kind.model_type} model, which is no vision-language model: choose one '
                             'that AutoModelForImageTextToText loads')
+        if kind.is_encoder_decoder or kind.get_text_config().is_encoder_decoder:
+            raise UserError(f'{path} holds a {kind.model_type} model, which reads with an encoder and writes with a '
+                            'decoder of its own: choose one that reads and writes as one sequence')
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
             path, dtype=getattr(torch, config.dtype), output_loading_info=True, ignore_mismatched_sizes=True,
             **quantization)
         model, info = loaded
         _check_weights(path, info)
+        if model.get_output_embeddings() is None:
+            raise UserError(f'{path} holds a {kind.model_type} model, which does not say by which layer it writes '
+                            '(get_output_embeddings): choose another one')
         processor = _load_processor(path, kind)
     except UserError:
         raise
+    except ImportError as error:
+        reason = str(error).strip().split('. ')[0]
+        raise UserError(f'{path} needs a package that is not installed ({reason}): install it') from error
     except Exception as error:  # the libraries underneath raise what they like
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f'{path} cannot be loaded as a vision-language model ({reason}): check that the directory is '
@@ -96,12 +105,35 @@ def _quantization(config: ModelConfig, device: torch.device) -> dict[str, Any]:
     return {'quantization_config': settings, 'device_map': {'': device}}
 
 
+class NoVideo:
+    """Stands where a processor has its video part; a setting that is looked up in it is None."""
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith('__'):  # asked for by copy and pickle, which go on without
+            raise AttributeError(name)
+
+
 def without_video(processor_class: Any) -> Any:
     """A processor class that leaves out its video part, which needs torchvision: a decision reads one image."""
-    def attributes(cls: Any) -> list[str]:
-        return [name for name in processor_class.get_attributes() if name != 'video_processor']
+    class WithoutVideo(processor_class):
+        def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
+            if argument_name == 'video_processor':
+                return None
+            return super().check_argument_for_proper_class(argument_name, argument)
 
-    return type(processor_class.__name__, (processor_class,), {'get_attributes': classmethod(attributes)})
+        def to_dict(self) -> dict[str, Any]:
+            return {key: value for key, value in super().to_dict().items() if key != 'video_processor'}
+
+        @classmethod
+        def _get_arguments_from_pretrained(cls, *given: Any, **kwargs: Any) -> list[Any]:
+            names = cls.get_attributes()
+            others = [name for name in names if name != 'video_processor']
+            loader: Any = type(cls.__name__, (processor_class,), {'get_attributes': classmethod(lambda _: others)})
+            parts = iter(loader._get_arguments_from_pretrained(*given, **kwargs))
+            return [NoVideo() if name == 'video_processor' else next(parts) for name in names]
+
+    WithoutVideo.__name__ = processor_class.__name__  # saved with the processor, and asked for in loading it
+    return WithoutVideo
 
 
 def _load_processor(path: str, kind: Any) -> Any:

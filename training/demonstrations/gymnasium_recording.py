@@ -71,8 +71,10 @@ class GymnasiumRecording:
         observation, outcome = pool.collect([0])[0]
         rows: list[DemonstrationRow] = []
         outcomes: list[Outcome] = []
+        memory = ''
         while outcome is None or not (outcome.terminated or outcome.truncated):
-            seen, (thought, action) = commander.observe(observation), pool.demonstrate(0)
+            seen, (thought, action) = commander.observe(observation, memory), pool.demonstrate(0)
+            memory = thought or action  # as of a Decision
             row = DemonstrationRow(seen.image, seen.prompt, thought, action, index, action, request.task,
                                    observation.task, world='gymnasium', seed=request.seed, turn=len(rows) + 1)
             if not whole:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vlm_agent_ros.checkpoint import open_checkpoint
+from vlm_agent_ros.checkpoint import config_of, is_checkpoint, open_checkpoint, restore_policy
 from vlm_agent_ros.errors import UserError
+from vlm_agent_ros.policy.policy import Policy
 
 from ..config import TrainConfig, merge
 from .training_state import read_config
@@ -58,9 +59,29 @@ def find_resume_point(name: str, overrides: dict[str, Any]) -> ResumePoint:
     for key in _FIXED:
         before, now = written.get(key, getattr(TrainConfig, key)), getattr(config, key)
         if before != now:
-            raise UserError(f'{folder} is a run with {key} {before}, it cannot go on with {now}: leave '
-                            f'--{key.replace("_", "-")} out, or start a new run with --model {checkpoint or folder}')
+            flag = 'no-cot' if key == 'cot' and before else key.replace('_', '-')
+            raise UserError(f'{folder} is a run with {key} {before}, it cannot go on with {now}: leave --{flag} out, or '
+                            f'start a new run with --model {checkpoint or folder}')
+    # Another name of the same base does no harm, and whether it is the same is seen when it has been loaded.
+    if config.model != written.get('model') and is_checkpoint(Path(config.model).expanduser()):
+        raise UserError(f'{folder} goes on from its own weights, not from those of {config.model}: leave --model out, '
+                        'or start a new run with it')
     return ResumePoint(folder, checkpoint, config)
+
+
+def restore_run(checkpoint: Path, policy: Policy) -> None:
+    """Give the policy of a run's configuration the weights of its checkpoint.
+
+    Raises:
+        UserError: As of ``restore_policy``, or the models file says otherwise how to write than when the run began.
+    """
+    bundle = open_checkpoint(checkpoint)
+    restore_policy(bundle, policy)
+    before, now = asdict(config_of(bundle).decoding), asdict(policy.config.decoding)
+    for key in before:
+        if before[key] != now[key] and key != 'constrained':  # which a run may change
+            raise UserError(f'{checkpoint} was written with decoding.{key} {before[key]}, the models file says '
+                            f'{now[key]}: make them equal, or start a new run with --model {checkpoint}')
 
 
 def _newest_whole(checkpoints: Path) -> Path | None:

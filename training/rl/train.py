@@ -58,10 +58,9 @@ def run(args: argparse.Namespace) -> None:
 
     environment = environment_of(config)
     # After the environment, because these bring PyTorch.
-    from vlm_agent_ros.checkpoint import open_checkpoint, restore_policy
-
     from ..session import use_threads
     from .learner_group import learner_group
+    from .resume import restore_run
 
     use_threads(config.torch_threads)
     with learner_group() as group:
@@ -71,7 +70,7 @@ def run(args: argparse.Namespace) -> None:
             return
         checkpoint = resume.checkpoint if resume else None
         if checkpoint is not None:
-            restore_policy(open_checkpoint(checkpoint), policy)  # refuses another model before any world is started
+            restore_run(checkpoint, policy)  # refuses another model before any world is started
         summary = _lead(config, environment, policy, path, checkpoint, group, started)
     print(_closing_words(summary, path), flush=True)
 

@@ -92,6 +92,12 @@ def test_a_wrapper_can_bring_the_expert(tmp_path):
         ['Possible actions: left | right', dataset.prompts[0].splitlines()[1]], ['door 1', 'Possible actions: right']]
 
 
+@pytest.mark.parametrize(('thought', 'told'), [('it is open', 'it is open'), ('', 'right')])
+def test_a_prompt_tells_what_the_expert_said_of_the_turn_before_as_in_training(tmp_path, thought, told):
+    assert record(registered(says=(thought, 'right')), tmp_path, '--prompt', '{task} before: {previous}') == 0
+    assert list(DemonstrationDataset.load([tmp_path]).prompts) == ['before: nothing', f'door 1 before: {told}'] * 3
+
+
 def test_a_recording_under_another_prompt_is_refused(tmp_path, capsys):
     env_id = registered()
     assert record(env_id, tmp_path, '--prompt', 'where?') == 0

@@ -157,15 +157,18 @@ def test_a_run_is_never_started_again_over_checkpoints_that_cannot_be_read(copy,
 
 @pytest.mark.parametrize(('flag', 'said'), [
     (['--algorithm', 'grpo'], 'a run with algorithm turn_ppo, it cannot go on with grpo'),
-    (['--no-cot'], 'a run with cot True'), (['--worlds', '4'], 'a run with worlds 2'),
+    (['--no-cot'], 'a run with cot True, it cannot go on with False: leave --no-cot out'), (['--worlds', '4'], 'a run with worlds 2'),
     (['--task', 'pick'], 'a run with task place'), (['--world', 'shifted'], 'a run with world panda_table'),
     (['--seed', '9'], 'it cannot go on with 9'),
     (['--model', 'tiny_vlm'], 'the weights in'), (['--model', 'PROMPT'], 'the prompt template differs'),
     (['--model', 'ALPHA'], 'the models file says LoRA rank 4, alpha 3.0'),
+    (['--model', 'LONGER'], 'was written with decoding.max_'), (['--model', 'OWN'], 'goes on from its own weights'),
 ])
 def test_a_run_does_not_go_on_as_another(copy, capsys, tmp_path, flag, said):
-    changes = {'PROMPT': {'prompt': {'template': '{task} {state}'}}, 'ALPHA': {'lora': {'rank': 4, 'alpha': 3.0}}}
+    changes = {'PROMPT': {'prompt': {'template': '{task} {state}'}}, 'ALPHA': {'lora': {'rank': 4, 'alpha': 3.0}},
+               'LONGER': {'decoding': {'max_thought_chars': 7, 'max_new_tokens': 64}}}
     flag = [str(model_with(copy, tmp_path, changes[part])) if part in changes else part for part in flag]
+    flag = [str(copy / 'checkpoints' / 'latest') if part == 'OWN' else part for part in flag]
     before = (copy / 'metrics.jsonl').read_bytes()
     assert main(['train', '--resume', str(copy), *flag]) == 2
     assert said in capsys.readouterr().err.splitlines()[-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vlm_agent_ros.bundle import sha256_of
 from vlm_agent_ros.config import find_config, load_yaml, parse
 from vlm_agent_ros.errors import UserError
 
@@ -46,3 +47,8 @@ def load_world(name: str) -> WorldConfig:
             raise UserError(f'{path}: objects.area_low is {list(objects.area_low)}, but must be less than '
                             f'objects.area_high in x and y')
     return config
+
+
+def world_digest(name: str) -> str:
+    """SHA-256 (hex) of what a world file and its cell file say."""
+    return sha256_of(find_config('worlds', name), find_config('cells', load_world(name).cell))

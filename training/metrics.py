@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tempfile
@@ -33,7 +34,8 @@ def write_atomically(path: Path, text: str) -> None:
     except OSError as error:
         raise write_error(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # its folder may be none, as the error has told
+            temporary.unlink(missing_ok=True)
 
 
 def require_writable(path: Path) -> None:

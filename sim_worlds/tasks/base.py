@@ -210,11 +210,16 @@ def horizontal_distance(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.hypot(*(np.asarray(a)[:2] - np.asarray(b)[:2])))
 
 
-def lies_on(target: int, support: int, items: Sequence[Item], state: SceneState) -> bool:
-    """Whether an item rests, released, on a flat item, its centre within the edges."""
+def is_above(target: int, support: int, items: Sequence[Item], state: SceneState) -> bool:
+    """Whether an item is released with its centre within the edges of a flat one, on it or on what lies there."""
     below = items[support]
     offset = state.positions[target] - state.positions[support]
     cosine, sine = np.cos(below.yaw), np.sin(below.yaw)
     along = np.array([cosine * offset[0] + sine * offset[1], -sine * offset[0] + cosine * offset[1]])
-    resting = state.positions[target, 2] < state.table_z + items[target].size
-    return state.held != target and bool(resting and np.all(np.abs(along) <= below.size / 2))
+    return state.held != target and bool(np.all(np.abs(along) <= below.size / 2))
+
+
+def lies_on(target: int, support: int, items: Sequence[Item], state: SceneState) -> bool:
+    """Whether an item rests, released, on a flat item, its centre within the edges."""
+    resting = bool(state.positions[target, 2] < state.table_z + items[target].size)
+    return resting and is_above(target, support, items, state)

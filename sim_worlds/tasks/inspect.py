@@ -8,7 +8,7 @@ import numpy as np
 
 from ..config import WorldConfig
 from ..scene import DEFECTS, Item, draw_layout
-from .base import Assignment, Goal, SceneState, draw_colours, indices, lies_on
+from .base import Assignment, Goal, SceneState, draw_colours, indices, is_above
 from .containers import ContainerTask
 
 
@@ -18,7 +18,8 @@ class Inspect(ContainerTask):
     3 or 4 parts (cubes) of one nominal colour, which the instruction names; 0 to 3 of them lack a corner, have another
     colour or a scratch. The line moves on with the first turn without motion, or at the turn limit: whether anything is
     left to reject is for the robot to decide. KPI terms: ``defect_passed``, the defective parts that are not in the
-    tray at the end; ``false_alarm``, the good parts that a turn brought into it.
+    tray at the end; ``false_alarm``, the good parts that a turn took off the line: into the tray, also onto a part that
+    lies there, or off the table.
     """
 
     name = 'inspect'
@@ -65,6 +66,7 @@ class Inspect(ContainerTask):
 
 
 def _rejected(goal: Goal, items: Sequence[Item], state: SceneState) -> set[int]:
-    """The good parts in the tray."""
+    """The good parts that are no longer on the line."""
     tray, = indices(items, 'tray')
-    return {i for i in indices(items, 'cube') if not items[i].defect and lies_on(i, tray, items, state)}
+    return {i for i in indices(items, 'cube')
+            if not items[i].defect and (is_above(i, tray, items, state) or state.fallen(i))}

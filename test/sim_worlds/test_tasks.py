@@ -160,6 +160,20 @@ def test_a_good_part_in_the_reject_tray_is_a_false_alarm_once_and_no_success(lin
     assert outcome.terminated and not outcome.success and outcome.kpi['false_alarm'] == 0.0
 
 
+@pytest.mark.parametrize(('good', 'held', 'alarm'), [
+    ((0.55, 0.05, SIZE / 2), None, True), ((0.5, 0.0, 1.5 * SIZE), None, True), ((0.9, 0.0, -0.6), None, True),
+    ((0.5, 0.0, 0.3), 1, False), ((0.5, 0.2, SIZE / 2), None, False),
+], ids=['in the tray', 'on a part in the tray', 'off the table', 'held above the tray', 'on the line'])
+def test_a_good_part_that_is_no_longer_on_the_line_is_a_false_alarm_and_no_success(good, held, alarm):
+    parts = (item('cube', 'red', (0.5, 0.0), defect='scratch'), item('cube', 'red', (0.5, 0.2)),
+             item('tray', 'white', (0.5, 0.0), 0.2))
+    inspect, goal = make_task('inspect'), Goal('inspect', (Assignment(0, 2),))
+    before, after = state(parts), state(parts, held=held, at_1=good)
+    assert inspect.terms(goal, parts, before, after, over=False)['false_alarm'] == float(alarm)
+    assert inspect.terms(goal, parts, after, after, over=False)['false_alarm'] == 0.0
+    assert inspect.success(goal, parts, before) and inspect.success(goal, parts, after) is not (alarm or held == 1)
+
+
 def test_the_line_moves_on_at_the_turn_limit(line):
     observation = start(line, range(40), 1)
     for turn in range(1, line.config.turn_limits['inspect'] + 1):

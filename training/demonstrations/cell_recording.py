@@ -15,12 +15,10 @@ from sim_worlds.expert import demonstrate, narrate, projected
 from sim_worlds.tasks import make_task
 from sim_worlds.truth import SceneTruth
 from sim_worlds.world import CellWorld
-from sim_worlds.world_file import load_world
+from sim_worlds.world_file import load_world, world_digest
 from vlm_agent_ros import __version__
 from vlm_agent_ros.actions import ActionError, SkillLanguage
-from vlm_agent_ros.bundle import sha256_of
 from vlm_agent_ros.cell import load_cell
-from vlm_agent_ros.config import find_config
 from vlm_agent_ros.motion import MotionError, SkillPlanner
 from vlm_agent_ros.policy.config import load_model_config
 from vlm_agent_ros.types import EpisodeRequest, Observation, Trajectory
@@ -68,7 +66,7 @@ class CellRecording:
         prompt, cell = load_model_config(self.model).prompt, load_cell(config.cell)
         settings = {'made by': 'vlm-agent record, scripted expert in simulation', 'version': __version__,
                     **dataclasses.asdict(self), 'world': config.name, 'model': Path(self.model).stem,
-                    'world_sha256': sha256_of(find_config('worlds', self.world), find_config('cells', config.cell)),
+                    'world_sha256': world_digest(self.world),
                     'prompt_sha256': prompt.digest()}
         return DatasetInfo(tuple(_classes(config)), cell.grid, json.loads(json.dumps(settings)))
 

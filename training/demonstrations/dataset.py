@@ -150,7 +150,10 @@ class _Builder:
         return DemonstrationDataset(self._images, prompts, thoughts, actions, objects, executed, self._episodes,
                                     self._turns, dict(self._labels), self._info.classes, self._info.grid)
 
-    def _object(self, label: dict[str, Any], where: str) -> tuple[float, float, float, float]:
+    def _object(self, label: dict[str, Any] | None, where: str) -> tuple[float, float, float, float]:
+        if label is None or label['visible'] is None:
+            raise UserError(f'{where} has an object that is null or does not say whether it is visible: complete '
+                            'or leave out the object')
         if label['name'] not in self._class_of:
             raise UserError(f'{where} has an object {label["name"]!r}, but the classes of the dataset (metadata '
                             f'vlm_agent_ros of its schema) are {", ".join(self._class_of)}: add it there')

@@ -14,6 +14,7 @@ from typing import Protocol
 from training.config import EnvironmentConfig
 from training.demonstrations.dataset_schema import DatasetInfo, DemonstrationRow
 from training.demonstrations.dataset_writer import DatasetWriter
+from training.seeds import DEMONSTRATION_START, EVALUATION_START
 from vlm_agent_ros.config import parse
 from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.nodes.process import end_with_parent
@@ -57,7 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--episodes', type=int, default=4_000, help='episodes played to the end')
     parser.add_argument('--scenes', type=int, default=argparse.SUPPRESS, help='episodes before those of which only the '
                         'first decision is kept (default: 40000 in the cell, none in Gymnasium)')
-    parser.add_argument('--seed', type=int, default=1_000_000_000, help='first episode seed')
+    parser.add_argument('--seed', type=int, default=DEMONSTRATION_START, help='first episode seed; those from '
+                        f'{EVALUATION_START} to {DEMONSTRATION_START - 1} are for evaluation')
     parser.add_argument('--workers', type=int, default=2, help='processes')
     add_config_flags(parser, EnvironmentConfig)
     cell = parser.add_argument_group('of the cell alone', argument_default=argparse.SUPPRESS)
@@ -85,9 +87,12 @@ def run(args: argparse.Namespace) -> None:
     for name, low in (('scenes', 0), ('episodes', 0), ('workers', 1)):
         if getattr(args, name, low) < low:
             raise UserError(f'--{name} is {getattr(args, name)}, but must be at least {low}')
+    if not 0.0 <= getattr(args, 'mistakes', 0.0) <= 1.0:
+        raise UserError(f'--mistakes is {args.mistakes}, but must be a share, from 0 to 1')
     recording = _recording(args)
     if not recording.total:
         raise UserError('there is nothing to record without episodes: raise --episodes')
+    _check_seeds(args.seed, recording.total)
     writer = DatasetWriter(args.out.expanduser(), recording.info(), -(-recording.total // _SHARD))
     missing = writer.missing()
     done = writer.shards - len(missing)
@@ -109,6 +114,16 @@ def run(args: argparse.Namespace) -> None:
     if not writer.finished:
         writer.finish()
     print(f'{args.out}: {recording.total} episodes')
+
+
+def _check_seeds(first: int, count: int) -> None:
+    """Refuse seeds that no world takes, and those that success is measured on."""
+    if not 0 <= first < 2**63 - count:
+        raise UserError(f'--seed is {first}, but must be from 0 to {2**63 - 1 - count}')
+    if first < DEMONSTRATION_START and first + count > EVALUATION_START:
+        raise UserError(f'--seed {first} and {count} episodes meet the seeds from {EVALUATION_START} to '
+                        f'{DEMONSTRATION_START - 1}, on which success is measured: leave --seed out, or take one from '
+                        f'{DEMONSTRATION_START} on')
 
 
 def _recording(args: argparse.Namespace) -> Recording:

@@ -18,6 +18,7 @@ from .evaluate_command import add_evaluation_options, check_options, environment
 if TYPE_CHECKING:
     from ..reports.films import Film
     from ..worlds.commands import Commander
+    from ..worlds.environment import Environment
     from ..worlds.episodes import Episode
     from .evaluate import Suite
 
@@ -48,45 +49,54 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f'{folder} holds a comparison already: choose another --out or delete it')
     if models:
         prepare_worlds(args, models.values())
-    from ..metrics import write_atomically
+    from vlm_agent_ros.checkpoint import find_policy
+
+    from ..metrics import require_writable, write_atomically
     from .compare_page import print_table, render_comparison
-    from .comparison import check_paired, compare
-    from .evaluator import plan_of, read_evaluation
+    from .comparison import check_paired, check_same_worlds, compare
+    from .evaluator import plan_of, read_evaluation, worlds_of
 
     results = {label: read_evaluation(Path(source)) for label, source in labels.items() if label not in models}
     if results:
-        _refuse_stated_plan(args)
+        _refuse_stated_plan(args, bool(models))
         check_paired([(labels[label], plan_of(result)) for label, result in results.items()])
     plan = plan_of(next(iter(results.values()))) if results else plan_from(args)
-    played, films = _evaluate(models, plan, args, folder) if models else ({}, {})
+    worlds = [(labels[label], worlds_of(result)) for label, result in results.items()]
+    environment = environment_of(plan, args) if models else None
+    if environment is not None:
+        worlds.append((next(iter(models.values())), {suite: environment.digest(suite.world) for suite in plan}))
+    check_same_worlds(worlds)
+    for source in {*models.values()} - {EXPERT}:
+        find_policy(source)  # the last of them must not turn out to be missing after the others took an hour
+    require_writable(folder / 'compare.json')
+    played, films = _evaluate(models, plan, environment, args, folder) if environment is not None else ({}, {})
     results |= played
     comparison = compare({label: {'source': source, **results[label]} for label, source in labels.items()})
+    page = render_comparison(comparison, films)
     write_atomically(folder / 'compare.json', json.dumps(comparison, indent=2) + '\n')
-    write_atomically(folder / 'compare.html', render_comparison(comparison, films))
+    write_atomically(folder / 'compare.html', page)
     print_table(comparison)
     print(f'see {folder / "compare.html"}')
 
 
-def _refuse_stated_plan(args: argparse.Namespace) -> None:
+def _refuse_stated_plan(args: argparse.Namespace, models: bool) -> None:
+    if args.temperature and not models:
+        raise UserError('--temperature was given, but nothing is played: leave it out, or name a model')
     for name in ('task', 'world', 'split', 'episodes'):
         if getattr(args, name) is not None:
             raise UserError(f'--{name} was given together with a result: its tasks, worlds and seeds are those of the '
                             f'comparison, so leave --{name} out')
 
 
-def _evaluate(models: dict[str, str], plan: dict[Suite, list[int]], args: argparse.Namespace, folder: Path
+def _evaluate(models: dict[str, str], plan: dict[Suite, list[int]], environment: Environment,
+              args: argparse.Namespace, folder: Path
               ) -> tuple[dict[str, dict[str, Any]], dict[tuple[str, str, int], Film]]:
     """Results by label, written as soon as they are there, and films of all episodes."""
-    from vlm_agent_ros.checkpoint import find_policy
-
     from ..metrics import write_atomically
     from ..progress import Progress
     from ..reports.films import film_of
     from .evaluator import Evaluator
 
-    environment = environment_of(plan, args)
-    for source in {*models.values()} - {EXPERT}:
-        find_policy(source)  # the last of them must not turn out to be missing after the others took an hour
     results, films = {}, {}
     with Progress(sys.stderr) as progress, Evaluator(plan, environment, args, progress) as evaluator:
         for label, source in models.items():

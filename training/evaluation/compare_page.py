@@ -91,9 +91,10 @@ def _verdicts(comparison: Mapping[str, Any]) -> str:
             success, worse, better = pair['success'], pair['a'], pair['b']
             if success['difference'] < 0:
                 worse, better = better, worse
+            p = f'p = {_p(success["p_holm"])}'.replace('= <', '<')
             said = (f'<b>{better} succeeds more often than {worse}</b>' if success['p_holm'] < _LEVEL else
                     f'no difference in success between {pair["a"]} and {pair["b"]} is shown')
-            lines += f'<li>{html.escape(_name(suite))}: {said} (p = {_p(success["p_holm"])})</li>'
+            lines += f'<li>{html.escape(_name(suite))}: {said} ({html.escape(p)})</li>'
     return f'<ul>{lines}</ul>'
 
 
@@ -106,7 +107,8 @@ def _pairs(suite: Mapping[str, Any], p_heading: str) -> str:
         for key in MEASURES:
             pattern = '{:.1%}' if key == 'success' else '{:.2f}'
             means = [pattern.format(pair[key][side]) for side in ('a', 'b')]
-            differences.append((f'{name}, {key}', [*means, *_difference(pair[key], key), _p(pair[key]['p_holm'])]))
+            differences.append((f'{name}, {key}', [*means, *_difference(pair[key], key),
+                                                           html.escape(_p(pair[key]['p_holm']))]))
     return (table(['both succeed', 'only the first', 'only the second', 'neither', 'episodes'], counts) + '<p></p>'
             + table(['first', 'second', 'difference', '95 % interval', p_heading], differences)
             + '<p><small>Differences are of the second less the first, those of success in points.</small></p>')

@@ -45,6 +45,22 @@ def check_paired(plans: Sequence[tuple[str, Mapping[Suite, Sequence[int]]]]) -> 
                                 f'({_span(expected[suite])}; {_span(seeds)}): evaluate both with the same --episodes')
 
 
+def check_same_worlds(worlds: Sequence[tuple[str, Mapping[Suite, str]]]) -> None:
+    """Refuse results of which one was made before a world file was changed: the same seeds are other scenes there.
+
+    Args:
+        worlds: Name of each result, and ``evaluator.worlds_of`` it.
+
+    Raises:
+        UserError: Naming the two and the world.
+    """
+    for (first, expected), (name, found) in itertools.combinations(worlds, 2):
+        for suite in expected.keys() & found.keys():
+            if expected[suite] and found[suite] and expected[suite] != found[suite]:
+                raise UserError(f'{first} and {name} were not evaluated in the same {suite.world}: its world file or '
+                                'cell file has been changed in between; evaluate both anew')
+
+
 def compare(evaluations: Mapping[str, Mapping[str, Any]], seed: int = 0) -> dict[str, Any]:
     """Every pair of policies on every suite.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -106,7 +107,7 @@ class Evaluator:
 
         result = evaluate(player, suite, seeds, temperature=self._options.temperature, on_episode=show)
         phase.end(result.words())
-        return result.to_paired_json()
+        return {**result.to_paired_json(), 'world_sha256': self._environment.digest(suite.world)}
 
 
 def read_evaluation(path: Path) -> dict[str, Any]:
@@ -118,15 +119,27 @@ def read_evaluation(path: Path) -> dict[str, Any]:
     remedy = 'give a file that `vlm-agent evaluate --out` wrote, or evaluate anew'
     try:
         content = json.loads(path.read_text(encoding='utf-8'))
+        low_high = [number for record in content['suites'] for number in record['ci95']]
+        _check_numbers(content['temperature'], *low_high)
+        if not content['suites'] or len(low_high) != 2 * len(content['suites']):
+            raise ValueError
         for record in content['suites']:
             suite_of(record), seeds_of(record)
+            _check_numbers(record['success'], record['n'], record['return'], record['turns'])
             for episode in record['episodes']:
-                bool(episode['success']), float(episode['return']), float(episode['turns'])
+                _check_numbers(episode['return'], episode['turns'])
+                if not isinstance(episode['success'], bool):
+                    raise TypeError
     except OSError as error:
         raise UserError(f'{path} cannot be read ({error.strerror}): {remedy}') from error
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f'{path} is no result of an evaluation with its episodes: {remedy}') from error
     return dict(content)
+
+
+def _check_numbers(*numbers: Any) -> None:
+    if not all(math.isfinite(number) for number in numbers):
+        raise ValueError
 
 
 def suite_of(record: Mapping[str, Any]) -> Suite:
@@ -137,6 +150,11 @@ def suite_of(record: Mapping[str, Any]) -> Suite:
 def seeds_of(record: Mapping[str, Any]) -> list[int]:
     """All seeds that were to be played, those that broken worlds lost among them."""
     return sorted([int(episode['seed']) for episode in record['episodes']] + [int(s) for s in record['lost_seeds']])
+
+
+def worlds_of(evaluation: Mapping[str, Any]) -> dict[Suite, str]:
+    """What each suite's world was made from, as ``Environment.digest`` says; empty in results from before it did."""
+    return {suite_of(record): str(record.get('world_sha256', '')) for record in evaluation['suites']}
 
 
 def plan_of(evaluation: Mapping[str, Any]) -> dict[Suite, list[int]]:

@@ -60,8 +60,8 @@ def find_resume_point(name: str, overrides: dict[str, Any]) -> ResumePoint:
         before, now = written.get(key, getattr(TrainConfig, key)), getattr(config, key)
         if before != now:
             flag = 'no-cot' if key == 'cot' and before else key.replace('_', '-')
-            raise UserError(f'{folder} is a run with {key} {before}, it cannot go on with {now}: leave --{flag} out, or '
-                            f'start a new run with --model {checkpoint or folder}')
+            raise UserError(f'{folder} is a run with {key} {before}, it cannot go on with {now}: leave --{flag} out, '
+                            f'or start a new run with --model {checkpoint or folder}')
     # Another name of the same base does no harm, and whether it is the same is seen when it has been loaded.
     if config.model != written.get('model') and is_checkpoint(Path(config.model).expanduser()):
         raise UserError(f'{folder} goes on from its own weights, not from those of {config.model}: leave --model out, '

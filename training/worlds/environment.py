@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from sim_worlds.world_file import world_digest
 from vlm_agent_ros.actions import ActionLanguage
 from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.policy.prompt import PromptTemplate
@@ -36,6 +37,10 @@ class Environment(Protocol):
 
     def commanders(self, prompt: PromptTemplate, illegal_rule: str) -> CommanderOf:
         """The commanders of its worlds; ``illegal_rule`` as in ``TrainConfig``."""
+        ...
+
+    def digest(self, world: str) -> str:
+        """SHA-256 (hex) of what a world's episodes are made from; empty where that is not known."""
         ...
 
     def expert(self) -> ExpertPlayer:
@@ -78,6 +83,10 @@ class CellEnvironment:
     def commanders(self, prompt: PromptTemplate, illegal_rule: str) -> CommanderOf:
         """See Environment."""
         return commanders(prompt, 'lost_turn' if illegal_rule == 'auto' else illegal_rule)
+
+    def digest(self, world: str) -> str:
+        """See Environment."""
+        return world_digest(world)
 
     def expert(self) -> ExpertPlayer:
         """See Environment."""

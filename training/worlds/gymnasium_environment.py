@@ -63,6 +63,10 @@ class GymnasiumEnvironment:
         commander = GymnasiumCommander(self.language, prompt, illegal_rule)
         return lambda world: commander
 
+    def digest(self, world: str) -> str:
+        """See Environment."""
+        return ''
+
     def expert(self) -> NoReturn:
         """See Environment."""
         raise UserError('the expert of a Gymnasium environment can be recorded, but not evaluated: name a model or a '

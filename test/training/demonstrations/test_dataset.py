@@ -161,6 +161,8 @@ def _replace(file: Path, name: str, values: Any) -> None:
     ('action', [None, 'done'], 'row 0 has no action'),
     ('objects', [['cube'], []], "column 'objects' is of type list<.*string>, but must be list<.*struct<name"),
     ('objects', [[vars(ObjectLabel('cup', 1.0, 1.0, True))], []], "an object 'cup', but the classes"),
+    ('objects', [[None], []], 'has an object that is null'),
+    ('objects', [[vars(ObjectLabel('red cube', 1.0, 1.0, None))], []], 'does not say whether it is visible'),
     ('objects', [[vars(ObjectLabel('red cube', np.nan, 1.0, True))], []], 'no position in the image'),
 ])
 def test_a_wrong_schema_or_row_is_named(tmp_path, name, values, message):

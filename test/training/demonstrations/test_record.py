@@ -17,6 +17,7 @@ from sim_worlds.world import CellWorld
 from training.cli import main
 from training.demonstrations.dataset import DemonstrationDataset
 from training.demonstrations.dataset_writer import DatasetWriter
+from training.seeds import DEMONSTRATION_START, EVALUATION_START
 from vlm_agent_ros.types import EpisodeRequest
 
 OPTIONS = ['--scenes', '2', '--episodes', '4', '--mistakes', '0.6', '--workers', '1']
@@ -105,6 +106,19 @@ def test_what_is_whole_is_not_recorded_again_and_other_settings_are_refused(reco
     assert 'holds a recording with another seed' in capsys.readouterr().err
     assert main(['record', '--out', str(recorded / 'x'), '--scenes', '0', '--episodes', '0']) == 2
     assert 'nothing to record' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(('options', 'said'), [
+    (['--seed', '-5'], '--seed is -5'), (['--seed', str(2**64)], '--seed is 18446744073709551616'),
+    (['--mistakes', 'nan'], '--mistakes is nan'), (['--mistakes', '1.5'], '--mistakes is 1.5'),
+    (['--seed', str(EVALUATION_START)], 'on which success is measured'),
+    (['--seed', str(EVALUATION_START - 1)], 'on which success is measured'),
+    (['--seed', str(DEMONSTRATION_START - 1)], 'on which success is measured'),
+])
+def test_numbers_that_no_recording_may_have_are_refused_before_anything_is_written(tmp_path, capsys, options, said):
+    assert main(['record', '--out', str(tmp_path / 'd'), '--scenes', '0', '--episodes', '2', *options]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count('\n') == 1 and not (tmp_path / 'd').exists()
 
 
 def test_every_task_is_recorded_with_its_mistakes(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 
 from training.cli import main
 from training.evaluation.compare_page import render_comparison
-from training.evaluation.comparison import check_paired, compare
+from training.evaluation.comparison import check_paired, check_same_worlds, compare
 from training.evaluation.evaluate import Suite
 from training.evaluation.evaluator import plan_of
 from training.evaluation.statistics import wilson_interval
@@ -62,13 +62,20 @@ def test_what_was_not_made_on_the_same_episodes_is_refused(other, said):
     assert 'mine.json' in str(error.value) and 'theirs.json' in str(error.value)
 
 
+def test_results_from_before_and_after_a_change_of_the_world_file_are_refused():
+    place = Suite('place', 'w')
+    check_same_worlds([('a', {place: 'x'}), ('older', {place: ''}), ('b', {place: 'x'})])
+    with pytest.raises(UserError, match='a and b were not evaluated in the same w:'):
+        check_same_worlds([('a', {place: 'x'}), ('older', {place: ''}), ('b', {place: 'y'})])
+
+
 def test_the_page_escapes_and_shows_the_episodes_that_differ():
     frame = Frame(encode_png(np.zeros((4, 4, 3), np.uint8)), EVIL, EVIL, EVIL)
     comparison = compare({'A': {'source': EVIL, **evaluation([1, 0, 1])},
                           'B': {'source': EVIL, **evaluation([1, 1, 1])}})
     films = {(label, str(Suite('place', 'w')), seed): Film(EVIL, True, (frame,)) for label in 'AB' for seed in range(3)}
     page = render_comparison(comparison, films)
-    assert '<script' not in page and page.count('class="film"') == 2
+    assert '<script' not in page and page.count('class="film"') == 2 and '(p = 1.000)' in page
     assert 'B succeeds where A fails: 1 of 1' in page and 'A succeeds where' not in page
 
 
@@ -88,7 +95,7 @@ def test_results_are_compared_from_their_files(results, tmp_path, capsys):
     assert '100.0% → 0.0%' in capsys.readouterr().out
     content = json.loads((tmp_path / 'out' / 'compare.json').read_text())
     assert content['suites'][0]['pairs'][0]['success']['p'] == pytest.approx(2 / 2**12)
-    assert 'A succeeds more often than B' in (tmp_path / 'out' / 'compare.html').read_text()
+    assert 'A succeeds more often than B</b> (p &lt; 0.001)' in (tmp_path / 'out' / 'compare.html').read_text()
 
 
 def test_what_cannot_be_compared_ends_in_one_sentence(results, tmp_path, capsys):
@@ -97,13 +104,36 @@ def test_what_cannot_be_compared_ends_in_one_sentence(results, tmp_path, capsys)
     a, b, c = results(a=evaluation([1, 0]), b=evaluation([1, 0, 1]), c=broken)
     out = tmp_path / 'out'
     for arguments, said in (([a], '2 to 26'), ([a, b], 'seeds'), ([a, c], 'c.json is no result'),
-                            ([a, '/nowhere.json'], '/nowhere.json'),
+                            ([a, '/nowhere.json'], '/nowhere.json'), ([a, a, '--temperature', '1'], '--temperature'),
                             ([a, a, '--task', 'pick'], '--task'), ([a, a, '--episodes', '0'], '--episodes'),
                             (['--transport', 'in-process', 'tiny_vlm', '/no/where'], '/no/where'),
                             (['--transport', 'in-process', 'tiny_vlm', 'tiny_vlm', '--task', 'juggle'], 'juggle')):
         assert main(['compare', *arguments, '--out', str(out)]) == 2
         error = capsys.readouterr().err
         assert said in error and error.count('\n') == 1 and not out.exists()
+
+
+def test_a_folder_that_cannot_be_written_to_is_told_before_anything_is_played(results, tmp_path, capsys):
+    a, = results(a=evaluation([1, 0], world='panda_table'))
+    for sources in ([a, a], ['expert', a]):
+        assert main(['compare', *sources, '--transport', 'in-process', '--out', a]) == 2
+        error = capsys.readouterr().err
+        assert f'{a}/compare.json cannot be written' in error and error.count('\n') == 1
+
+
+@pytest.mark.parametrize('change', [
+    {'ci95': None}, {'ci95': [0.5]}, {'n': None}, {'return': float('nan')}, {'turns': 'two'},
+    {'episodes': [{'seed': 0, 'success': 'false', 'return': 1.0, 'turns': 2.0}]},
+    {'episodes': [{'seed': 0, 'success': True, 'return': float('nan'), 'turns': 2.0}]}])
+def test_a_result_that_says_no_numbers_is_refused_before_anything_is_written(results, tmp_path, capsys, change):
+    broken = evaluation([1])
+    broken['suites'][0].update(change)
+    nothing = {**evaluation([1]), 'suites': []}
+    a, b, c = results(a=evaluation([1]), b=broken, c=nothing)
+    for other in (b, c):
+        assert main(['compare', a, other, '--out', str(tmp_path / 'out')]) == 2
+        assert f'{other} is no result of an evaluation' in capsys.readouterr().err
+    assert not (tmp_path / 'out').exists()
 
 
 def test_the_same_model_twice_differs_in_nothing(brief_model, tmp_path):

@@ -157,7 +157,8 @@ def test_a_run_is_never_started_again_over_checkpoints_that_cannot_be_read(copy,
 
 @pytest.mark.parametrize(('flag', 'said'), [
     (['--algorithm', 'grpo'], 'a run with algorithm turn_ppo, it cannot go on with grpo'),
-    (['--no-cot'], 'a run with cot True, it cannot go on with False: leave --no-cot out'), (['--worlds', '4'], 'a run with worlds 2'),
+    (['--no-cot'], 'a run with cot True, it cannot go on with False: leave --no-cot out'),
+    (['--worlds', '4'], 'a run with worlds 2'),
     (['--task', 'pick'], 'a run with task place'), (['--world', 'shifted'], 'a run with world panda_table'),
     (['--seed', '9'], 'it cannot go on with 9'),
     (['--model', 'tiny_vlm'], 'the weights in'), (['--model', 'PROMPT'], 'the prompt template differs'),

@@ -66,7 +66,7 @@ def test_defaults_of_two_instances_are_not_shared() -> None:
     ({'count': True}, r'count must be of type int, got True'),
     ({'flag': 1}, r'flag must be of type bool, got 1'),
     ({'ratio': 'high'}, r"ratio must be of type float, got 'high'"),
-    ({'names': ['p', 1]}, r'names\[1\] must be of type str, got 1'),
+    ({'names': ['p', 1]}, r'names\[1\] must be of type str, got 1: put it in quotes'),
     ({'weights': {'k': 'x'}}, r"weights\.k must be of type float, got 'x'"),
     ({'weights': [1]}, r'weights must be a mapping'),
     ({'inner': 3}, r'file\.yaml: inner: expected a mapping'),

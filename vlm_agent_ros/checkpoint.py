@@ -211,7 +211,7 @@ def _verify(bundle: Bundle, config: ModelConfig, language: ActionLanguage) -> No
         'chat_template': 'the chat_template of the models file differs: use the one that it was trained with',
         'prompt_sha256': 'the prompt template differs: use the one that it was trained with',
         'language_sha256': f'it was trained for the actions "{bundle.fields.get("language")}", here they are '
-                           f'"{language.description}": use the same list of actions, or a cell with the same grid',
+                           f'"{language.description}": use the same list of actions, in a cell the same grid',
     }
     merged = bundle.fields.get('merged')
     # The base of a merged one is its own, which its checksums vouch for; the manifest says what it was made from.

@@ -197,4 +197,5 @@ def _convert(hint: Any, value: Any, source: str) -> Any:
             pass
     if isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
-    raise UserError(f'{source} must be of type {getattr(hint, "__name__", hint)}, got {value!r}')
+    quotes = ': put it in quotes' if hint is str and isinstance(value, (bool, int, float)) else ''
+    raise UserError(f'{source} must be of type {getattr(hint, "__name__", hint)}, got {value!r}{quotes}')

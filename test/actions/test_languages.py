@@ -49,7 +49,8 @@ def test_discrete_language_returns_the_index_and_refuses_other_texts():
         language.parse('spell')
 
 
-@pytest.mark.parametrize('actions', [[], ['a', 'a'], ['a '], ['say "x"'], ['a\nb'], ['']])
+@pytest.mark.parametrize('actions', [[], ['a', 'a'], ['a  b', 'a b'], ['caf\u00e9', 'cafe\u0301'], ['a '],
+                                     ['say "x"'], ['a\nb'], ['']])
 def test_ambiguous_or_unwritable_action_lists_are_refused(actions):
     with pytest.raises(ValueError):
         DiscreteLanguage(actions)

@@ -110,9 +110,19 @@ def load_ablation(name: str, runs_dir: str) -> Ablation:
     if plain.env == 'gymnasium' and (asked.tasks or asked.worlds or asked.splits):
         raise UserError(f'{path}: evaluate names tasks, worlds or splits, but the base is a Gymnasium environment, '
                         'which has none: leave them out')
-    for split in asked.splits:
-        check_split(split)
     evaluate = FinalEvaluation(asked.tasks or (task,), asked.worlds or (world,), asked.splits or ('',), asked.episodes)
+    for key in ('tasks', 'worlds', 'splits'):
+        named = getattr(evaluate, key)
+        if len(set(named)) < len(named):
+            raise UserError(f'{path}: evaluate.{key} names one of them twice: leave it out')
+    for split in asked.splits:
+        try:
+            check_split(split)
+        except UserError as error:
+            raise UserError(f'{path}: evaluate.splits: {error}') from error
+    if 'unseen-cell' in asked.splits and plain.world in evaluate.worlds:
+        raise UserError(f'{path}: evaluate.splits names unseen-cell, but the runs are trained in {plain.world}, which '
+                        'evaluate.worlds then may not be: name another world there')
     return Ablation(path.stem, variants, tuple(cells), evaluate, grid.target, content)
 
 

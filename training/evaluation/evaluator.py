@@ -6,13 +6,13 @@ import argparse
 import contextlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from vlm_agent_ros.checkpoint import is_checkpoint, load_policy
+from vlm_agent_ros.checkpoint import is_checkpoint, load_policy, open_checkpoint
 from vlm_agent_ros.errors import UserError
 
 from ..progress import Progress
@@ -65,6 +65,7 @@ class Evaluator:
             UserError: The source does not exist or does not fit.
         """
         options = self._options
+        _check_cell_is_unseen(source, self.plan)
         player = self._expert() if source == EXPERT else self._player(source)
         return {
             'checkpoint': source, 'temperature': options.temperature,
@@ -108,6 +109,17 @@ class Evaluator:
         result = evaluate(player, suite, seeds, temperature=self._options.temperature, on_episode=show)
         phase.end(result.words())
         return {**result.to_paired_json(), 'world_sha256': self._environment.digest(suite.world)}
+
+
+def _check_cell_is_unseen(source: str, plan: Iterable[Suite]) -> None:
+    """Refuse the split ``unseen-cell`` in the world that a checkpoint of a run was trained in."""
+    worlds = [suite.world for suite in plan if suite.split == 'unseen-cell']
+    if not worlds or not is_checkpoint(Path(source)):
+        return
+    bundle = open_checkpoint(Path(source))
+    trained = bundle.document('train_config').get('world') if 'train_config.json' in bundle.files else None
+    if trained in worlds:
+        raise UserError(f'{source} was trained in {trained}, which is no unseen cell to it: name another --world')
 
 
 def read_evaluation(path: Path) -> dict[str, Any]:

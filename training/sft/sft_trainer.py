@@ -12,6 +12,7 @@ import dataclasses
 import inspect
 import json
 import math
+import re
 import shutil
 import tempfile
 import time
@@ -32,6 +33,7 @@ from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.policy.config import MODELS_FILE, ModelConfig, load_model_config
 from vlm_agent_ros.policy.encoding import PromptEncoder
 from vlm_agent_ros.policy.loading import add_lora, load_base, select_device
+from vlm_agent_ros.policy.output import THOUGHT_CHARACTER
 
 from .. import optimizer_state
 from ..demonstrations.dataset import DemonstrationDataset
@@ -314,7 +316,15 @@ def _plain(config: SftConfig) -> Any:
 
 def _check_thoughts(config: SftConfig, dataset: DemonstrationDataset) -> None:
     """Refuse what the policy would learn to write and never may."""
-    limit = load_model_config(config.model).decoding.max_thought_chars
+    decoding = load_model_config(config.model).decoding
+    if decoding.constrained:
+        written = re.compile(f'{THOUGHT_CHARACTER}*')
+        strange = next((str(thought) for thought in dataset.thoughts if not written.fullmatch(str(thought))), None)
+        if strange is not None:
+            raise UserError(f'{", ".join(config.data)}: the thought {strange!r} is not of printable ASCII without '
+                            'quote and backslash, and the grammar of outputs lets nothing else through: word it '
+                            'otherwise, or set cot to false')
+    limit = decoding.max_thought_chars
     longest = max((str(thought) for thought in dataset.thoughts), key=len, default='')
     if len(longest) > limit:
         raise UserError(f'{", ".join(config.data)}: a thought has {len(longest)} characters ({longest[:60]!r}…), but '

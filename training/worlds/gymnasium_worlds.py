@@ -135,19 +135,28 @@ class _World:
     def reset(self, seed: int) -> Answer:
         self._episode, self._seed, self._turn, self._return = self._episode + 1, seed, 0, 0.0
         try:
-            observation, info = self.environment.reset(seed=seed)
+            answer: Any = self.environment.reset(seed=seed)
         except Exception as error:
             raise self._fault(f'raised {_described(error)} in reset()') from error
+        if not isinstance(answer, tuple) or len(answer) != 2:
+            raise self._fault('returns no two values from reset(): observation, info')
+        observation, info = answer
         self._require_dict(info)
         return self._scene(observation, info, ended=False), None
 
     def step(self, action: int) -> Answer:
         self._turn += 1
         try:
-            observation, reward, terminated, truncated, info = self.environment.step(int(self._first) + action)
-            reward = float(reward)
+            answer: Any = self.environment.step(int(self._first) + action)
         except Exception as error:
             raise self._fault(f'raised {_described(error)} in step()') from error
+        if not isinstance(answer, tuple) or len(answer) != 5:
+            raise self._fault('returns no five values from step(): observation, reward, terminated, truncated, info')
+        observation, given, terminated, truncated, info = answer
+        try:
+            reward = float(given)
+        except (TypeError, ValueError) as error:
+            raise self._fault(f'gave the reward {given!r}, which is no number') from error
         if not math.isfinite(reward):
             raise self._fault(f'gave the reward {reward}')
         self._return += reward

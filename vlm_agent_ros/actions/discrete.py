@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 from collections.abc import Sequence
 
 from .language import ActionError, Discrete
@@ -13,7 +14,7 @@ class DiscreteLanguage:
     """One text per action index.
 
     Args:
-        actions: Non-empty, distinct after stripping, single-line texts without quotes or backslashes.
+        actions: Non-empty, single-line texts without quotes or backslashes, of which no two look the same.
     """
 
     name = 'discrete'
@@ -24,8 +25,10 @@ class DiscreteLanguage:
         for action in actions:
             if action != action.strip() or not action.isprintable() or not action or set('"\\') & set(action):
                 raise ValueError(f'action {action!r} must be printable, without quotes, backslashes or outer spaces')
-        if len(set(actions)) != len(actions):
-            twice = next(action for i, action in enumerate(actions) if action in actions[:i])
+        # As a reader sees them: an accent may be one character or two, and of blanks it is not seen how many there are.
+        seen = [' '.join(unicodedata.normalize('NFKC', action).split()) for action in actions]
+        if len(set(seen)) != len(seen):
+            twice = next(action for i, action in enumerate(seen) if action in seen[:i])
             raise ValueError(f'the list of actions is ambiguous: two actions have the text {twice!r}, word one of them '
                              'otherwise')
         self.actions = tuple(actions)

@@ -11,6 +11,9 @@ from ..actions import ActionError, ActionLanguage
 SCAFFOLD = ('{"thoughts": "', '", "action": "', '"}')
 """The fixed parts of an output, before, between and after the two texts."""
 
+THOUGHT_CHARACTER = r'[ !#-\[\]-~]'
+"""What the grammar lets a thought consist of: printable ASCII without quote and backslash."""
+
 _STRING = r'"((?:[^"\\]|\\.)*)"'
 _THOUGHTS = re.compile(r'"thoughts"\s*:\s*' + _STRING, re.DOTALL)
 _ACTION = re.compile(r'"action"\s*:\s*' + _STRING, re.DOTALL)
@@ -51,7 +54,7 @@ def format_output(thought: str, action: str) -> str:
 def output_regex(language: ActionLanguage, max_thought_chars: int) -> str:
     """Regular expression (Rust syntax) of every legal output: the thought is bounded printable text without escapes."""
     opening, middle, closing = (re.escape(part) for part in SCAFFOLD)
-    return rf'{opening}[ !#-\[\]-~]{{0,{max_thought_chars}}}{middle}({language.regex}){closing}'
+    return rf'{opening}{THOUGHT_CHARACTER}{{0,{max_thought_chars}}}{middle}({language.regex}){closing}'
 
 
 def parse_output(data: bytes, language: ActionLanguage) -> ParsedOutput:

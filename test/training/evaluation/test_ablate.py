@@ -90,6 +90,9 @@ def test_the_shipped_grids_are_valid(tmp_path):
     ({'grid': {'task': ['place', 'juggle']}}, "'juggle'"),
     ({'grid': {'clip': [0.1]}, 'evaluate': {'worlds': ['mars']}}, "'mars'"),
     ({'grid': {'model': ['tiny_vlm', '/no/where']}}, '/no/where'),
+    ({'grid': {'clip': [0.1]}, 'evaluate': {'splits': ['hidden']}}, 'grid.yaml: evaluate.splits: no split named'),
+    ({'grid': {'clip': [0.1]}, 'evaluate': {'tasks': ['pick', 'pick']}}, 'evaluate.tasks names one of them twice'),
+    ({'grid': {'clip': [0.1]}, 'evaluate': {'splits': ['unseen-cell']}}, 'are trained in'),
 ])
 def test_a_bad_grid_is_refused_in_one_sentence_before_anything_starts(content, said, tmp_path, capsys):
     path = write_grid(tmp_path, **content)

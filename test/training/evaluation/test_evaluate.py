@@ -7,8 +7,11 @@ import pytest
 
 from training.cli import main
 from training.evaluation.evaluate import Suite, evaluate
+from training.evaluation.evaluator import _check_cell_is_unseen
 from training.seeds import evaluation_seeds
 from training.worlds.episodes import Player
+from vlm_agent_ros.checkpoint import load_policy, save_checkpoint
+from vlm_agent_ros.errors import UserError
 
 
 def run(toy, **settings):
@@ -49,6 +52,19 @@ def test_every_episode_is_told_by_its_seed_and_adds_up_to_the_figures_of_all(mak
     for name in ('success', 'return', 'turns'):
         assert sum(episode[name] for episode in episodes) / 30 == pytest.approx(result.to_json()[name])
     assert 'episodes' not in result.to_json()
+
+
+def test_the_cell_that_a_checkpoint_was_trained_in_is_no_unseen_one(tmp_path, vlm_folder):
+    policy = load_policy(str(vlm_folder))
+    plan = [Suite('place', 'shifted', 'unseen-cell'), Suite('place', 'panda_table', 'seen')]
+    for world in ('shifted', 'panda_table'):
+        save_checkpoint(tmp_path / world, policy, step=1, documents={'train_config': {'world': world}})
+    save_checkpoint(tmp_path / 'exported', policy, step=1)
+    for name in ('panda_table', 'exported'):
+        _check_cell_is_unseen(str(tmp_path / name), plan)
+    _check_cell_is_unseen('tiny_vlm', plan)
+    with pytest.raises(UserError, match='was trained in shifted, which is no unseen cell to it: name another'):
+        _check_cell_is_unseen(str(tmp_path / 'shifted'), plan)
 
 
 def test_seeds_that_no_world_could_play_are_named(make_toy):

@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from training.cli import main
+from training.demonstrations.dataset import DemonstrationDataset
 from training.demonstrations.dataset_schema import DatasetInfo, DemonstrationRow, ObjectLabel
 from training.demonstrations.dataset_writer import DatasetWriter
-from training.sft.sft_trainer import SftConfig, SftTrainer, Stage, has_bfloat16
+from training.sft.sft_trainer import SftConfig, SftTrainer, Stage, _check_thoughts, has_bfloat16
 from training.sft.tiny_vlm import TinyVlmConfig
 from vlm_agent_ros.checkpoint import load_policy
 from vlm_agent_ros.errors import UserError
@@ -161,6 +162,11 @@ def test_thoughts_that_the_policy_may_never_write_are_refused(tmp_path, demonstr
     with pytest.raises(UserError, match=r'has 13 characters.*max_thought_chars.*allows 9'):
         SftTrainer(configure(demonstrations, model=str(models)), tmp_path / 'run')
     assert SftTrainer(configure(demonstrations, model=str(models), cot=False), tmp_path / 'run')
+    for word in ('ärger', 'a\tb', 'a \\ b'):
+        dataset = DemonstrationDataset.load([Path(folder) for folder in configure(demonstrations).data])
+        dataset.thoughts[3] = word
+        with pytest.raises(UserError, match='printable ASCII'):
+            _check_thoughts(configure(demonstrations), dataset)
 
 
 def test_prompts_are_encoded_in_parts_as_they_would_be_at_once(tmp_path, demonstrations, monkeypatch):

@@ -183,7 +183,8 @@ def test_action_texts_that_cannot_be_told_apart_are_refused(actions):
 
 
 @pytest.mark.parametrize(('answer', 'said'), [
-    (lambda seen: (seen, 0.0, True, {}), r'raised ValueError.* in step\(\)'),
+    (lambda seen: (seen, 0.0, True, {}), r'returns no five values from step\(\)'),
+    (lambda seen: (seen, None, True, False, {}), 'gave the reward None, which is no number'),
     (lambda seen: (seen, float('nan'), True, False, {}), 'gave the reward nan'),
     (lambda seen: (seen, 0.0, True, False, None), 'an info that is no dict: None'),
     (lambda seen: (seen, 0.0, np.ones(2), False, {}), 'says terminated by what is neither'),

@@ -38,6 +38,10 @@ class GymnasiumObservation:
     admissible: tuple[int, ...] | None
 
 
+_RAISED = (Exception, SystemExit)
+"""What the user's code may raise; with sys.exit() a run would end without a word and without a checkpoint."""
+
+
 def make_environment(env_id: str, module: str = '') -> gymnasium.Env[Any, Any]:
     """An environment by its id.
 
@@ -53,7 +57,7 @@ def make_environment(env_id: str, module: str = '') -> gymnasium.Env[Any, Any]:
             sys.path.append(str(Path.cwd()))
         try:
             importlib.import_module(module)
-        except Exception as error:  # a module may raise what it likes
+        except _RAISED as error:  # a module may raise what it likes
             raise UserError(f'module {module!r} cannot be imported ({_described(error)}): correct import, or run from '
                             'the folder that holds it') from error
     try:
@@ -61,7 +65,7 @@ def make_environment(env_id: str, module: str = '') -> gymnasium.Env[Any, Any]:
     except gymnasium.error.Error as error:
         raise UserError(f'environment {env_id!r} cannot be made ({error}): correct env_id, or name the module that '
                         'registers it with import') from error
-    except Exception as error:
+    except _RAISED as error:
         raise UserError(f'environment {env_id!r} cannot be made ({_described(error)}): correct it') from error
 
 
@@ -136,7 +140,7 @@ class _World:
         self._episode, self._seed, self._turn, self._return = self._episode + 1, seed, 0, 0.0
         try:
             answer: Any = self.environment.reset(seed=seed)
-        except Exception as error:
+        except _RAISED as error:
             raise self._fault(f'raised {_described(error)} in reset()') from error
         if not isinstance(answer, tuple) or len(answer) != 2:
             raise self._fault('returns no two values from reset(): observation, info')
@@ -148,7 +152,7 @@ class _World:
         self._turn += 1
         try:
             answer: Any = self.environment.step(int(self._first) + action)
-        except Exception as error:
+        except _RAISED as error:
             raise self._fault(f'raised {_described(error)} in step()') from error
         if not isinstance(answer, tuple) or len(answer) != 5:
             raise self._fault('returns no five values from step(): observation, reward, terminated, truncated, info')
@@ -175,7 +179,7 @@ class _World:
         try:
             thought, action = expert()
             format_output(thought, action)
-        except Exception as error:
+        except _RAISED as error:
             raise self._fault(f'raised {_described(error)} in demonstrate(), which has to return a thought and an '
                               'action, both as text') from error
         admitted = [a for i, a in enumerate(self._actions) if self._admitted is None or i in self._admitted]

@@ -183,6 +183,7 @@ def test_action_texts_that_cannot_be_told_apart_are_refused(actions):
 
 
 @pytest.mark.parametrize(('answer', 'said'), [
+    (lambda seen: sys.exit(3), r'raised SystemExit: 3.* in step\(\)'),
     (lambda seen: (seen, 0.0, True, {}), r'returns no five values from step\(\)'),
     (lambda seen: (seen, None, True, False, {}), 'gave the reward None, which is no number'),
     (lambda seen: (seen, float('nan'), True, False, {}), 'gave the reward nan'),

@@ -143,6 +143,10 @@ def key_of(field: dataclasses.Field[Any]) -> str:
 def check_range(field: dataclasses.Field[Any], value: Any, source: str) -> None:
     """Refuse a value outside the range or the choices that ``bounded`` declared for its field."""
     low, high, choices = (field.metadata.get(k) for k in ('low', 'high', 'choices'))
+    if isinstance(value, dict):
+        for key, part in value.items():
+            check_range(field, part, f'{source}.{key}')
+        return
     for number in _numbers(value):
         if not math.isfinite(number):
             raise UserError(f'{source} is {number}, but must be a finite number')
@@ -156,8 +160,6 @@ def check_range(field: dataclasses.Field[Any], value: Any, source: str) -> None:
 
 def _numbers(value: Any) -> Iterator[float]:
     """Every number in a value, however nested."""
-    if isinstance(value, dict):
-        value = tuple(value.values())
     if isinstance(value, (tuple, list)):
         for part in value:
             yield from _numbers(part)

@@ -38,7 +38,7 @@ def data_card(files: Sequence[Path], info: DatasetInfo) -> str:
         counts=_table(('task', 'split', 'decisions', 'episodes: success', 'failure', 'first decision only'), counted),
         rare=_table(('rare event', 'decisions', 'meaning'),
                     [(name, count, RARE_EVENTS.get(name, '')) for name, count in rare.items()]),
-        recording=_table(('setting', 'value'), sorted(info.recording.items())),
+        recording=_table(('setting', 'value'), [(key, str(value)) for key, value in sorted(info.recording.items())]),
         columns=_table(('column', 'type', 'may be null', 'meaning'),
                        [(c.name, f'`{c.type}`', '' if c.required else 'yes', c.meaning) for c in COLUMNS]))
 

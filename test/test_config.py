@@ -56,7 +56,7 @@ def test_defaults_of_two_instances_are_not_shared() -> None:
     ({'ratio': -0.1}, r'ratio is -0\.1, but must be at least 0\.0'),
     ({'ratio': float('nan')}, r'ratio is nan, but must be a finite number'),
     ({'ratio': float('inf')}, r'ratio is inf, but must be a finite number'),
-    ({'weights': {'k': float('nan')}}, r'weights is nan, but must be a finite number'),
+    ({'weights': {'k': float('nan')}}, r'weights\.k is nan, but must be a finite number'),
     ({'weights': {1: 0.5}}, r'key 1 of file\.yaml: weights must be of type str'),
     ({'corner': [0, 1.5]}, r'corner is 1\.5, but must be between'),
     ({'corner': [0, 1, 2]}, r'corner must have 2 entries, got 3'),

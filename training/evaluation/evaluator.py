@@ -137,7 +137,7 @@ def read_evaluation(path: Path) -> dict[str, Any]:
             raise ValueError
         for record in content['suites']:
             suite_of(record), seeds_of(record)
-            _check_numbers(record['success'], record['n'], record['return'], record['turns'])
+            _check_numbers(record['success'], record['n'], record.get('return', 0), record.get('turns', 0))
             for episode in record['episodes']:
                 _check_numbers(episode['return'], episode['turns'])
                 if not isinstance(episode['success'], bool):

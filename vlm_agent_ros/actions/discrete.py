@@ -26,7 +26,7 @@ class DiscreteLanguage:
             if action != action.strip() or not action.isprintable() or not action or set('"\\') & set(action):
                 raise ValueError(f'action {action!r} must be printable, without quotes, backslashes or outer spaces')
         # As a reader sees them: an accent may be one character or two, and of blanks it is not seen how many there are.
-        seen = [' '.join(unicodedata.normalize('NFKC', action).split()) for action in actions]
+        seen = [' '.join(unicodedata.normalize('NFC', action).split()) for action in actions]
         if len(set(seen)) != len(seen):
             twice = next(action for i, action in enumerate(seen) if action in seen[:i])
             raise ValueError(f'the list of actions is ambiguous: two actions have the text {twice!r}, word one of them '

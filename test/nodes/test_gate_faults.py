@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParametersAtomically
 from sensor_msgs.msg import CameraInfo
@@ -42,6 +44,17 @@ def test_a_wrong_cell_file_leaves_the_gate_inactive_and_saying_so(gate, graph, c
     assert not answer.success
     assert 'not active' in answer.message
     assert process.poll() is None
+
+
+def test_a_gate_whose_cell_file_was_corrected_goes_on_by_itself_once_it_is_configured_again(gate, graph, cell, tmp_path):
+    path, right = tmp_path / 'cell.yaml', Path(cell.path).read_text()
+    path.write_text(right.replace('max_image_age_s: 5.0', 'max_image_age: 5.0'))
+    graph.start(GATE, cell=path)
+    graph.wait(lambda: "unknown key 'max_image_age'" in gate.newest('state').get('message', ''))
+    path.write_text(right)
+    request = ChangeState.Request(transition=Transition(id=Transition.TRANSITION_CONFIGURE))
+    assert graph.call(ChangeState, 'gate_node/change_state', request).success
+    graph.wait(lambda: 'waits for the first message' in gate.newest('state').get('message', ''))
 
 
 def test_a_gate_that_does_not_use_the_names_of_its_cell_stays_inactive_and_says_how_to(gate, graph, cell, tmp_path):

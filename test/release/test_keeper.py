@@ -128,7 +128,8 @@ def test_a_failing_episode_is_finished_before_the_checkpoint_goes(line):
 
 
 @pytest.mark.parametrize(('verdict', 'values'), [
-    ('refused', {'rule': 'approval'}), ('refused', {'rule': 'driver'}), ('refused', {'rule': 'inactive'}),
+    ('refused', {'rule': 'approval'}), ('refused', {'rule': 'superseded'}), ('refused', {'rule': 'driver'}),
+    ('refused', {'rule': 'inactive'}),
     ('refused', {'rule': 'task'}), ('stopped', {'rule': 'stop'}), ('pending', {}), ('forwarded', {'clamped': ''})])
 def test_what_the_operator_or_the_cell_does_is_no_gate_hit(line, verdict, values):
     for _ in range(20):

@@ -379,7 +379,7 @@ def test_a_new_instruction_and_another_checkpoint_end_the_proposal_that_waits(ma
         bench.gate.decided_by('one')
         bench.propose()
         happens(bench.gate)
-        assert bench.last('verdict').values['rule'] == 'approval'
+        assert bench.last('verdict').values['rule'] == 'superseded'
         assert not bench.gate.approve(True)[0]
         assert not bench.sent
 
@@ -409,7 +409,7 @@ def test_after_a_restart_in_auto_nothing_moves_until_it_is_known_who_decides(  #
     evidence.current.approved = 1
     evidence.save()
     bench = make('auto', replace(FREE, approved_episodes=1), EvidenceFile(tmp_path / 'evidence.json'))
-    assert bench.propose().values['rule'] == 'approval'
+    assert bench.propose().values['rule'] == 'superseded'
     bench.gate.decided_by('one')
     assert bench.propose().values['verdict'] == 'forwarded'
 

@@ -16,7 +16,8 @@ class ManagedNode(LifecycleNode):
     """The transitions of a node; what they mean is in the hooks below, each of which may raise UserError.
 
     What is wrong leaves the node inactive with a sentence in the log and in the status ``state``. With ``autostart`` it
-    configures itself once, and activates itself as soon as nothing is in the way.
+    configures itself once, and activates itself as soon as nothing is in the way, also where it had to be configured
+    again by hand.
     """
 
     def __init__(self, name: str) -> None:
@@ -28,7 +29,7 @@ class ManagedNode(LifecycleNode):
         self._watch = self.create_timer(_RETRY_S, self._keep_fit)
         self._starter = self.create_timer(0.0, self._autostart)
         self._starter.cancel()
-        self._starts_itself = False
+        self._starts_itself = self._may_start_itself = False
 
     # --- hooks --------------------------------------------------------------------------------------------------
 
@@ -67,6 +68,8 @@ class ManagedNode(LifecycleNode):
                          f'{self.get_name()} cannot be configured ({type(error).__name__}: {error})')
             return TransitionCallbackReturn.FAILURE
         self._settle()
+        # Once: who takes a node down by hand takes it up by hand.
+        self._starts_itself, self._may_start_itself = self._may_start_itself, False
         return TransitionCallbackReturn.SUCCESS
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -99,7 +102,7 @@ class ManagedNode(LifecycleNode):
         return super().on_shutdown(state)
 
     def _end(self) -> None:
-        self._starts_itself = False
+        self._starts_itself = self._may_start_itself = False
         if self.active:
             self.active = False
             self.stop()
@@ -109,7 +112,8 @@ class ManagedNode(LifecycleNode):
 
     def _autostart(self) -> None:
         self._starter.cancel()
-        self._starts_itself = self.trigger_configure() == TransitionCallbackReturn.SUCCESS
+        self._may_start_itself = True
+        self.trigger_configure()
 
     def _keep_fit(self) -> None:
         """Deactivate what has become unfit, and activate what may start by itself."""

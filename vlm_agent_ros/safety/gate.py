@@ -137,14 +137,14 @@ class Gate:
         """An instruction has come; with what it breaks, if anything, no proposal passes until the next one."""
         self._inputs.task_since_s, self._inputs.task_violation = self._clocks.steady(), violation
         if self._pending is not None:  # it was decided on another instruction
-            self.refuse(Violation('approval', 'another instruction', 'the same', 'a new instruction came while the '
+            self.refuse(Violation('superseded', 'another instruction', 'the same', 'a new instruction came while the '
                                   'proposal waited'), self._pending.stamp_ns)
 
     def decided_by(self, checkpoint: str) -> None:
         """The agent tells which checkpoint (digest) decides."""
         if checkpoint and self._ladder.decided_by(checkpoint):
             if self._pending is not None:
-                self.refuse(Violation('approval', 'another checkpoint', 'the same', 'another checkpoint decides '
+                self.refuse(Violation('superseded', 'another checkpoint', 'the same', 'another checkpoint decides '
                                       'by now'), self._pending.stamp_ns)
             self._tell(self.mode_status('another checkpoint decides'))
 
@@ -173,7 +173,7 @@ class Gate:
         if verdict.rejection is not None:
             self.refuse(verdict.rejection, stamp_ns)
         elif self.mode == 'auto' and self._ladder.unknown:
-            self.refuse(Violation('approval', 'unknown', 'told', 'nobody has told yet which checkpoint decides'),
+            self.refuse(Violation('superseded', 'unknown', 'told', 'nobody has told yet which checkpoint decides'),
                         stamp_ns)
         elif self.mode == 'auto':
             self._forward(verdict, stamp_ns, 'passed every rule')

@@ -3,7 +3,7 @@
 # PYTHON=…  interpreter for the virtual environment, 3.10 or 3.11 (PyBullet has no wheels for newer ones)
 # SEED=…    seed of `make sim-train`, `make cell-check` and `make bench`
 # PARTS="…"  what `make cell-check` checks or `make bench` measures
-# ARGS="…"  any further options of `vlm-agent train`, `vlm-agent cell-check` or of pytest
+# ARGS="…"  any further options of `vlm-agent train`, `cell-check`, `bench` or of pytest
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c

@@ -102,10 +102,11 @@ def without_ros_arguments(arguments: Sequence[str]) -> list[str]:
 def add_config_flags(parser: argparse.ArgumentParser, cls: type[EnvironmentConfig] = TrainConfig) -> None:
     """A ``--kebab-case`` flag per field; what is not given leaves no attribute, so that the YAML file decides."""
     hints = typing.get_type_hints(cls)
+    unless = ', unless the training file says otherwise' if cls is TrainConfig else ''
     for field in dataclasses.fields(cls):
         key = key_of(field)
         flag = '--' + key.replace('_', '-')
-        help_text = f'{field.metadata["help"]} (default: {_shown(field.default)})'.replace('%', '%%')
+        help_text = f'{field.metadata["help"]} (default: {_shown(field.default)}{unless})'.replace('%', '%%')
         options: dict[str, Any] = {'dest': key, 'default': argparse.SUPPRESS, 'help': help_text}
         if hints[field.name] is bool:
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, **options)

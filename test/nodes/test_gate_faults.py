@@ -46,7 +46,7 @@ def test_a_wrong_cell_file_leaves_the_gate_inactive_and_saying_so(gate, graph, c
     assert process.poll() is None
 
 
-def test_a_gate_whose_cell_file_was_corrected_goes_on_by_itself_once_it_is_configured_again(gate, graph, cell, tmp_path):
+def test_a_gate_whose_cell_file_was_corrected_goes_on_by_itself_once_configured(gate, graph, cell, tmp_path):
     path, right = tmp_path / 'cell.yaml', Path(cell.path).read_text()
     path.write_text(right.replace('max_image_age_s: 5.0', 'max_image_age: 5.0'))
     graph.start(GATE, cell=path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -41,7 +42,7 @@ class Repeater:
 
     Args:
         log: Says for which cell, and by which checkpoints.
-        checkpoint: Decides instead, whatever its weights are; empty for those that the log names.
+        checkpoint: Decides instead; stderr tells where it is not what decided. Empty for what the log names.
         tolerance: Log-probabilities that are no further apart count as equal, nats; logs hold four decimals.
     """
 
@@ -86,14 +87,14 @@ class Repeater:
                 raise
             raise UserError(f'{self._log.path} was decided by {name}, which is not found by this name: give its path '
                             'with --checkpoint') from error
-        if not self._checkpoint:
-            here = {'other weights': (weights_digest(name), decision.checkpoint_sha256),
-                    'another prompt': (policy.prompt.digest(), decision.prompt_sha256)}
-            for what, (now, then) in here.items():
-                if now != then:
-                    raise UserError(
-                        f'{self._log.path} was decided by {name} with {what} (SHA-256 {then[:12]}…, here '
-                        f'{now[:12]}…): restore it, or compare on purpose with --checkpoint {name}')
+        here = {'other weights': (weights_digest(name), decision.checkpoint_sha256),
+                'another prompt': (policy.prompt.digest(), decision.prompt_sha256)}
+        for what, (now, then) in here.items():
+            if now != then:
+                said = f'{self._log.path} was decided by {decision.checkpoint} with {what} (SHA-256 {then[:12]}…, here '
+                if not self._checkpoint:
+                    raise UserError(f'{said}{now[:12]}…): restore it, or compare on purpose with --checkpoint {name}')
+                print(f'vlm-agent: {said}{now[:12]}…)', file=sys.stderr)
         return policy
 
 

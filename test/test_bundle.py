@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from training.optimizer_state import join_state, split_state
-from vlm_agent_ros.bundle import _render, read_bundle, write_bundle
+from vlm_agent_ros.bundle import _render, is_bundle, read_bundle, write_bundle
 from vlm_agent_ros.errors import UserError
 
 
@@ -34,7 +34,7 @@ def test_a_process_killed_between_the_renames_loses_nothing(tmp_path):
     write(tmp_path / 'b', 1)
     (tmp_path / 'b').rename(tmp_path / '.b.old')
     (tmp_path / '.b.tmp').mkdir()
-    assert number_in(tmp_path / 'b') == 1
+    assert number_in(tmp_path / 'b') == 1 and is_bundle(tmp_path / 'b', 'thing')
     write(tmp_path / 'b', 2)
     assert number_in(tmp_path / 'b') == 2
     assert [path.name for path in tmp_path.iterdir()] == ['b']

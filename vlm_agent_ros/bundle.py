@@ -169,7 +169,8 @@ def _check_names(folder: Path, kind: str, files: Mapping[str, str]) -> None:
 def is_bundle(path: Path, kind: str) -> bool:
     """Whether a directory claims to be a bundle of this kind, whole or not."""
     try:
-        content = json.loads((path / MANIFEST).read_text(encoding='utf-8'))
+        found = path if path.exists() else _backup(path)
+        content = json.loads((found / MANIFEST).read_text(encoding='utf-8'))
     except OSError:
         return False
     except ValueError:

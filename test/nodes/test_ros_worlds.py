@@ -112,12 +112,20 @@ def test_hung_world_is_killed_and_named_and_given_up_after_several_failures(open
     for failure in range(1, MAX_FAILURES + 1):
         pool.reset({0: request})
         pool.collect([0])
-        pool._failures[0] = failure - 1  # as if the reset had failed too
         os.kill(pid(pool, 0), signal.SIGSTOP)
         pool.execute({0: None})
         with pytest.raises(UserError if failure == MAX_FAILURES else WorldError, match='world_0 did not answer'):
             pool.collect([0])
     os.kill(pid(pool, 0), signal.SIGCONT)
+
+
+def test_the_time_in_which_nobody_waits_for_a_world_is_not_held_against_it(open_worlds):
+    pool = open_worlds(1, turn_timeout_s=1.5, start_timeout_s=60.0)
+    pool.reset({0: EpisodeRequest(0, 'pick')})
+    pool.collect([0])
+    pool.execute({0: None})
+    time.sleep(2.0)  # the policy decides for others
+    assert pool.collect([0])[0][1] is not None
 
 
 def test_impossible_episode_is_one_sentence(open_worlds):

@@ -93,6 +93,11 @@ def normalise_group(returns: np.ndarray) -> np.ndarray:
     return (returns - returns.mean()) / (returns.std() + 1e-6)
 
 
+def scaled(advantages: np.ndarray) -> np.ndarray:
+    """Unit variance over an update's decisions, and their mean as it was."""
+    return advantages / (advantages.std() + 1e-8)
+
+
 def standardise(advantages: np.ndarray) -> np.ndarray:
     """Zero mean and unit variance over an update's decisions."""
     return (advantages - advantages.mean()) / (advantages.std() + 1e-8)

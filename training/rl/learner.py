@@ -84,7 +84,11 @@ class Learner:
 
         def work() -> dict[str, float]:
             with self.policy.cached_vision(self.config.vision_cache_mib * 2**20):
-                return self._update(samples, number, temperature, progress)
+                figures = self._update(samples, number, temperature, progress)
+            if not math.isfinite(figures.get('gradient_norm', 0.0)):
+                raise UserError('a gradient of this update is no finite number, and the policy is spoilt: lower '
+                                'learning_rate')
+            return figures
 
         return with_memory_advice(
             work,
@@ -94,30 +98,34 @@ class Learner:
     def _update(self, samples: list[Sample], number: int, temperature: float, progress: float) -> dict[str, float]:
         config = self.config
         for group, rate in zip(self.optimizer.param_groups, self.learning_rates(progress)):
-            group['lr'] = rate
+            group['lr'], group['eps'] = rate, config.adam_eps
         telling = [sample for sample in samples if abs(sample.advantage) >= config.min_advantage]
-        value_only = self.algorithm.critic and (number < config.value_warmup_updates or not telling)
+        warming_up = self.algorithm.critic and number < config.value_warmup_updates
+        value_only = warming_up or (self.algorithm.critic and not telling)
         learned = samples if value_only else telling
         reference = self._reference(learned, temperature) if config.kl_coef else None
         # What is corrected of a decision that is learned from is read together with it.
         only_corrected = [] if value_only else [sample for sample in samples if sample.correction is not None
                                                 and abs(sample.advantage) < config.min_advantage]
-        guard = 0.0 if value_only else config.guard_coef * (1.0 - progress if config.guard_anneal else 1.0)
+        guard = 0.0 if warming_up else config.guard_coef * (1.0 - progress if config.guard_anneal else 1.0)
         statistics = _Statistics()
         steps, stopped = 0, False
         for epoch in range(config.epochs):
             parts = self._minibatches(len(learned), number, epoch)
             rests = np.array_split(self._order(len(only_corrected), number, epoch), len(parts))
             for minibatch, rest in zip(parts, rests):
+                if not len(minibatch) and not len(rest):
+                    continue
                 apart = [only_corrected[i] for i in rest]
                 corrections = len(apart) + sum(learned[i].correction is not None for i in minibatch)
                 weight = guard / corrections if corrections else 0.0
                 kl = self._accumulate(learned, minibatch, temperature, reference, value_only, weight, statistics)
                 if config.target_kl and kl > config.target_kl and not value_only:
                     stopped = True
+                    self.optimizer.zero_grad(set_to_none=True)  # of what went too far
                     break
                 self._correct(apart, weight, statistics)
-                self._step(statistics, adapter=not value_only)
+                self._step(statistics, adapter=not value_only or corrections > 0)
                 steps += 1
             if stopped:
                 break

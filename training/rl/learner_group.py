@@ -48,7 +48,7 @@ class LearnerGroup:
         Raises:
             UserError: Another process has ended.
         """
-        for kind in {tensor.dtype for tensor in tensors}:
+        for kind in dict.fromkeys(tensor.dtype for tensor in tensors):  # in one order in every process
             same = [tensor for tensor in tensors if tensor.dtype == kind]
             flat = torch.cat([tensor.reshape(-1).to(self.device) for tensor in same])
             with _told():

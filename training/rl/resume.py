@@ -13,6 +13,7 @@ from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.policy.policy import Policy
 
 from ..config import TrainConfig, merge
+from .run_folder import steps_in
 from .training_state import read_config
 
 _FIXED = ('algorithm', 'cot', 'worlds', 'group_size', 'env', 'env_id', 'task', 'world', 'seed')
@@ -87,7 +88,7 @@ def restore_run(checkpoint: Path, policy: Policy) -> None:
 def _newest_whole(checkpoints: Path) -> Path | None:
     """The newest checkpoint that can be read; None where none was ever finished."""
     reason = None
-    for path in sorted(checkpoints.glob('step_*'), reverse=True):
+    for path in reversed(steps_in(checkpoints)):
         try:
             open_checkpoint(path)
         except UserError as error:

@@ -14,6 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
+from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.policy.policy import Policy
 from vlm_agent_ros.types import EpisodeRequest
 
@@ -138,6 +139,9 @@ def collect(player: EpisodePlayer, schedule: TrainingSchedule, config: TrainConf
             break
         kept = telling_groups(episodes)
         missing = config.decisions_per_update - _decisions(kept)
+    if not episodes:
+        raise UserError('every episode of this update was lost, because its worlds broke down: see what they said in '
+                        'logs/ of the run')
     metrics = {**episode_metrics(episodes), **thought_collapse(episodes)}
     if config.dynamic_sampling:
         metrics['kept_share'] = _decisions(kept) / max(_decisions(episodes), 1)
@@ -189,7 +193,7 @@ def _samples(episodes: list[Episode], policy: Policy, config: TrainConfig) -> li
         return samples
     turns = [turn for episode in episodes for turn in episode.turns]
     if config.guard_scope == 'earned':
-        taught = earned([turn.decision.text for turn in turns], [sample.advantage for sample in samples], policy)
+        taught = earned([turn.decision.text for turn in turns], [sample.gain for sample in samples], policy)
     else:
         taught = corrections(turns, policy, every=config.guard_scope == 'every')
     return [replace(sample, correction=right) for sample, right in zip(samples, taught)]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from vlm_agent_ros.errors import UserError
@@ -54,8 +56,7 @@ class RunFolder:
     def prune(self, keep: int) -> None:
         """Delete all but the newest ``keep`` checkpoints and those that ``latest`` and ``best`` point to."""
         linked = {link.resolve() for link in (self.checkpoints / 'latest', self.checkpoints / 'best') if link.exists()}
-        steps = sorted(path for path in self.checkpoints.glob('step_*') if path.is_dir())
-        for path in steps[:-keep]:
+        for path in steps_in(self.checkpoints)[:-keep]:
             if path.resolve() not in linked:
                 shutil.rmtree(path, ignore_errors=True)
 
@@ -68,8 +69,8 @@ class RunFolder:
         """
         for path in [*self.path.glob('.*.tmp'), *self.checkpoints.glob('.*.tmp')]:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-        for path in self.checkpoints.glob('step_*'):
-            if path.is_dir() and int(path.name.removeprefix('step_')) > update:
+        for path in steps_in(self.checkpoints):
+            if int(path.name.removeprefix('step_')) > update:
                 shutil.rmtree(path, ignore_errors=True)
         for name, step in (('latest', update), ('best', best)):
             target = self.checkpoints / f'step_{step:06d}'
@@ -79,6 +80,39 @@ class RunFolder:
                 (self.checkpoints / name).unlink(missing_ok=True)
 
 
+@contextmanager
+def claimed(path: Path) -> Iterator[None]:
+    """Within it, and until this process ends in whatever way, the folder of a run is this process' alone.
+
+    Raises:
+        UserError: Another process is at this run, or the folder cannot be made.
+    """
+    lock = path / '.lock'
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock.touch()
+    except OSError as error:
+        raise write_error(path, error) from error
+    with open(lock, encoding='utf-8') as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(f'another process is at the run {path}: choose another --run-name, or wait for it'
+                            ) from error
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+            with suppress(OSError):  # it holds something
+                path.rmdir()
+
+
+def steps_in(checkpoints: Path) -> list[Path]:
+    """The checkpoints of a run, oldest first; a copy that somebody has named after one is none."""
+    return sorted(path for path in checkpoints.glob('step_*')
+                  if path.is_dir() and path.name.removeprefix('step_').isdigit())
+
+
 def new_run_path(runs_dir: str, name: str) -> Path:
     """Folder of a new run; a name that is taken is refused, so that no run is lost.
 
@@ -86,7 +120,7 @@ def new_run_path(runs_dir: str, name: str) -> Path:
         UserError: There is a run of that name.
     """
     path = Path(runs_dir).expanduser() / name
-    if (path / 'metrics.jsonl').exists() or (path / 'summary.json').exists():
+    if steps_in(path / 'checkpoints') or any((path / name).exists() for name in ('metrics.jsonl', 'summary.json')):
         raise UserError(f'{path} holds a run already: choose another run_name, delete it, or continue it with '
                         f'`--resume {path}`')
     return path

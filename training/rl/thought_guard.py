@@ -22,6 +22,8 @@ from vlm_agent_ros.types import Outcome
 from ..worlds.episodes import Episode, Turn
 from .algorithms import Correction
 
+_ROUNDING = 1e-6  # what earned no more than this earned what was expected
+
 
 def is_grounded(thought: str, scene: str) -> bool:
     """Whether a thought states something, and nothing that is false."""
@@ -100,20 +102,22 @@ def corrections(turns: Iterable[Turn], policy: Policy, every: bool = False) -> l
     return found
 
 
-def earned(texts: Sequence[str], advantages: Sequence[float], policy: Policy) -> list[Correction | None]:
+def earned(texts: Sequence[str], gains: Sequence[float], policy: Policy) -> list[Correction | None]:
     """What the policy itself wrote that earned more than expected, where nobody knows what is true.
 
-    Self-imitation (Oh et al. 2018, arXiv 1806.05635, eq. 2): the likelihood of a decision weighs as much as its
-    advantage is above zero. A rare success is thus learned from again and again instead of in one update.
+    Self-imitation (Oh et al. 2018, arXiv 1806.05635, eq. 2): the likelihood of a decision weighs as much as it earned
+    more than expected, when it was made: it keeps this weight where it is learned from again. A rare success is thus
+    learned from again and again instead of in one update.
 
     Args:
         texts: Outputs.
-        advantages: Of each.
+        gains: Of each, as in ``Sample``.
         policy: Knows how an output is written.
     """
-    return [Correction(said, np.full(len(said.token_ids), advantage))
-            if advantage > 0.0 and (said := policy.written(text)).legal else None
-            for text, advantage in zip(texts, advantages)]
+    return [Correction(said, np.full(len(said.token_ids), gain))
+            if gain > _ROUNDING and policy.encoder.special_token_in(text) is None
+            and (said := policy.written(text)).legal else None
+            for text, gain in zip(texts, gains)]
 
 
 def _led_nowhere(outcome: Outcome, action: str) -> bool:
@@ -122,7 +126,10 @@ def _led_nowhere(outcome: Outcome, action: str) -> bool:
 
 
 def _correction(thought: str, action: str, policy: Policy, *, of_thought: bool, of_action: bool) -> Correction | None:
-    said = policy.written(format_output(thought, action))
+    try:
+        said = policy.written(format_output(thought, action))
+    except ValueError:  # without the grammar a true thought may hold a line break
+        return None
     if not said.legal or len(said.thought) > policy.config.decoding.max_thought_chars:
         return None
     return Correction(said, np.where(said.thought_mask, of_thought, of_action))

@@ -79,10 +79,10 @@ def _lead(config: TrainConfig, environment: Environment, policy: Policy, path: P
           group: LearnerGroup | None, started: float) -> dict[str, Any]:
     """The run; the content of its summary.json."""
     from ..progress import Progress
-    from .run_folder import RunFolder
+    from .run_folder import RunFolder, claimed
     from .trainer import Trainer
 
-    with _players(config, environment, policy, path / 'logs') as players:
+    with claimed(path), _players(config, environment, policy, path / 'logs') as players:
         commander_of = environment.commanders(policy.prompt, config.illegal_rule)
         trainer = Trainer(config, RunFolder(path), policy, players, commander_of, Progress(), checkpoint, group)
         return trainer.run(started)

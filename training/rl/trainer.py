@@ -99,6 +99,8 @@ class Trainer:
         if resume is not None:
             self.state = RunState(**restore_training(resume, self.learner))
         folder.go_back_to(self.state.update, self.state.best_update)
+        if not (folder.checkpoints / 'best').exists():  # a later one was, which this run has gone back before
+            self.state.best_success, self.state.best_update = RunState.best_success, RunState.best_update
         self.memory = PeakMemory()
         self._stopped, self._began = '', time.perf_counter()
         self._boundary = self._copy()
@@ -139,6 +141,9 @@ class Trainer:
             path = self._save_boundary()
             raise UserError(f'{error}; then continue after update {self._boundary.state.update} with `vlm-agent train '
                             f'--resume {path}`') from error
+        except Exception:
+            self._save_boundary()
+            raise
         finally:
             log.close()
 

@@ -265,7 +265,7 @@ def _action_space(space: gymnasium.Space[Any], actions: Sequence[str], name: str
     return space
 
 
-def _described(error: Exception) -> str:
+def _described(error: BaseException) -> str:
     """An exception in one line, with the place where it was raised."""
     place = traceback.extract_tb(error.__traceback__)[-1]
     where = '' if place.filename.startswith('<') else f', {Path(place.filename).name}:{place.lineno}'

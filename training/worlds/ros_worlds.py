@@ -92,15 +92,19 @@ class RosWorlds:
 
     def collect(self, indices: Sequence[int]) -> dict[int, Answer]:
         """See WorldPool."""
+        for index in indices:
+            self._links[index].wait()
         while True:
             for index in indices:
                 self._advance(index)
             if all(self._links[index].answer is not None for index in indices):
                 break
             self._executor.spin_once(timeout_sec=_POLL_S)
-        for index in indices:
-            self._failures[index] = 0
-        return {index: self._links[index].take_answer() for index in indices}
+        answers = {index: self._links[index].take_answer() for index in indices}
+        for index, (_, outcome) in answers.items():
+            if outcome is not None:  # a world that comes up and breaks down in every turn is no good one
+                self._failures[index] = 0
+        return answers
 
     def report(self, index: int, cot: CotReport) -> None:
         """Publish a decision on ``/diagnostics`` and ``/<world>/trainer/chain_of_thought``."""

@@ -143,8 +143,12 @@ class WorldLink:
             raise WorldSilent('did not come up in time' if starting else f'did not answer in time ({self._stage})')
 
     def _enter(self, stage: str, timeout_s: float) -> None:
-        self.answer, self._stage = None, stage
-        self._deadline = time.monotonic() + timeout_s
+        self.answer, self._stage, self._timeout_s = None, stage, timeout_s
+        self.wait()
+
+    def wait(self) -> None:
+        """Somebody begins to wait: the time until then, in which nobody looked, is not the world's."""
+        self._deadline = time.monotonic() + self._timeout_s
 
     def _after_discover(self) -> bool:
         services = (self._set_parameters, self._reset)

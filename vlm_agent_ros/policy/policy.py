@@ -117,6 +117,10 @@ class Policy:
         model, self.processor = load_base(config, device)
         self.encoder = PromptEncoder(self.processor, config.base)
         self.encoder.check_actions(language, config.decoding.max_new_tokens)
+        from transformers import GenerationConfig
+
+        # Its own settings, such as a repetition penalty, would make ``generate`` draw otherwise than the update scores.
+        model.generation_config = GenerationConfig()
         output = model.get_output_embeddings()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -234,9 +238,13 @@ class Policy:
         outputs = torch.from_numpy(ids).to(self.device)
         counts = torch.tensor(lengths, device=self.device)
         mask = torch.arange(tokens, device=self.device) < counts[:, None]
-        with folded_lora(self.model):
-            found = self._read_once(inputs, outputs) if padding_side == 'left' else None
-            logits, hidden = found or self._forward(inputs, outputs, counts, padding_side)
+        try:
+            with folded_lora(self.model):
+                found = self._read_once(inputs, outputs) if padding_side == 'left' else None
+                logits, hidden = found or self._forward(inputs, outputs, counts, padding_side)
+        except BaseException:
+            self._hidden.forget()  # else the graph of what has failed stays in memory
+            raise
         chosen, entropy = score_tokens(logits, outputs, torch.from_numpy(allowed).to(self.device), temperature)
         return Evaluation(chosen * mask, mask, torch.from_numpy(thoughts).to(self.device), entropy * mask,
                           self._value(hidden if token_values else hidden[:, 0]))
@@ -378,6 +386,10 @@ class _HiddenStates:
     def clear(self) -> None:
         """Forget ``first``."""
         self.first = torch.empty(0)
+
+    def forget(self) -> None:
+        """Hold nothing, so that a graph can go."""
+        self.first = self.last = torch.empty(0)
 
     def _keep(self, module: nn.Module, arguments: tuple[Any, ...]) -> None:
         self.last = arguments[0]

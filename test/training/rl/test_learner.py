@@ -11,6 +11,7 @@ from training.rl.correction_memory import CorrectionMemory
 from training.rl.learner import Learner, _Statistics
 from training.rl.rollout import TrainingSchedule, collect
 from training.worlds.episodes import Player
+from vlm_agent_ros.errors import UserError
 
 GROUPS = {'group_size': 4, 'worlds': 8}
 
@@ -98,6 +99,14 @@ def test_the_guard_teaches_the_tokens_that_a_correction_names_and_no_other(make_
     assert not toy.policy.actions.any()
 
 
+def test_the_guard_teaches_also_where_no_decision_is_worth_learning_from(make_toy):
+    toy = make_toy(guard_coef=1.0, min_advantage=10.0, learning_rate=0.1)
+    samples = corrected_in_first_context(toy)
+    Learner(toy.policy, toy.config, 0).update(samples, number=1, temperature=1.0, progress=0.0)
+    assert toy.policy.thoughts[0].any() and not toy.policy.thoughts[1].any() and not toy.policy.actions.any()
+    assert toy.policy.value_head.all()
+
+
 def test_without_the_weight_of_the_reward_the_guard_alone_teaches(make_toy):
     toy = make_toy(guard_coef=1.0, policy_coef=0.0, learning_rate=0.1)
     samples = [replace(sample, advantage=1.0) for sample in corrected_in_first_context(toy)]
@@ -180,3 +189,31 @@ def test_learning_rates_follow_the_schedule(make_toy):
     assert ppo.learning_rates(0.0) == pytest.approx((1.0, 0.5))
     assert ppo.learning_rates(0.5) == pytest.approx((0.55, 0.275))
     assert ppo.learning_rates(1.0) == pytest.approx((0.1, 0.05))
+
+
+def test_an_update_whose_episodes_were_all_lost_ends_in_a_sentence(make_toy):
+    toy = make_toy(worlds=1, decisions_per_update=1, breaks_at=2)  # the reset is answered, the turn is not
+    player = Player(toy.policy, toy.worlds, toy.commander_of)
+    with pytest.raises(UserError, match='every episode of this update was lost'):
+        collect(player, TrainingSchedule(toy.config), toy.config, 1.0)
+
+
+@pytest.mark.parametrize('algorithm', ['ppo', 'turn_ppo'])
+def test_what_earned_less_than_expected_has_no_gain_however_little_the_others_earned(make_toy, algorithm):
+    toy = make_toy(algorithm=algorithm, gamma=0.0)
+    player = Player(toy.policy, toy.worlds, toy.commander_of)
+    with torch.no_grad():
+        toy.policy.value_head.fill_(2.0)  # more than can be earned
+    samples = collect(player, TrainingSchedule(toy.config), toy.config, 1.0).samples
+    assert any(sample.advantage > 0.0 for sample in samples)
+    assert all(sample.gain < 0.0 for sample in samples)
+
+
+def test_a_gradient_that_is_no_number_is_told(make_toy):
+    toy = make_toy()
+    player = Player(toy.policy, toy.worlds, toy.commander_of)
+    samples = collect(player, TrainingSchedule(toy.config), toy.config, 1.0).samples
+    learner = Learner(toy.policy, toy.config, 0)
+    with pytest.raises(UserError, match='no finite number'):
+        learner.update([replace(sample, advantage=float('inf')) for sample in samples], number=0, temperature=1.0,
+                       progress=0.0)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from training.metrics import MetricsLog, PeakMemory, write_atomically
-from training.rl.run_folder import RunFolder, new_run_path
+from training.rl.run_folder import RunFolder, claimed, new_run_path, steps_in
 from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.interrupt import deferred_signals
 
@@ -50,6 +50,25 @@ def test_a_name_that_is_taken_is_refused(tmp_path):
     (tmp_path / 'mine' / 'metrics.jsonl').touch()
     with pytest.raises(UserError, match='--resume'):
         new_run_path(str(tmp_path), 'mine')
+    (tmp_path / 'other' / 'checkpoints' / 'step_000005').mkdir(parents=True)
+    with pytest.raises(UserError, match='--resume'):
+        new_run_path(str(tmp_path), 'other')
+
+
+def test_a_run_that_another_process_is_at_is_left_alone(tmp_path):
+    with claimed(tmp_path / 'run'):
+        with pytest.raises(UserError, match='another process is at the run'), claimed(tmp_path / 'run'):
+            pass
+        (tmp_path / 'run' / 'metrics.jsonl').touch()
+    with claimed(tmp_path / 'run'), claimed(tmp_path / 'nothing'):
+        pass
+    assert [path.name for path in tmp_path.rglob('*')] == ['run', 'metrics.jsonl']
+
+
+def test_a_copy_of_a_checkpoint_is_none(tmp_path):
+    for name in ('step_000002', 'step_000001', 'step_000002_copy', 'step_x'):
+        (tmp_path / name).mkdir()
+    assert [path.name for path in steps_in(tmp_path)] == ['step_000001', 'step_000002']
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):

@@ -41,6 +41,8 @@ class Sample:
         advantage: Estimate of how much better than expected the decision was.
         value_target: What the value head should have said; unused without a critic.
         correction: None where the thought guard has nothing to say.
+        gain: By how much more it earned than expected, in the scale of ``advantage``; that of an update whose decisions
+            all earned less than expected is below zero, though the mean of normalised advantages is zero.
     """
 
     input: PolicyInput
@@ -48,6 +50,7 @@ class Sample:
     advantage: float
     value_target: float = 0.0
     correction: Correction | None = None
+    gain: float = 0.0
 
     def reweighted(self, factor: float, decision: Decision) -> Sample:
         """With all its credit multiplied, which multiplies its surrogate, and another decision in its place."""
@@ -154,7 +157,7 @@ def turn_advantages(episodes: Sequence[Episode], policy: Policy, config: TrainCo
     Returns:
         Advantages and value targets, (turns,) float64 per episode.
     """
-    finals = _final_values(episodes, policy)
+    finals = _final_values(episodes, policy, config.micro_batch_size)
     rewards = [rewards_of(episode, config.illegal_penalty) for episode in episodes]
     values = [np.array([turn.decision.value for turn in episode.turns]) for episode in episodes]
     advantages = [generalized_advantages(r, v, final, config.gamma, config.gae_lambda)
@@ -162,11 +165,16 @@ def turn_advantages(episodes: Sequence[Episode], policy: Policy, config: TrainCo
     return advantages, [advantage + value for advantage, value in zip(advantages, values)]
 
 
-def _final_values(episodes: Sequence[Episode], policy: Policy) -> list[float]:
-    """Value after the last turn: 0 where the episode terminated, the policy's estimate where it was cut off."""
+def _final_values(episodes: Sequence[Episode], policy: Policy, size: int) -> list[float]:
+    """Value after the last turn: 0 where the episode terminated, the policy's estimate where it was cut off.
+
+    ``size`` of them are read at once.
+    """
     finals = [0.0] * len(episodes)
     cut = {i: episode.final for i, episode in enumerate(episodes) if episode.truncated and episode.final is not None}
-    if cut:
-        for i, value in zip(cut, policy.values(list(cut.values()))):
+    seen = list(cut.items())
+    for start in range(0, len(seen), size):
+        part = seen[start:start + size]
+        for (i, _), value in zip(part, policy.values([final for _, final in part])):
             finals[i] = float(value)
     return finals

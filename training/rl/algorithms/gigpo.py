@@ -31,8 +31,9 @@ class GiGPO(Algorithm):
         by_episode = episode_advantages(episodes, config.illegal_penalty)
         by_step = self._step_advantages(episodes)
         turns = [(turn, advantage) for episode, advantage in zip(episodes, by_episode) for turn in episode.turns]
-        return [Sample(turn.input, turn.decision, float(advantage + config.step_weight * step))
-                for (turn, advantage), step in zip(turns, by_step)]
+        total = [advantage + config.step_weight * step for (_, advantage), step in zip(turns, by_step)]
+        return [Sample(turn.input, turn.decision, float(advantage), gain=float(advantage))
+                for (turn, _), advantage in zip(turns, total)]
 
     def loss(self, batch: Batch) -> tuple[torch.Tensor, None]:
         """See Algorithm."""

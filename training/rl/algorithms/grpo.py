@@ -26,7 +26,7 @@ class GRPO(Algorithm):
     def samples(self, episodes: Sequence[Episode], policy: Policy) -> list[Sample]:
         """See Algorithm."""
         advantages = episode_advantages(episodes, self.config.illegal_penalty)
-        return [Sample(turn.input, turn.decision, float(advantage))
+        return [Sample(turn.input, turn.decision, float(advantage), gain=float(advantage))
                 for episode, advantage in zip(episodes, advantages) for turn in episode.turns]
 
     def loss(self, batch: Batch) -> tuple[torch.Tensor, None]:

@@ -125,7 +125,7 @@ class Learner:
                     self.optimizer.zero_grad(set_to_none=True)  # of what went too far
                     break
                 self._correct(apart, weight, statistics)
-                self._step(statistics, adapter=not value_only or corrections > 0)
+                self._step(statistics, adapter=not value_only or weight > 0.0)
                 steps += 1
             if stopped:
                 break

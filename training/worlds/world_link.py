@@ -55,7 +55,7 @@ class WorldLink:
         self._cells: dict[str, Cell] = {}
         self._cell = self._find_cell(world)
         self._stage = ''
-        self._deadline = 0.0
+        self._deadline = self._timeout_s = 0.0
         self._turn_timeout_s = 0.0
         self._resend = self._look_again = 0.0
         self._publishers: set[tuple[int, ...]] = set()

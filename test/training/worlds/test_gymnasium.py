@@ -232,7 +232,7 @@ LIST = ('--actions', *ACTIONS)
     (['train', *RUN, *LIST, '--transport', 'in-process'], 'knows no transport'),
     (['train', *RUN, *LIST, '--config', 'ppo'], 'knows no task, world, own_world, transport'),
     (['train', *RUN, *LIST, '--illegal-rule', 'lost_turn'], 'no turn without an action'),
-    (['train', *RUN, *LIST, '--guard-coef', '0.5'], 'set guard_coef to 0, or guard_scope to earned'),
+    (['train', *RUN, *LIST, '--guard-scope', 'every'], 'set guard_coef to 0, or guard_scope to earned'),
     (['train', *RUN, '--actions', 'go', 'wait', 'go'], "two actions have the text 'go', word one of them otherwise"),
     (['train', '--illegal-rule', 'random'], 'no list of actions'),
     (['train', '--env', 'gymnasium', '--env-id', 'test/Nothing-v0', *LIST], 'test/Nothing-v0'),

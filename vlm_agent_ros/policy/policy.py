@@ -117,10 +117,6 @@ class Policy:
         model, self.processor = load_base(config, device)
         self.encoder = PromptEncoder(self.processor, config.base)
         self.encoder.check_actions(language, config.decoding.max_new_tokens)
-        from transformers import GenerationConfig
-
-        # Its own settings, such as a repetition penalty, would make ``generate`` draw otherwise than the update scores.
-        model.generation_config = GenerationConfig()
         output = model.get_output_embeddings()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -178,6 +174,8 @@ class Policy:
         settings = GenerationConfig(
             do_sample=False, num_beams=1, max_new_tokens=self.config.decoding.max_new_tokens,
             eos_token_id=self.constraint.eos, pad_token_id=self.encoder.tokenizer.pad_token_id)
+        # What the settings here leave open, such as a repetition penalty, would be taken from the model's own.
+        self._base().generation_config = GenerationConfig()
         self._hidden.clear()
         self.model.generate(**self._encode(inputs, 'left'), generation_config=settings,
                             logits_processor=LogitsProcessorList([SamplingProcessor(sampler)]))
@@ -243,7 +241,7 @@ class Policy:
                 found = self._read_once(inputs, outputs) if padding_side == 'left' else None
                 logits, hidden = found or self._forward(inputs, outputs, counts, padding_side)
         except BaseException:
-            self._hidden.forget()  # else the graph of what has failed stays in memory
+            self._hidden.clear()  # else the graph of what has failed stays in memory
             raise
         chosen, entropy = score_tokens(logits, outputs, torch.from_numpy(allowed).to(self.device), temperature)
         return Evaluation(chosen * mask, mask, torch.from_numpy(thoughts).to(self.device), entropy * mask,
@@ -384,11 +382,7 @@ class _HiddenStates:
         output_embedding.register_forward_pre_hook(self._keep)
 
     def clear(self) -> None:
-        """Forget ``first``."""
-        self.first = torch.empty(0)
-
-    def forget(self) -> None:
-        """Hold nothing, so that a graph can go."""
+        """Forget both, and so the graph that they belong to."""
         self.first = self.last = torch.empty(0)
 
     def _keep(self, module: nn.Module, arguments: tuple[Any, ...]) -> None:

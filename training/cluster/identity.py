@@ -1,4 +1,5 @@
-"""What has to be the same wherever a part of a run is computed: this package's sources, and the libraries below."""
+"""What has to be the same wherever a part of a run is computed: this package's sources, the libraries below, and the
+files that the run was given."""
 
 from __future__ import annotations
 
@@ -7,6 +8,12 @@ import importlib.metadata
 import platform
 from functools import cache
 from pathlib import Path
+
+from sim_worlds.world_file import world_digest
+from vlm_agent_ros.checkpoint import identity as policy_identity
+from vlm_agent_ros.policy.policy import Policy
+
+from ..config import TrainConfig
 
 _SOURCES = ('vlm_agent_ros', 'sim_worlds', 'training')
 _LIBRARIES = ('torch', 'transformers', 'peft', 'numpy', 'llguidance', 'ray')
@@ -32,6 +39,17 @@ def difference(here: dict[str, str], there: dict[str, str]) -> str:
         if ours != theirs:
             parts.append('the sources of vlm_agent_ros' if name == 'sources' else f'{name} {theirs} instead of {ours}')
     return ', '.join(parts)
+
+
+def given(config: TrainConfig, policy: Policy) -> dict[str, str]:
+    """Digests of what a run reads from files that are not part of this package, by what they are."""
+    contract = policy_identity(policy.config, policy.language)
+    found = {'base model': contract['base_sha256'], 'tokenizer or processor': contract['processor_sha256'],
+             'prompt': contract['prompt_sha256'], 'chat template': contract['chat_template'],
+             'list of actions': contract['language_sha256']}
+    if config.env == 'cell':
+        found['world file'] = world_digest(config.world)
+    return {name: digest or '' for name, digest in found.items()}
 
 
 def _digest() -> str:

@@ -23,7 +23,7 @@ from ..config import TrainConfig
 from ..rl.rollout import TrainingSchedule
 from ..worlds.episodes import Clock, Episode, Schedule, Slot
 from .connection import result_of, trained_bytes
-from .identity import identity
+from .identity import given, identity
 from .share import in_order, shares
 from .worker import Played, RolloutWorker, Weights
 
@@ -193,7 +193,8 @@ class ClusterPlayers:
         return options(RolloutWorker).remote(_fetch)
 
     def _begin(self, index: int) -> Any:
-        return self._workers[index].begin.remote(identity(), _portable(self.config), self._shares[index])
+        return self._workers[index].begin.remote(identity(), given(self.config, self.policy), _portable(self.config),
+                                                 self._shares[index])
 
     def _require_begun(self, index: int, reference: Any) -> None:
         try:

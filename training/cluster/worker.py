@@ -11,9 +11,11 @@ from typing import Any
 
 import torch
 
+from vlm_agent_ros.errors import UserError
+
 from ..config import TrainConfig
 from ..worlds.episodes import Clock, Episode, Player, Schedule, Slot
-from .identity import difference, identity
+from .identity import difference, given, identity
 from .share import ListSchedule, Share, ShareSchedule
 
 Weights = tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]
@@ -58,14 +60,20 @@ class RolloutWorker:
         self._lock = threading.Lock()
         self._version = -1
 
-    def begin(self, expected: dict[str, str], config: TrainConfig, share: Share) -> str:
+    def begin(self, expected: dict[str, str], files: dict[str, str], config: TrainConfig, share: Share) -> str:
         """Make policy and worlds; called once.
+
+        Args:
+            expected: ``identity`` of the learner.
+            files: What the learner was ``given``.
+            config: The run.
+            share: This worker's.
 
         Returns:
             What differs between the code of the learner and that of this worker; then nothing was made.
 
         Raises:
-            UserError: The model or a world does not exist here.
+            UserError: The model or a world does not exist here, or is another one than the learner's.
         """
         if differs := difference(expected, identity()):
             return differs
@@ -75,6 +83,10 @@ class RolloutWorker:
         use_threads(config.torch_threads)
         environment = environment_of(config)
         self.policy = policy_of(config, environment)
+        here = given(config, self.policy)
+        if other := [name for name in files if files[name] != here.get(name)]:
+            raise UserError(f'another {" and another ".join(other)} than the learner\'s, under the same name: copy '
+                            f'what {config.model} and {config.world} name from there to the same place on every node')
         self.config, self.share = config, share
         commander_of = environment.commanders(self.policy.prompt, config.illegal_rule)
         pool = environment.open(len(share.worlds))

@@ -40,6 +40,7 @@ class DemonstrationDataset:
         executed: (N,) str, what was carried out; empty for nothing.
         episodes: (N,) int64, episode of each sample; episodes are held out as a whole.
         turns: (N,) int64, turn of its episode, from 1; 0 where it is not known.
+        templates: (N,) str, of the prompts, where the dataset says so; else empty.
         labels: (N,) bool by name of a task or of a rare event: the samples that belong to it.
         classes: Names of the object classes, e.g. ``yellow cube``; empty where no objects are known.
         grid: Cells per image side.
@@ -53,6 +54,7 @@ class DemonstrationDataset:
     executed: np.ndarray
     episodes: np.ndarray
     turns: np.ndarray
+    templates: np.ndarray
     labels: dict[str, np.ndarray]
     classes: tuple[str, ...]
     grid: int
@@ -71,7 +73,7 @@ class DemonstrationDataset:
             UserError: One is missing, incomplete, damaged or does not fit the format or the others, or all are empty.
         """
         sources = [_files(path) for path in paths]
-        info, samples = _inspect([file for files in sources for file in files])
+        info, samples, templates = _inspect([file for files in sources for file in files])
         if not samples:
             raise UserError(f'{", ".join(map(str, paths))}: no decisions in it, record more episodes')
         builder = _Builder(samples, info)
@@ -79,23 +81,26 @@ class DemonstrationDataset:
             builder.next_source()
             for file in files:
                 for row, content in enumerate(_rows(file)):
-                    builder.add(content, f'{file}: row {row}')
+                    builder.add({**content, 'template': templates[file]}, f'{file}: row {row}')
         return builder.dataset()
 
     def without_thoughts(self, template: PromptTemplate) -> DemonstrationDataset:
         """The same decisions by a policy that writes no thoughts: it remembers its actions instead.
 
         Args:
-            template: Of the prompts.
+            template: Of the prompts whose dataset does not say which.
 
         Raises:
             UserError: A prompt is none of the template, or tells of a turn that is not among the decisions.
         """
+        templates = {text: replace(template, template=text) if text else template for text in set(self.templates)}
         prompts = self.prompts
-        if template.remembers:
+        if any(known.remembers for known in templates.values()):
             done = {(episode, turn): action for episode, turn, action in zip(self.episodes, self.turns, self.executed)}
-            prompts = np.array([_remembering(template, prompt, '' if turn == 1 else done.get((episode, turn - 1)))
-                                for prompt, episode, turn in zip(self.prompts, self.episodes, self.turns)], object)
+            prompts = np.array([
+                _remembering(templates[text], prompt, '' if turn == 1 else done.get((episode, turn - 1)))
+                if templates[text].remembers else prompt
+                for text, prompt, episode, turn in zip(self.templates, prompts, self.episodes, self.turns)], object)
         return replace(self, prompts=prompts, thoughts=np.full(len(self), '', object))
 
 
@@ -106,7 +111,7 @@ class _Builder:
         self._info, self._samples, self._count = info, samples, 0
         self._class_of = {name: index for index, name in enumerate(info.classes)}
         self._images = np.empty(0, np.uint8)
-        self._texts: dict[str, list[str]] = {'prompt': [], 'thought': [], 'action': [], 'executed': []}
+        self._texts: dict[str, list[str]] = {'prompt': [], 'thought': [], 'action': [], 'executed': [], 'template': []}
         self._objects: list[list[tuple[float, float, float, float]]] = []
         self._episodes = np.empty(samples, np.int64)
         self._turns = np.empty(samples, np.int64)
@@ -146,9 +151,9 @@ class _Builder:
         objects = np.full((self._samples, max(map(len, self._objects)), 4), -1.0, np.float32)
         for slots, labels in zip(objects, self._objects):
             slots[: len(labels)] = np.reshape(labels, (-1, 4))
-        prompts, thoughts, actions, executed = (np.array(texts, object) for texts in self._texts.values())
+        prompts, thoughts, actions, executed, templates = (np.array(t, object) for t in self._texts.values())
         return DemonstrationDataset(self._images, prompts, thoughts, actions, objects, executed, self._episodes,
-                                    self._turns, dict(self._labels), self._info.classes, self._info.grid)
+                                    self._turns, templates, dict(self._labels), self._info.classes, self._info.grid)
 
     def _object(self, label: dict[str, Any] | None, where: str) -> tuple[float, float, float, float]:
         if label is None or label['visible'] is None:
@@ -196,8 +201,8 @@ def _files(path: Path) -> list[Path]:
     return files
 
 
-def _inspect(files: list[Path]) -> tuple[DatasetInfo, int]:
-    """What the files have in common, and the number of their rows, from their footers."""
+def _inspect(files: list[Path]) -> tuple[DatasetInfo, int, dict[Path, str]]:
+    """What the files have in common, the number of their rows, and the template of each: from their footers."""
     samples, infos = 0, []
     for path in files:
         with _opened(path) as file:
@@ -210,7 +215,8 @@ def _inspect(files: list[Path]) -> tuple[DatasetInfo, int]:
             if getattr(info, name) != getattr(known[0][1], name):
                 raise UserError(f'{known[0][0]} and {path} differ in {name} ({getattr(known[0][1], name)} and '
                                 f'{getattr(info, name)}): train on one of them, or record them with one setting')
-    return known[0][1] if known else DatasetInfo(), samples
+    templates = {path: info.template for path, info in zip(files, infos)}
+    return known[0][1] if known else DatasetInfo(), samples, templates
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:

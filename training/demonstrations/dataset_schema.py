@@ -133,16 +133,19 @@ class DatasetInfo:
         classes: Names of object classes; empty where no objects are known.
         grid: Cells per image side in which ``objects`` are given.
         recording: How it was made, JSON; empty if nobody says.
+        template: Of the prompts, see ``PromptTemplate``; empty if nobody says, as where it is a models file's.
     """
 
     classes: tuple[str, ...] = ()
     grid: int = 1
     recording: dict[str, Any] = field(default_factory=dict)
+    template: str = ''
 
     def schema(self) -> pa.Schema:
         """The Arrow schema of a file, metadata included."""
         features = {c.name: {'_type': 'Image'} if c.name == 'image' else _feature(c.type) for c in COLUMNS}
-        own = {'version': VERSION, 'grid': self.grid, 'classes': self.classes, 'recording': self.recording}
+        own = {'version': VERSION, 'grid': self.grid, 'classes': self.classes, 'recording': self.recording,
+               'template': self.template}
         return pa.schema([(c.name, c.type) for c in COLUMNS], metadata={
             'huggingface': json.dumps({'info': {'features': features}}), 'vlm_agent_ros': json.dumps(own)})
 
@@ -171,7 +174,8 @@ def read_info(schema: pa.Schema, path: Path) -> DatasetInfo:
         if own['version'] != VERSION:
             raise UserError(f'{path} has version {own["version"]} of the format, but this version of vlm_agent_ros '
                             f'reads {VERSION}: record it again')
-        return DatasetInfo(tuple(map(str, own['classes'])), int(own['grid']), own['recording'])
+        return DatasetInfo(tuple(map(str, own['classes'])), int(own['grid']), own['recording'],
+                           str(own.get('template', '')))
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f'{path}: metadata vlm_agent_ros of the schema are damaged ({error!r}): record it again'
                         ) from error

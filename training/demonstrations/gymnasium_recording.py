@@ -51,7 +51,7 @@ class GymnasiumRecording:
                     'episodes': self.episodes, 'scenes': self.scenes, 'seed': self.seed,
                     **{key_of(field): getattr(self.environment, field.name) for field in fields(self.environment)},
                     'prompt_sha256': environment.prompt.digest()}
-        return DatasetInfo(recording=json.loads(json.dumps(settings)))
+        return DatasetInfo(recording=json.loads(json.dumps(settings)), template=environment.prompt.template)
 
     def rows(self, first: int, last: int) -> Iterator[DemonstrationRow]:
         """See Recording."""

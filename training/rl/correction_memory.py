@@ -62,10 +62,14 @@ def packed_corrections(samples: Sequence[Sample]) -> tuple[dict[str, torch.Tenso
 
 
 def unpacked_corrections(images: dict[str, torch.Tensor], texts: list[Any], policy: Policy) -> list[Sample]:
-    """The inverse of ``packed_corrections``; ``policy`` knows how an output is written."""
+    """The inverse of ``packed_corrections``; ``policy`` knows how an output is written.
+
+    Where a run goes on under a grammar that it did not have before, what cannot be written any more is forgotten.
+    """
     samples = []
     for number, (prompt, text, learned) in enumerate(texts):
         said = policy.written(text)
-        samples.append(Sample(PolicyInput(images[str(number)].numpy(), prompt), said, 0.0,
-                              correction=Correction(said, np.array(learned, np.float32))))
+        if policy.constraint.admits(said.token_ids):
+            samples.append(Sample(PolicyInput(images[str(number)].numpy(), prompt), said, 0.0,
+                                  correction=Correction(said, np.array(learned, np.float32))))
     return samples

@@ -132,6 +132,13 @@ class OutputConstraint:
                 matcher.consume_token(int(token))
         return masks
 
+    def admits(self, token_ids: np.ndarray) -> bool:
+        """Whether (tokens,) int64 ids are an output that could have been written, its end included."""
+        if self._regex is None:
+            return bool(self._free[token_ids].all())
+        matcher, (*said, last) = self.start(), token_ids.tolist()
+        return last == self.eos and matcher.try_consume_tokens(said) == len(said) and matcher.is_accepting()
+
     def token_bytes(self, token_ids: np.ndarray) -> list[bytes]:
         """The bytes of each token; the end of the sequence has none."""
         return [b'' if token == self.eos else self._tokenizer.decode_bytes([int(token)]) for token in token_ids]

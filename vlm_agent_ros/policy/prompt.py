@@ -62,7 +62,7 @@ class PromptTemplate:
         return '{previous}' in self.template
 
     def with_previous(self, prompt: str, previous: str) -> str:
-        """A message that ``render`` gave, with another memory.
+        """A message that ``render`` gave, with another memory; if white space was stripped off it, it is again.
 
         Raises:
             ValueError: The message is none of this template.
@@ -71,12 +71,16 @@ class PromptTemplate:
         pattern, new = re.escape(text), [text]
         for text in rest[1::2]:
             pattern += f'(.*){re.escape(text)}'
-        match = re.fullmatch(pattern, prompt, re.DOTALL)
+        outer = _PLACEHOLDER.sub('', self.template)
+        ends = {('', ''), (outer[:len(outer) - len(outer.lstrip())], outer[len(outer.rstrip()):])}
+        whole = {lead + prompt + tail for lead, _ in ends for _, tail in ends}
+        match = next(filter(None, (re.fullmatch(pattern, text, re.DOTALL) for text in sorted(whole, key=len))), None)
         if match is None:
             raise ValueError(f'the prompt {prompt!r} is none of the template {self.template!r}')
         for name, said, text in zip(rest[::2], match.groups(), rest[1::2]):
             new += [_memory(previous) if name == 'previous' else said, text]
-        return ''.join(new)
+        told = ''.join(new)
+        return told if match[0] == prompt else told.strip()
 
     def digest(self) -> str:
         """SHA-256 (hex) of everything that defines the prompt; a checkpoint is bound to it."""

@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from training.cli import main
 from training.cluster import connection
@@ -184,6 +185,18 @@ def test_other_code_or_libraries_on_a_worker_are_refused(players, monkeypatch):
     with pytest.raises(UserError, match=r'worker 1 runs other code .*peft .* instead of 0\.1, the sources'):
         players._require_begun(1, players._begin(1))
     assert difference(identity(), identity()) == ''
+
+
+def test_a_worker_with_another_model_under_the_same_name_is_refused(players, tmp_path):
+    base = players.policy.config.base_path
+    weights = shutil.copytree(base, tmp_path / 'base') / 'model.safetensors'
+    state = load_file(weights)
+    save_file({name: tensor + 0.01 for name, tensor in state.items()}, weights, metadata={'format': 'pt'})
+    models = tmp_path / 'model.yaml'
+    models.write_text(Path(players.config.model).read_text().replace(str(base), str(weights.parent)))
+    players.config = replace(players.config, model=str(models))
+    with pytest.raises(UserError, match=r"worker 1: another base model than the learner's.*copy"):
+        players._require_begun(1, players._begin(1))
 
 
 def test_an_error_in_a_worker_is_told_as_here(players):

@@ -89,7 +89,8 @@ def test_the_schema_tells_other_tools_what_the_columns_are(tmp_path):
                                     'row': {'dtype': 'float32', '_type': 'Value'},
                                     'visible': {'dtype': 'bool', '_type': 'Value'}}]
     own = json.loads(table.schema.metadata[b'vlm_agent_ros'])
-    assert own == {'version': 1, 'grid': 48, 'classes': ['red cube', 'blue pad'], 'recording': {'seed': 7}}
+    assert own == {'version': 1, 'grid': 48, 'classes': ['red cube', 'blue pad'], 'recording': {'seed': 7},
+                   'template': ''}
     content = table['image'][1].as_py()
     assert content['path'] == 'episode_0_turn_0.png'
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(content['bytes']))), rows(2)[1].image)

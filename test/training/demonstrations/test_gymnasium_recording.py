@@ -16,6 +16,7 @@ from training.seeds import DEMONSTRATION_START
 from vlm_agent_ros.actions import DiscreteLanguage
 from vlm_agent_ros.checkpoint import load_policy
 from vlm_agent_ros.policy.output import format_output
+from vlm_agent_ros.policy.prompt import PromptTemplate
 
 ACTIONS = ('left', 'right')
 
@@ -96,6 +97,12 @@ def test_a_wrapper_can_bring_the_expert(tmp_path):
 def test_a_prompt_tells_what_the_expert_said_of_the_turn_before_as_in_training(tmp_path, thought, told):
     assert record(registered(says=(thought, 'right')), tmp_path, '--prompt', '{task} before: {previous}') == 0
     assert list(DemonstrationDataset.load([tmp_path]).prompts) == ['before: nothing', f'door 1 before: {told}'] * 3
+
+
+def test_without_thoughts_a_prompt_of_its_own_tells_the_action_of_the_turn_before(tmp_path):
+    assert record(registered(says=('it is open', 'right')), tmp_path, '--prompt', '{task} before: {previous}') == 0
+    dataset = DemonstrationDataset.load([tmp_path]).without_thoughts(PromptTemplate('no memory, as of a models file'))
+    assert list(dataset.prompts) == ['before: nothing', 'door 1 before: right'] * 3
 
 
 def test_a_recording_under_another_prompt_is_refused(tmp_path, capsys):

@@ -11,6 +11,7 @@ import torch
 
 from training.config import TrainConfig, as_mapping
 from training.rl.algorithms import Correction, Sample
+from training.rl.correction_memory import packed_corrections, unpacked_corrections
 from training.rl.learner import Learner
 from training.rl.training_state import read_config, restore_training, save_training
 from vlm_agent_ros.actions import DiscreteLanguage, SkillLanguage
@@ -24,8 +25,8 @@ CONFIG = TrainConfig(epochs=2, minibatch_size=4, learning_rate=1e-3, value_warmu
 STATE = {'update': 7, 'evaluations': {'before': {'success': 0.5}}}
 
 
-def make_learner(folder: Path, config: TrainConfig = CONFIG) -> Learner:
-    model = ModelConfig(base=str(folder), decoding=Decoding(max_thought_chars=10, max_new_tokens=64),
+def make_learner(folder: Path, config: TrainConfig = CONFIG, constrained: bool = True) -> Learner:
+    model = ModelConfig(base=str(folder), decoding=Decoding(constrained, max_thought_chars=10, max_new_tokens=64),
                         lora=LoraSettings(rank=2), value_width=8)
     return Learner(Policy(model, SkillLanguage(48), torch.device('cpu')), config, seed=0)
 
@@ -56,6 +57,17 @@ def test_a_resumed_run_makes_the_same_next_update_to_the_bit(tmp_path, vlm_folde
     resumed = make_learner(vlm_folder, config)
     assert restore_training(tmp_path / 'c', resumed) == STATE
     assert all(torch.equal(a, b) for a, b in zip(update(resumed, 1), expected))
+
+
+def test_what_was_remembered_without_a_grammar_is_forgotten_where_the_grammar_does_not_admit_it(vlm_folder):
+    free = make_learner(vlm_folder, constrained=False).policy
+    right, long = (free.written(format_output(thought, 'pick 03 04')) for thought in ('cube', 'a' * 40))
+    samples = [Sample(PolicyInput(np.zeros((32, 32, 3), np.uint8), 'task: x'), said, 0.0,
+                      correction=Correction(said, np.ones(len(said.token_ids)))) for said in (right, long)]
+    packed = packed_corrections(samples)
+    assert len(unpacked_corrections(*packed, free)) == 2
+    kept = unpacked_corrections(*packed, make_learner(vlm_folder).policy)
+    assert [sample.decision.text for sample in kept] == [right.text]
 
 
 def test_the_configuration_of_the_run_comes_back(tmp_path, vlm_folder):

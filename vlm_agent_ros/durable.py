@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -14,8 +15,18 @@ def write_durably(path: Path, text: str) -> None:
     """
     temporary = path.with_suffix('.tmp')
     path.parent.mkdir(parents=True, exist_ok=True)
-    with temporary.open('w', encoding='utf-8') as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open('w', encoding='utf-8') as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)  # the name is there after a loss of power, too
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -21,6 +21,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CameraInfo, JointState
+from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
 from vlm_agent_ros.actions import Pick
@@ -139,6 +140,7 @@ def gate(graph, cell, planner, at_home):
         camera=node.create_publisher(CameraInfo, interface.CAMERA_INFO, interface.SENSOR_QOS),
         joints=node.create_publisher(JointState, interface.JOINT_STATES, interface.SENSOR_QOS),
         proposals=node.create_publisher(JointTrajectory, interface.PROPOSAL, interface.COMMAND_QOS),
+        task=node.create_publisher(String, interface.TASK, interface.LATCHED_QOS),
         arm=graph.collect(JointTrajectory, interface.ARM_COMMAND, interface.COMMAND_QOS),
         gripper=graph.collect(JointTrajectory, interface.GRIPPER_COMMAND, interface.COMMAND_QOS),
         diagnostics=graph.collect(DiagnosticArray, interface.DIAGNOSTICS, interface.EVENT_QOS),
@@ -167,7 +169,9 @@ def gate(graph, cell, planner, at_home):
     def start(**parameters):
         bench.process = graph.start(GATE, **parameters)
         node.create_timer(0.05, sense)
-        graph.wait(lambda: bench.shown('state') == 'active' and bench.proposals.get_subscription_count())
+        bench.task.publish(String(data='pick the red cube'))
+        graph.wait(lambda: bench.shown('state') == 'active' and bench.proposals.get_subscription_count()
+                   and bench.task.get_subscription_count())
         graph.spin(0.3)
 
     def propose(trajectory, stamp_ns=None):

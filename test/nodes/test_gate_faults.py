@@ -57,6 +57,47 @@ def test_a_gate_whose_cell_file_was_corrected_goes_on_by_itself_once_configured(
     graph.wait(lambda: 'waits for the first message' in gate.newest('state').get('message', ''))
 
 
+def change(graph, *transitions):
+    for transition in transitions:
+        request = ChangeState.Request(transition=Transition(id=transition))
+        assert graph.call(ChangeState, 'gate_node/change_state', request).success
+
+
+def test_a_stop_stays_latched_while_the_gate_is_configured_anew_and_an_inactive_gate_commands_nothing(
+        gate, graph, cell, tmp_path):
+    path = tmp_path / 'cell.yaml'
+    path.write_text(Path(cell.path).read_text() + 'topics: {protective_stop: {topic: driver/stopped}}\n')
+    driver = graph.node.create_publisher(Bool, 'driver/stopped', 10)
+    gate.start(mode='auto', cell=path, stop_cooldown_s=0.0)
+    assert graph.call(Trigger, 'gate_node/stop').success
+    change(graph, Transition.TRANSITION_DEACTIVATE)
+    graph.wait(lambda: len(gate.arm) == 2)  # held by the stop, and once more at the end
+    change(graph, Transition.TRANSITION_CLEANUP, Transition.TRANSITION_CONFIGURE)
+    graph.spin(0.5)
+    driver.publish(Bool(data=True))
+    graph.wait(lambda: 'protective' in gate.newest('stop')['causes'])
+    driver.publish(Bool(data=False))
+    graph.spin(0.5)
+    assert len(gate.arm) == 2
+    change(graph, Transition.TRANSITION_ACTIVATE)
+    graph.wait(lambda: gate.shown('state') == 'active')
+    assert gate.newest('stop')['causes'] == 'operator, inactive, protective'
+    assert gate.propose(gate.plan)['rule'] == 'stop'
+    graph.wait(lambda: graph.call(Trigger, 'gate_node/reset').success)
+
+
+def test_a_gate_that_is_told_to_end_holds_the_motion_that_is_under_way(gate, graph):
+    gate.start(mode='auto')
+    assert gate.propose(gate.plan)['verdict'] == 'forwarded'
+    graph.spin(0.5)
+    gate.process.terminate()
+    graph.wait(lambda: len(gate.arm) == 2)
+    hold = gate.arm[1]
+    assert len(hold.points) == 1 and not any(hold.points[0].velocities)
+    assert abs(hold.points[0].positions[0] - gate.positions[0]) < 0.3
+    assert gate.process.wait(5.0) == 0
+
+
 def test_a_gate_that_does_not_use_the_names_of_its_cell_stays_inactive_and_says_how_to(gate, graph, cell, tmp_path):
     path = tmp_path / 'cell.yaml'
     path.write_text(Path(cell.path).read_text() + 'topics: {arm_command: arm/trajectory, joint_states: arm/joints}\n')

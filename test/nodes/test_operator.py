@@ -14,7 +14,7 @@ from std_msgs.msg import String
 
 from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.nodes import interface
-from vlm_agent_ros.nodes.messages import joint_state_message
+from vlm_agent_ros.nodes.messages import joint_state_message, trajectory_message
 from vlm_agent_ros.nodes.operator import parse_arguments
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -63,6 +63,7 @@ def test_an_operator_rejects_corrects_approves_stops_and_resets(gate, graph, cel
     gate.positions[7] = 0.04
     graph.spin(0.2)
     assert gate.propose(gate.plan)['verdict'] == 'pending'
+    graph.spin(0.1)  # nobody asks within the hundredth of a second to which a process knows when it was started
     assert operate('approve') == (0, 'the proposal is forwarded')
     assert operate('stop')[0] == 0
     assert operate('mode', 'auto', '--reason', ' ')[0] == 1
@@ -70,6 +71,19 @@ def test_an_operator_rejects_corrects_approves_stops_and_resets(gate, graph, cel
     graph.wait(lambda: gate.newest('mode').get('reason') == 'the shift ends')
     assert operate('reset')[0] == 0
     assert operate('episode', 'success')[0] == 0
+
+
+def test_a_yes_that_was_asked_for_before_the_proposal_came_is_not_given(gate, graph, operate):
+    """The console takes seconds to start: the operator has seen another proposal, or none."""
+    gate.start(mode='approve', approve_timeout_s=600.0)
+    started = time.monotonic()
+    graph.node.create_timer(0.3, lambda: None if gate.newest('verdict')['verdict'] == 'pending' else
+                            gate.proposals.publish(trajectory_message(gate.plan, gate.stamp_ns)))
+    status, said = operate('approve')
+    assert time.monotonic() - started > 0.5
+    assert (status, said) == (1, 'the proposal that waits came after you had asked: look at it, then answer again')
+    assert gate.newest('verdict')['verdict'] == 'pending'
+    assert operate('approve') == (0, 'the proposal is forwarded')
 
 
 def test_a_demonstration_is_read_from_the_topic_that_the_cell_file_names(gate, graph, cell, operate, tmp_path):

@@ -169,3 +169,21 @@ def test_evidence_that_cannot_be_kept_is_told_and_stops_nothing(tmp_path: Path) 
     ladder = Ladder(LIMITS, EvidenceFile(tmp_path / 'file' / 'cell.json'), 'approve')
     ladder.decided_by('a' * 64)
     assert 'cannot be written' in ladder.values()['failure']
+
+
+def test_what_was_taken_back_does_not_count_after_a_restart_though_the_disk_was_full(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, 'No space left on device')
+    limits = Autonomy(approved_episodes=1, blend_episodes=0)
+    path = tmp_path / 'evidence.json'
+    evidence = EvidenceFile(path)
+    evidence.select('a')
+    evidence.current.approved = 1
+    evidence.save()
+    ladder = Ladder(limits, EvidenceFile(path), 'auto')
+    monkeypatch.setattr('vlm_agent_ros.safety.evidence.write_durably', full)
+    assert ladder.stopped('operator')
+    assert 'No space left' in ladder.values()['failure']
+    with pytest.raises(UserError, match='0 are there, 1 are missing'):
+        Ladder(limits, EvidenceFile(path), 'auto')

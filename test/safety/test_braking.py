@@ -38,6 +38,7 @@ def test_a_stop_at_any_moment_of_a_motion_at_full_speed_brakes_within_the_limits
         gate = Gate(fast, Ladder(fast.autonomy, EvidenceFile(), 'auto'), lambda t, sent=sent: sent.append(t) or 1,
                     lambda _: None, clocks=Clocks(lambda clock=clock: round(clock[0] * 1e9),
                                                   *[lambda clock=clock: clock[0]] * 2))
+        gate.task(None)
         for _ in range(5):
             clock[0] += PERIOD_S
             gate.image(round(clock[0] * 1e9))

@@ -390,3 +390,20 @@ def test_a_check_is_fast_enough_for_the_gate(rules: SafetyRules, pick: Trajector
         rules.check(pick, at_home, image_age_s=0.1, joint_age_s=0.1)
         seconds.append(time.process_time() - start)
     assert min(seconds) < 0.005
+
+
+def test_an_arm_that_does_not_rest_at_the_end_must_have_room_to_come_to_rest(
+        rules: SafetyRules, cell: Cell, kinematics: Kinematics, at_home: Observation) -> None:
+    """It goes on by v t / 2 while it brakes in ``safety.jump_time_s``."""
+    speed, axis = 1.5, np.eye(8)[6]
+    for left, refused in ((0.0, True), (0.5 * speed * cell.safety.jump_time_s + 0.01, False)):
+        end = at_home.joint_positions.copy()
+        end[6] = kinematics.upper[6] - left
+        start = replace(at_home, joint_positions=end - 0.3 * axis)
+        motion = Trajectory(cell.robot.joints, np.array([0, SECOND // 2]), np.stack([start.joint_positions, end]),
+                            np.stack([0.0 * axis, speed * axis]))
+        violation = rules.check(motion, start)
+        assert (violation is not None) == refused, violation
+        if violation is not None:
+            expect(violation, 'position')
+            assert violation.value == pytest.approx(kinematics.upper[6] + 0.075)

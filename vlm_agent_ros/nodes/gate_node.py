@@ -19,6 +19,7 @@ from typing import Any
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
 from rcl_interfaces.srv import SetParametersAtomically
+from rclpy.duration import Duration
 from rclpy.node import Publisher
 from sensor_msgs.msg import CameraInfo, JointState
 from std_msgs.msg import Bool, Header, String
@@ -48,6 +49,7 @@ from .status_names import full_name, is_of_this_cell
 from .trajectory_wire import read_trajectory, stamp_of, trajectory_bytes
 
 _COLLECT_S = 1.0
+_LAST_WORD_S = 0.5  # so long a controller may take to receive it
 _THOUGHT, _CHECKPOINT = ': chain of thought', ': checkpoint'
 
 
@@ -76,6 +78,7 @@ class GateNode(ManagedNode):
         super().__init__('gate_node')
         self._settings = declare_parameters(self, Parameters, ('approve_timeout_s',))
         self._gate: Gate | None = None
+        self._stopped: dict[str, str] = {}
         self._made: list[Callable[[], Any]] = []
         Peers(self, self.board, [interface.AUDIT_HEARTBEAT], own=interface.GATE_HEARTBEAT)
         self.board.tell(Status('verdict', WARN, 'no proposal yet', {'verdict': 'waiting'}))
@@ -89,7 +92,10 @@ class GateNode(ManagedNode):
             self.autostart()
 
     def close(self) -> None:
-        """Nothing is left to do: the robot finishes the motion that it was given."""
+        """A motion that is under way is held: nobody would watch it any more."""
+        if self._gate is not None and self._gate.end():
+            for publisher in self._commands.values():
+                publisher.wait_for_all_acked(Duration(seconds=_LAST_WORD_S))
 
     # --- lifecycle ----------------------------------------------------------------------------------------------
 
@@ -103,7 +109,8 @@ class GateNode(ManagedNode):
         self._cell, self._tasks = cell, TaskPolicy(cell.tasks)
         self._gate = Gate(
             cell, ladder, self._send, self._tell, clocks=self._clocks(), cooldown_s=settings.stop_cooldown_s,
-            approve_timeout_s=self.get_parameter('approve_timeout_s').value)
+            approve_timeout_s=self.get_parameter('approve_timeout_s').value, stopped=self._stopped)
+        self._gate.commands = False
         self._missing = {'camera': 'waits for the first message on ' + self.resolve_topic_name(interface.CAMERA_INFO),
                          'joints': 'waits for the first usable message on '
                                    + self.resolve_topic_name(interface.JOINT_STATES)}
@@ -139,14 +146,19 @@ class GateNode(ManagedNode):
         gc.collect()
         gc.freeze()
         gc.disable()
+        self._gate_or_raise().commands = True
 
     def stop(self) -> None:
         """Hold, before anything else; whoever activates the gate again resets the stop as well."""
-        self._gate_or_raise().stop('inactive', 'the gate was deactivated')
+        gate = self._gate_or_raise()
+        gate.stop('inactive', 'the gate was deactivated')
+        gate.commands = False
         gc.enable()
 
     def teardown(self) -> None:
-        """Take down all that ``setup`` made."""
+        """Take down all that ``setup`` made; a stop stays latched."""
+        if self._gate is not None:
+            self._stopped = self._gate.stop_causes
         for destroy in self._made:
             destroy()
         self._made.clear()
@@ -351,7 +363,7 @@ class GateNode(ManagedNode):
 
 def main(args: list[str] | None = None) -> int:
     """Run the node; ``python -m`` and, by way of ``entry``, ``ros2 run vlm_agent_ros gate_node``."""
-    return run_node('gate_node', GateNode, args)
+    return run_node('gate_node', GateNode, args, last_word=True)
 
 
 if __name__ == '__main__':

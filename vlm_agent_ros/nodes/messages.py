@@ -107,9 +107,12 @@ def joint_positions(message: JointState, topic: str, names: tuple[str, ...]) -> 
         (joints,) float64 in the order of ``names``, rad or m.
 
     Raises:
-        UserError: A joint is missing or its position is not a finite number.
+        UserError: A joint is missing, or there twice, or its position is not a finite number.
     """
     values = dict(zip(message.name, message.position))
+    twice = next((name for name in names if list(message.name).count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f'{topic}: joint {twice!r} is there twice: let one driver publish it')
     missing = [name for name in names if name not in values]
     if missing:
         raise UserError(f'{topic}: no position of joint {missing[0]!r}: correct the joint names of the cell file')

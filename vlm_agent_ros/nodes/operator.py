@@ -13,6 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 import rclpy
@@ -57,7 +58,10 @@ class Console:
         self._node = node
 
     def approve(self, _: argparse.Namespace) -> tuple[bool, str]:
-        """Yes to the pending proposal."""
+        """Yes to the pending proposal, if it was there when the operator asked: this program takes seconds to start."""
+        asked_ns = self._node.get_clock().now().nanoseconds - round(process_age_s() * 1e9)
+        if int(self._verdict().get('pending_since_ns', '0')) > asked_ns:
+            return False, 'the proposal that waits came after you had asked: look at it, then answer again'
         return self._act(SetBool, 'approve', SetBool.Request(data=True))
 
     def reject(self, args: argparse.Namespace) -> tuple[bool, str]:
@@ -188,6 +192,13 @@ class Console:
         while not condition() and time.monotonic() < deadline:
             rclpy.spin_once(self._node, timeout_sec=0.05)
         return bool(condition())
+
+
+def process_age_s() -> float:
+    """Time (s) since this process was started, imports included."""
+    fields = Path('/proc/self/stat').read_text(encoding='utf-8').rpartition(')')[2].split()
+    started_s = int(fields[19]) / os.sysconf('SC_CLK_TCK')  # starttime, since boot (proc(5), field 22)
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - started_s
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:

@@ -85,7 +85,7 @@ def run_module(module: str, args: list[str] | None = None) -> int:
     return int(node.main(args))
 
 
-def run_node(name: str, create: Callable[[], Any], args: list[str] | None = None) -> int:
+def run_node(name: str, create: Callable[[], Any], args: list[str] | None = None, *, last_word: bool = False) -> int:
     """Run one node until SIGINT or SIGTERM, in a single-threaded executor.
 
     Args:
@@ -93,15 +93,18 @@ def run_node(name: str, create: Callable[[], Any], args: list[str] | None = None
         create: Makes the node; it is called after ``rclpy.init`` and may raise UserError. The node's ``close`` is
             called at the end.
         args: Command line, ``sys.argv`` by default.
+        last_word: ``close`` still publishes. Otherwise a signal shuts ROS down at once, also where it lands in
+            compiled code that is slow to return.
 
     Returns:
         Exit status: 0, or 2 after bad input, which is told on stderr in one sentence.
     """
     interrupt = Interrupt()
-    signal.signal(signal.SIGINT, interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM) if last_word else (signal.SIGINT,):
+        signal.signal(number, interrupt)
     try:
         end_with_starter()
-        _run(create, args, interrupt)
+        _run(create, args, interrupt, last_word)
         return 0
     except UserError as error:
         print(f'{name}: {error}', file=sys.stderr)
@@ -116,12 +119,13 @@ def run_node(name: str, create: Callable[[], Any], args: list[str] | None = None
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # launch may still pass on the Ctrl-C that has ended this
 
 
-def _run(create: Callable[[], Any], args: list[str] | None, interrupt: Interrupt) -> None:
+def _run(create: Callable[[], Any], args: list[str] | None, interrupt: Interrupt, last_word: bool) -> None:
     import rclpy
     from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+    from rclpy.signals import SignalHandlerOptions
 
     try:
-        rclpy.init(args=args)
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO if last_word else None)
     except Exception as error:  # rclpy has no public type for unusable ROS arguments
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f'unusable ROS arguments: {first_line}') from error

@@ -148,5 +148,5 @@ class Ladder:
         if what == 'approve':
             evidence.approved = 0
             self.mode, self.reason = 'approve', why
-        self._evidence.save()
+        self._evidence.save(less=True)
         return True

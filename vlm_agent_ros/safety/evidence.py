@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -64,8 +65,13 @@ class EvidenceFile:
         self._record.checkpoint = checkpoint
         self.save()
 
-    def save(self) -> None:
-        """Write the file: half of one is never there."""
+    def save(self, *, less: bool = False) -> None:
+        """Write the file: half of one is never there.
+
+        Args:
+            less: Something was taken back. Where that cannot be written the whole file goes: after a restart nothing
+                may count that does not any more.
+        """
         if self._path is None:
             return
         try:
@@ -74,3 +80,6 @@ class EvidenceFile:
         except OSError as error:  # a full disk is no reason to leave the robot without its gate
             self.failure = f'{self._path} cannot be written ({error.strerror}): free space or choose another ' \
                            'evidence_file'
+            if less:
+                with contextlib.suppress(OSError):
+                    self._path.unlink(missing_ok=True)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter, deque
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -25,8 +26,11 @@ from .verdict import Ages, Verdict, Violation, is_gate_hit
 
 _MAX_AHEAD_S = 0.1  # so old may a joint state be from which follows where a moving arm is
 _REACTION_S = 1.0  # a yes that comes sooner after a proposal took another one's place was meant for the other
-_OPENS = 0.02  # a set-point so much of the stroke farther open than the gripper is about to open it
+_SQUEEZES = 0.02  # a set-point so much of the stroke farther closed than fingers that rest holds something between them
+_FINGERS_REST = 0.1  # of the speed at which motion.gripper_time_s opens the gripper
 _REMEMBERED_IMAGES = 512
+_SAME_MOMENT_NS = 50_000_000  # by so much an instruction may reach the gate later than the agent
+_LATE_STATES = 3  # joint states in a row that are older than the newest are late; more, and time has jumped
 _COUNTED = ('forwarded', 'refused', 'stopped')
 
 
@@ -68,7 +72,9 @@ class _Inputs:
 
     measured: Measured | None = None
     images: deque[int] = field(default_factory=lambda: deque(maxlen=_REMEMBERED_IMAGES))
+    late_states: int = 0
     task_since_s: float | None = None
+    task_ns: int = 0
     task_violation: Violation | None = None
     proposal_at_s: float | None = None
 
@@ -84,26 +90,31 @@ class Gate:
         approve_timeout_s: No answer of the operator for so long is a no.
         cooldown_s: Time after a stop during which a reset is refused.
         clocks: Replaced in tests and simulations.
+        stopped: What had stopped the gate that this one takes the place of, by cause: it needs a reset still.
+
+    Attributes:
+        commands: Whether anything is sent. What stops the robot is latched where nothing is, too.
     """
 
     def __init__(self, cell: Cell, ladder: Ladder, send: Callable[[Trajectory | None], int],
                  tell: Callable[[Status], None], *, approve_timeout_s: float = 30.0, cooldown_s: float = 1.0,
-                 clocks: Clocks | None = None) -> None:
+                 clocks: Clocks | None = None, stopped: Mapping[str, str] | None = None) -> None:
+        self.commands = True
         self._cell, self._ladder, self._send, self._tell = cell, ladder, send, tell
         self._clocks = clocks or Clocks()
         self.approve_timeout_s = approve_timeout_s
         kinematics = Kinematics(cell)
         self._latch = StopLatch(cooldown_s, self._clocks.steady)
+        for cause, message in (stopped or {}).items():
+            self._latch.trigger(cause, message=message)
         self._rules = SafetyRules(cell, kinematics, self._latch)
         self.supervisor = Supervisor(cell, self._fault, self._clocks.steady, self._clocks.motion)
         self._agreement = Agreement(cell, kinematics)
-        self._speedometer, self._brake = Speedometer(), Brake(cell, kinematics)
-        # As much as a controller evens out at the start of a motion, like at the end of one that does not rest.
-        self._max_rates = np.array(cell.robot.max_acceleration[:len(cell.robot.arm_joints)]) \
-            * (1.0 + cell.safety.acceleration_tolerance) * cell.safety.jump_time_s
+        self._speedometer, self._finger_speed, self._brake = Speedometer(), Speedometer(), Brake(cell, kinematics)
         self._inputs = _Inputs()
         self._pending: _Pending | None = None
         self._unanswered = False  # the proposal that waited last has gone without an answer
+        self._answered_s = -math.inf
         self._counts: Counter[str] = Counter()
         self._told_faults: tuple[str, ...] = ()
 
@@ -121,9 +132,14 @@ class Gate:
 
     def joint_state(self, positions: np.ndarray, stamp_ns: int) -> None:
         """A usable joint state: (joints,) float64 in the cell file's order."""
-        self._inputs.measured = Measured(self._cell.robot.joints, positions, stamp_ns)
-        arm = positions[:len(self._cell.robot.arm_joints)]
+        inputs = self._inputs
+        if inputs.measured is not None and stamp_ns < inputs.measured.stamp_ns and inputs.late_states < _LATE_STATES:
+            inputs.late_states += 1  # overtaken on its way: it tells neither where the arm is nor how fast it moves
+            return
+        inputs.measured, inputs.late_states = Measured(self._cell.robot.joints, positions, stamp_ns), 0
+        arm, fingers = np.split(positions, [len(self._cell.robot.arm_joints)])
         self._speedometer.update(arm, stamp_ns)
+        self._finger_speed.update(fingers, stamp_ns)
         self.supervisor.joint_state(stamp_ns, arm)
         if self.mode == 'shadow' and self._agreement.measured(positions, self._clocks.motion()):
             self._tell(self.agreement_status())
@@ -135,7 +151,9 @@ class Gate:
 
     def task(self, violation: Violation | None) -> None:
         """An instruction has come; with what it breaks, if anything, no proposal passes until the next one."""
-        self._inputs.task_since_s, self._inputs.task_violation = self._clocks.steady(), violation
+        inputs = self._inputs
+        inputs.task_since_s, inputs.task_ns = self._clocks.steady(), self._clocks.stamp_ns()
+        inputs.task_violation = violation
         if self._pending is not None:  # it was decided on another instruction
             self.refuse(Violation('superseded', 'another instruction', 'the same', 'a new instruction came while the '
                                   'proposal waited'), self._pending.stamp_ns)
@@ -179,8 +197,10 @@ class Gate:
             self._forward(verdict, stamp_ns, 'passed every rule')
         elif self.mode == 'approve':
             self._drop_pending()
-            self._pending = _Pending(trajectory, stamp_ns, now, now + (_REACTION_S if self._unanswered else 0.0))
-            self._verdict('pending', 'waits for ~/approve', stamp_ns, verdict.violations)
+            meant_for_other = self._unanswered or now - self._answered_s < _REACTION_S
+            self._pending = _Pending(trajectory, stamp_ns, now, now + (_REACTION_S if meant_for_other else 0.0))
+            self._verdict('pending', 'waits for ~/approve', stamp_ns, verdict.violations,
+                          {'pending_since_ns': str(self._clocks.stamp_ns())})
         else:
             self._agreement.propose(trajectory)
             self._verdict('shadow', 'would pass every rule; nothing is forwarded in shadow mode', stamp_ns,
@@ -207,13 +227,19 @@ class Gate:
             return Verdict(None, (Violation('age', 'none', limit, 'no usable joint state has come yet'),))
         image_s = None if stamp_ns is None else (now_ns - stamp_ns) * 1e-9
         if not self._latch.active:  # which the rules say first
+            if inputs.task_since_s is None:
+                return Verdict(None, (Violation('task', 'none', 'an instruction', 'no instruction has come yet'),))
             if inputs.task_violation is not None:
                 return Verdict(None, (inputs.task_violation,))
             if self.mode != 'shadow' and (deaf := self.supervisor.driver_fault):
                 return Verdict(None, (Violation('driver', 'silent', 'there', deaf),))
             if image_s is not None and stamp_ns not in inputs.images:
                 return Verdict(None, (Violation('age', image_s, self._cell.safety.max_image_age_s, 'the camera has '
-                                                'published no image of the stamp that the proposal rests on'),))
+                                                'published no image of the stamp that the proposal rests on, or none '
+                                                'since a motion was forwarded'),))
+            if stamp_ns is not None and stamp_ns < inputs.task_ns - _SAME_MOMENT_NS:
+                return Verdict(None, (Violation('superseded', 'another instruction', 'the same', 'the image that the '
+                                                'proposal rests on is older than the instruction'),))
         task_s = None if inputs.task_since_s is None else self._clocks.steady() - inputs.task_since_s
         verdict = self._rules.judge(trajectory, inputs.measured, ages=Ages(
             image_s=image_s, joint_s=(now_ns - inputs.measured.stamp_ns) * 1e-9, task_s=task_s, proposal_s=proposal_s,
@@ -226,20 +252,22 @@ class Gate:
         arm_joints, rates = self._cell.robot.arm_joints, self._speedometer.rates
         if self.mode == 'shadow' or rates is None or arm_joints[0] not in names:
             return None
-        joint = int(np.argmax(np.abs(rates) / self._max_rates))
-        rate, limit = abs(float(rates[joint])), float(self._max_rates[joint])
+        joint = int(np.argmax(np.abs(rates)))
+        rate, limit = abs(float(rates[joint])), self._cell.motion.rest_velocity
         return None if rate <= limit else Violation(
             'start', rate, limit, f'{arm_joints[joint]} moves at {rate:.3f} rad/s when the motion is to begin, allowed '
             f'are {limit:.3f}')
 
     def _forward(self, verdict: Verdict, stamp_ns: int, reason: str) -> None:
         assert verdict.trajectory is not None
-        # Slowed down, a motion must not become longer than one may be.
-        longest = verdict.trajectory.duration_s / self._cell.safety.max_duration_s * (1.0 + 1e-6)
-        speed = min(1.0, max(self._ladder.speed, longest))
+        # safety.max_duration_s is for what was proposed: slowed down it may take longer, else waiting would buy speed.
+        speed = self._ladder.speed
         trajectory = slowed(verdict.trajectory, speed)
         command_ns = self._send(trajectory)
         self.supervisor.command(trajectory)
+        images = self._inputs.images
+        while stamp_ns in images:  # what the camera has seen until then is no longer what lies there
+            images.popleft()
         self._ladder.moved()
         self._verdict('forwarded', reason, stamp_ns, verdict.violations,
                       {'command_stamp_ns': str(command_ns), 'speed': f'{speed:.3f}'})
@@ -256,7 +284,7 @@ class Gate:
         if yes and now < pending.answers_from_s:
             return False, f'this proposal came {now - pending.since_s:.1f} s ago in place of another: look at it, ' \
                 'then answer again'
-        self._pending, self._unanswered = None, False
+        self._pending, self._unanswered, self._answered_s = None, False, now
         if not yes:
             self.refuse(Violation('approval', 'no', 'yes', 'the operator said no'), pending.stamp_ns)
             return True, 'the proposal is refused'
@@ -283,6 +311,13 @@ class Gate:
                       (Violation('stop', cause, 'no stop', message),))
         if self._ladder.stopped(cause):
             self._tell(self.mode_status(f'stopped: {message}'))
+
+    def end(self) -> bool:
+        """The gate goes; whether a motion was under way, which is held, and is no mark against the checkpoint."""
+        moving = self.supervisor.tracking.moving
+        if moving:
+            self._hold()
+        return moving
 
     def reset(self) -> tuple[bool, str]:
         """Lift the stop, unless a cause persists or the cooldown has not passed."""
@@ -324,7 +359,7 @@ class Gate:
         Where it is and how fast follows from the measurement. If that is old, what the controller is about to command
         is the nearest to the truth; joint_trajectory_controller refuses an empty trajectory, and goes on.
         """
-        if self.mode == 'shadow':
+        if self.mode == 'shadow' or not self.commands:
             return
         measured, robot, now_s = self._inputs.measured, self._cell.robot, self._clocks.motion()
         commanded = self.supervisor.tracking.commanded(now_s)
@@ -337,23 +372,34 @@ class Gate:
             rates = self._brake.rates_now(self._speedometer.rates, commanded)
             commanded = arm + rates * min(self.supervisor.joints_age_s, _MAX_AHEAD_S), rates
         braking = self._brake.stop(*commanded)
-        stay = Trajectory(robot.gripper_joints, braking.times_ns[-1:], gripper[None], np.zeros((1, len(gripper))))
-        if self._cell.gripper_state(robot.joints, measured.joint_positions) == 'holding' \
-                and not self._opens(gripper, now_s):
-            # What is held stays squeezed: a set-point at the measured finger position would let it slip.
-            stay = replace(stay, times_ns=np.array([round(self._cell.motion.gripper_time_s * 1e9)]),
-                           positions=np.full_like(stay.positions, robot.gripper_closed))
-        for motion, command in ((braking, last_point(braking)), (stay, stay)):
+        motions = [(braking, last_point(braking))]
+        wanted, end = (self.supervisor.tracking.gripper_commanded(at_s) for at_s in (now_s, math.inf))
+        if wanted is not None and end is not None:  # else it is where somebody else wants it, perhaps around something
+            times_ns, goal = braking.times_ns[-1:], gripper
+            if self._squeezes(gripper, wanted):
+                # It stays squeezed: a set-point at the measured finger position would let it slip.
+                times_ns = np.array([round(self._cell.motion.gripper_time_s * 1e9)])
+                goal = (np.minimum if robot.gripper_closed < robot.gripper_open else np.maximum)(wanted, end)
+            stay = Trajectory(robot.gripper_joints, times_ns, goal[None], np.zeros((1, len(gripper))))
+            motions.append((stay, stay))
+        for motion, command in motions:
             self._send(command)
             self.supervisor.command(motion)
 
-    def _opens(self, gripper: np.ndarray, now_s: float) -> bool:
-        """The gripper, measured (gripper joints,), is on its way to let go of what it held, by our own command."""
-        robot, wanted = self._cell.robot, self.supervisor.tracking.gripper_commanded(now_s)
+    def _squeezes(self, gripper: np.ndarray, wanted: np.ndarray) -> bool:
+        """Fingers, measured (gripper joints,), rest on something although the set-point is farther closed."""
+        robot, rates = self._cell.robot, self._finger_speed.rates
         stroke = robot.gripper_open - robot.gripper_closed
-        return wanted is not None and bool(((wanted - gripper) / stroke > _OPENS).any())
+        slow = _FINGERS_REST * abs(stroke) / self._cell.motion.gripper_time_s
+        rest = rates is None or bool((np.abs(rates) < slow).all())
+        return rest and bool(((gripper - wanted) / stroke > _SQUEEZES).any())
 
     # --- what is told -------------------------------------------------------------------------------------------
+
+    @property
+    def stop_causes(self) -> dict[str, str]:
+        """What has stopped the robot since the last reset, each with its sentence."""
+        return self._latch.causes
 
     def mode_status(self, message: str = '', level: int = OK) -> Status:
         """Mode, its reason, and the evidence so far."""

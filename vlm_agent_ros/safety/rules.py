@@ -185,10 +185,11 @@ class SafetyRules:
         )
 
     def _from_measured(self, trajectory: Trajectory, start: np.ndarray) -> Segments:
-        """The whole motion, from rest at the measured position (joints,).
+        """The whole motion, from rest at the measured position (joints,) until it rests again.
 
         To a first point at time 0 the set-point jumps. The arm takes a moment to follow. That of a gripper may jump: a
-        set-point inside of what it holds is how it holds it.
+        set-point inside of what it holds is how it holds it. What still moves at the last point is brought to rest
+        evenly, and goes on meanwhile.
         """
         times_s, positions, velocities = trajectory.times_ns * 1e-9, trajectory.positions, trajectory.velocities
         if times_s[0] == 0.0:
@@ -197,6 +198,10 @@ class SafetyRules:
             times_s = np.append(-self._limits.jump_time_s, times_s)
         else:
             times_s = np.append(0.0, times_s)
+        if velocities[-1].any():
+            times_s = np.append(times_s, times_s[-1] + self._limits.jump_time_s)
+            positions = np.vstack([positions, positions[-1] + 0.5 * self._limits.jump_time_s * velocities[-1]])
+            velocities = np.vstack([velocities, np.zeros_like(start)])
         return Segments.through(times_s, np.vstack([start, positions]),
                                 np.vstack([np.zeros_like(start), velocities]))
 
@@ -220,9 +225,7 @@ class SafetyRules:
         return violation, self._slower(motion, value / float(limit[joint]))
 
     def _check_accelerations(self, names: tuple[str, ...], motion: Segments, limit: np.ndarray) -> Hit | None:
-        # A motion that does not end at rest is brought to rest.
-        braking = np.abs(motion.velocities[1, -1:]) / self._limits.jump_time_s
-        found = _largest(np.vstack([motion.peak_acceleration, braking]), limit)
+        found = _largest(motion.peak_acceleration, limit)
         if found is None:
             return None
         segment, joint, value = found

@@ -11,10 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from vlm_agent_ros.actions import SkillLanguage
 from vlm_agent_ros.camera import Camera
-from vlm_agent_ros.checkpoint import load_policy, open_checkpoint, restore_policy, save_checkpoint, weights_digest
+from vlm_agent_ros.checkpoint import (
+    find_policy,
+    load_policy,
+    open_checkpoint,
+    restore_policy,
+    save_checkpoint,
+    weights_digest,
+)
 from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.policy.config import Decoding, LoraSettings, ModelConfig
 from vlm_agent_ros.policy.policy import Policy, PolicyInput
@@ -148,6 +156,24 @@ def test_a_base_model_that_is_gone_is_named(tmp_path, vlm_folder):
     shutil.rmtree(base)
     with pytest.raises(UserError, match=str(base)):
         load_policy(str(tmp_path / 'c'))
+
+
+def test_a_base_model_that_was_exchanged_since_it_was_first_read_is_another_one(tmp_path, vlm_folder):
+    base = Path(shutil.copytree(vlm_folder, tmp_path / 'base'))
+    save_checkpoint(tmp_path / 'c', trained(base), step=1)
+    weights = base / 'model.safetensors'
+    save_file({name: tensor + 0.01 for name, tensor in load_file(weights).items()}, weights, metadata={'format': 'pt'})
+    with pytest.raises(UserError, match='are not those that it was trained on'):
+        load_policy(str(tmp_path / 'c'))
+
+
+def test_a_folder_that_holds_no_model_is_told_apart_from_that_of_a_run(tmp_path, checkpoint):
+    with pytest.raises(UserError, match='holds neither a checkpoint nor a model'):
+        find_policy(str(tmp_path))
+    (tmp_path / 'run' / 'checkpoints').mkdir(parents=True)
+    shutil.copytree(checkpoint, tmp_path / 'run' / 'checkpoints' / 'latest')
+    with pytest.raises(UserError, match='is the folder of a run: give a checkpoint of it, such as '):
+        find_policy(str(tmp_path / 'run'))
 
 
 @pytest.mark.parametrize('changes', [{'rank': 3}, {'alpha': 33.0}, {'vision': False}, None])

@@ -94,6 +94,22 @@ def test_a_key_that_is_there_twice_is_refused_and_merged_ones_are_not(tmp_path: 
     assert load_yaml(path)['mine'] == {'b': 3, 'c': 2}
 
 
+@pytest.mark.parametrize('number', ['036', '1:30', '-007', '1:30.5', '0_7'])
+def test_a_number_that_yaml_reads_as_another_one_is_refused(tmp_path: Path, number: str) -> None:
+    path = tmp_path / 'numbers.yaml'
+    path.write_text(f'a: 1\nb: {number}\n')
+    with pytest.raises(UserError, match=rf'numbers\.yaml: {number} at line 2 would be read as .*decimal'):
+        load_yaml(path)
+    path.write_text('a: [0, 10, -3, 0.5, 1_000, 0x10, 1.0e-4]\n')
+    assert load_yaml(path)['a'] == [0, 10, -3, 0.5, 1000, 16, 1e-4]
+
+
+def test_a_number_too_large_to_be_one_is_refused() -> None:
+    for values in ({'ratio': 10**400}, {'count': 10**400}):
+        with pytest.raises(UserError, match=r'file\.yaml: (ratio has 401 digits|count is 1000)'):
+            read(**values)
+
+
 def test_a_file_that_is_no_mapping_or_no_yaml_is_named(tmp_path: Path) -> None:
     path = tmp_path / 'broken.yaml'
     for content, message in (('- 1\n', 'must hold a mapping'), ('a: [1\nb: 2\n', 'is not valid YAML at line 2'),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib
+import json
 import signal
 import sys
 import typing
@@ -111,7 +112,7 @@ def add_config_flags(parser: argparse.ArgumentParser, cls: type[EnvironmentConfi
         if hints[field.name] is bool:
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, **options)
         elif typing.get_origin(hints[field.name]) is tuple:
-            parser.add_argument(flag, nargs='*', metavar='X', **options)
+            parser.add_argument(flag, nargs='*', metavar='X', action=_Listed, **options)
         elif hints[field.name] is str:
             parser.add_argument(flag, metavar=_metavar(field), **options)
         else:
@@ -142,6 +143,19 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
         if name == chosen:
             importlib.import_module(module).add_arguments(sub)
     return parser
+
+
+class _Listed(argparse.Action):
+    """Texts one after the other, or all of them as one JSON list, where one of them begins like an option."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any,
+                 option_string: str | None = None) -> None:
+        if len(values) == 1 and values[0].startswith('["'):
+            try:
+                values = [str(value) for value in json.loads(values[0])]
+            except ValueError as error:
+                parser.error(f'argument {option_string}: {values[0]!r} is no JSON list ({error})')
+        setattr(namespace, self.dest, values)
 
 
 def _number(text: str) -> Any:

@@ -12,6 +12,8 @@ from vlm_agent_ros.errors import UserError
 
 Result = TypeVar('Result')
 
+_EXHAUSTED = ('allocate memory', 'out of memory', 'ALLOC_FAILED')
+
 
 def with_memory_advice(work: Callable[[], Result], doing: str, remedy: str) -> Result:
     """Do something, and turn what PyTorch raises when memory runs out into a sentence.
@@ -31,9 +33,11 @@ def with_memory_advice(work: Callable[[], Result], doing: str, remedy: str) -> R
     except torch.OutOfMemoryError as error:
         reason = str(error).partition('. ')[0].strip() or 'no more can be allocated'
     except RuntimeError as error:
-        if 'allocate memory' not in str(error):  # of the CPU, which has no exception of its own
+        # Of the CPU, which has no exception of its own; of TorchScript, which throws another; of the libraries of CUDA.
+        said = next((line for line in str(error).splitlines() if any(words in line for words in _EXHAUSTED)), '')
+        if not said:
             raise
-        reason = str(error).strip().splitlines()[0]
+        reason = said.partition('. ')[0].strip()
     # Here the failed pass and its activations are gone, with the exception that held them: there is room to save.
     gc.collect()
     if torch.cuda.is_available():

@@ -35,7 +35,7 @@ from .release import INT8
 from .release.trust import TrustedKeys
 
 KIND = 'checkpoint'
-_WEIGHTS = ('config.json', '*.safetensors')
+_WEIGHTS = ('config.json', '*.safetensors', '*.bin')
 _PROCESSOR = ('tokenizer*', 'vocab*', 'merges.txt', 'special_tokens_map.json', 'added_tokens.json',
               '*processor_config.json', 'chat_template*')
 _PLAIN = ('.json', '.safetensors', '.jinja', '.txt', '.model')  # what is read as data and never run
@@ -92,6 +92,12 @@ def find_policy(name: str) -> Bundle | ModelConfig:
     if is_checkpoint(path):
         return open_checkpoint(path)
     if path.is_dir():
+        latest = path / 'checkpoints' / 'latest'
+        if is_checkpoint(latest):
+            raise UserError(f'{path} is the folder of a run: give a checkpoint of it, such as {latest}')
+        if not (path / 'config.json').is_file():
+            raise UserError(f'{path} holds neither a checkpoint nor a model (manifest.json or config.json): give the '
+                            'directory of one')
         return model_config_of_directory(path)
     if len(path.parts) > 1 and path.suffix not in ('.yaml', '.yml'):
         raise UserError(f'{path} does not exist: give a checkpoint directory, a model directory, or a models file')
@@ -258,16 +264,30 @@ def _contract(config: ModelConfig, language: ActionLanguage) -> dict[str, str | 
             'language_sha256': language.digest()}
 
 
-@cache
 def _digest(base: str, patterns: tuple[str, ...]) -> str:
     """SHA-256 over the names and contents of a base model's files; a model of the hub is known by its commit."""
     folder = Path(base)
     if not folder.is_dir():
-        from transformers import AutoConfig
-
-        return str(getattr(AutoConfig.from_pretrained(base), '_commit_hash', None))
+        if folder.is_absolute():
+            raise UserError(f'the base model {base} is not there any more: restore it, or name it anew in the models '
+                            'file')
+        return _commit(base)
     files = sorted({file for pattern in patterns for file in folder.glob(pattern)})
-    return hashlib.sha256('\n'.join(f'{file.name} {sha256_of(file)}' for file in files).encode()).hexdigest()
+    written = [(file, file.stat()) for file in files]
+    return _digest_of(tuple((file, stat.st_mtime_ns, stat.st_size) for file, stat in written))
+
+
+@cache
+def _digest_of(files: tuple[tuple[Path, int, int], ...]) -> str:
+    """That of files as they were written at a time (ns), in a number of bytes."""
+    return hashlib.sha256('\n'.join(f'{file.name} {sha256_of(file)}' for file, *_ in files).encode()).hexdigest()
+
+
+@cache
+def _commit(name: str) -> str:
+    from transformers import AutoConfig
+
+    return str(getattr(AutoConfig.from_pretrained(name), '_commit_hash', None))
 
 
 def _adjusted(config: ModelConfig, prompt: PromptTemplate | None, constrained: bool | None, cot: bool) -> ModelConfig:

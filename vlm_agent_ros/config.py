@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import re
 import sys
 import types
 import typing
@@ -60,8 +61,17 @@ def find_config(kind: str, name: str) -> Path:
     raise UserError(f'no {kind} file named {name!r}: choose one of {known}, or give the path of a YAML file')
 
 
-class _UniqueKeys(yaml.SafeLoader):
+class _StrictLoader(yaml.SafeLoader):
     """YAML 1.2 forbids a key twice; PyYAML drops the first value, so that a limit would be lost without a word."""
+
+    def construct_number(self, node: yaml.ScalarNode) -> Any:
+        """As its parent, but nothing that YAML 1.1 reads as another number than it looks like."""
+        whole = node.tag.endswith(':int')
+        number = self.construct_yaml_int(node) if whole else self.construct_yaml_float(node)
+        if ':' in node.value or (whole and re.match(r'[-+]?0[0-9_]', node.value)):
+            raise UserError(f'{node.value} at line {node.start_mark.line + 1} would be read as {number}: write the '
+                            'number in decimal, without a leading 0')
+        return number
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """As its parent, for mappings whose keys differ."""
@@ -73,6 +83,10 @@ class _UniqueKeys(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+for _kind in ('int', 'float'):
+    _StrictLoader.add_constructor(f'tag:yaml.org,2002:{_kind}', _StrictLoader.construct_number)
+
+
 def load_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file.
 
@@ -80,7 +94,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
         UserError: The file is missing, is not YAML, has a key twice, or is not a mapping.
     """
     try:
-        content = yaml.load(path.read_text(encoding='utf-8'), _UniqueKeys)
+        content = yaml.load(path.read_text(encoding='utf-8'), _StrictLoader)
     except UserError as error:
         raise UserError(f'{path}: {error}') from error
     except OSError as error:
@@ -148,7 +162,7 @@ def check_range(field: dataclasses.Field[Any], value: Any, source: str) -> None:
             check_range(field, part, f'{source}.{key}')
         return
     for number in _numbers(value):
-        if not math.isfinite(number):
+        if isinstance(number, float) and not math.isfinite(number):
             raise UserError(f'{source} is {number}, but must be a finite number')
         if (low is not None and number < low) or (high is not None and number > high):
             span = f'between {low} and {high}' if None not in (low, high) else (
@@ -191,7 +205,10 @@ def _convert(hint: Any, value: Any, source: str) -> Any:
         return {_convert(args[0], k, f'key {k!r} of {source}'): _convert(args[1], v, f'{source}.{k}')
                 for k, v in value.items()}
     if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise UserError(f'{source} has {len(str(value))} digits: write a smaller number') from None
     if hint is float and isinstance(value, str):  # YAML 1.1 reads 1e-4 as a string
         try:
             return float(value)

@@ -174,5 +174,15 @@ def test_what_is_asked_of_a_time_reads_the_files_of_that_time(tmp_path, monkeypa
     found = [m.message.data for m in opened.messages(None, (119 * 60 * S, 121 * 60 * S))]
     assert found == ['1 59', '2 0']
     assert read == ['audit_000001.mcap', 'audit_000002.mcap']
+    read.clear()
     assert [m.message.data for m in opened.messages(None, (90 * 60 * S, 91 * 60 * S))] == ['1 30']
+    assert read == ['audit_000001.mcap']
     assert len(list(opened.messages())) == 240
+
+
+def test_what_was_logged_before_the_clock_was_set_back_is_found(tmp_path):
+    write_log(tmp_path / 'audit_000001.mcap', [text_entry(f'a {minute}', minute * 60 * S) for minute in (600, 654)])
+    write_log(tmp_path / 'audit_000002.mcap', [text_entry(f'b {minute}', minute * 60 * S) for minute in (570, 650)])
+    opened = AuditLog(tmp_path)
+    assert [m.message.data for m in opened.messages(None, (653 * 60 * S, 655 * 60 * S))] == ['a 654']
+    assert opened.span_ns() == (570 * 60 * S, 654 * 60 * S)

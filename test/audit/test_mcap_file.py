@@ -62,12 +62,13 @@ def test_blocks_that_a_power_cut_left_empty_end_the_log(synced, tmp_path):
     assert len(messages_of(path)) == 15
 
 
-def test_a_damaged_chunk_is_left_out_and_the_next_one_read(synced, tmp_path):
+def test_a_damaged_chunk_is_left_out_and_told_and_the_next_one_read(synced, tmp_path, caplog):
     data, whole = synced
     middle = (min(whole) + sorted(whole)[1]) // 2
     path = tmp_path / 'damaged.mcap'
     path.write_bytes(data[:middle] + bytes([data[middle] ^ 0xff]) + data[middle + 1:])
     times = [time_ns for _, time_ns, _ in messages_of(path)]
+    assert 'damaged.mcap: a part of' in caplog.text
     assert times[:5] == [1, 2, 3, 4, 1000]
     assert times[-1] == 1002
     assert len(times) == 10

@@ -13,6 +13,7 @@ import numpy as np
 
 from test.audit.bench import image_entry, text_entry, until
 from vlm_agent_ros.audit.log import AuditLog
+from vlm_agent_ros.audit.log_file import LogFile
 
 ROOT = Path(__file__).resolve().parents[2]
 NOISE = np.random.default_rng(0)
@@ -156,3 +157,24 @@ def test_a_killed_writer_leaves_all_but_the_last_moment(tmp_path):
         times = [m.time_ns for m in AuditLog(tmp_path).messages()]
         assert killed_ns - max(times) < 1_000_000_000
     assert len(AuditLog(tmp_path).files) == 2  # the torn one stays as it is
+
+
+def test_no_message_ends_the_log(writer, tmp_path, monkeypatch):
+    def fails(entry):
+        raise ValueError('no picture')
+    started = writer()
+    started.put(dataclasses.replace(text_entry('before time'), stamp_ns=-10**9, time_ns=-1))
+    started.put(dataclasses.replace(text_entry('no picture'), prepare=fails))
+    until(lambda: started.state().messages == 2)
+    write = LogFile.write
+
+    def refuses(file, entry):
+        if b'poison' in entry.data:
+            raise KeyError('poison')
+        write(file, entry)
+    monkeypatch.setattr(LogFile, 'write', refuses)
+    for text in ('one', 'poison', 'two'):
+        started.put(text_entry(text))
+    until(lambda: started.state().messages == 4)
+    assert texts(tmp_path / 'log') == ['before time', 'no picture', 'one', 'two']
+    assert started.state().dropped_messages == 1

@@ -53,6 +53,9 @@ def test_a_private_key_that_others_can_read_is_refused(pair):
     pair[0].chmod(0o640)
     with pytest.raises(UserError, match='chmod 600'):
         load_private_key(pair[0])
+    for other in (pair[1], pair[0].parent):  # whose mode is not what is wrong with them
+        with pytest.raises(UserError, match=r'give the \.pem file'):
+            load_private_key(other)
 
 
 @pytest.mark.parametrize('content', ['', 'no key', '-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n'])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from training.cli import main, parse_arguments, without_ros_arguments
+from training.cli import config_overrides, main, parse_arguments, without_ros_arguments
 from training.config import TrainConfig, as_mapping, load_train_config
 from training.rl.train import configuration
 from vlm_agent_ros.config import parse
@@ -36,6 +36,15 @@ def test_flags_override_the_file_and_the_file_overrides_the_defaults(tmp_path):
     path = yaml_file(tmp_path, clip=0.25, epochs=7)
     config = load_train_config(path, {'epochs': 2, 'attach': ['a'], 'worlds': 1})
     assert (config.clip, config.epochs, config.attach, config.gamma) == (0.25, 2, ('a',), TrainConfig().gamma)
+
+
+def test_a_list_that_holds_what_begins_like_an_option_is_given_as_json():
+    def actions(*words):
+        return config_overrides(parse_arguments(['train', '--actions', *words]))['actions']
+    assert actions('["-left", "mid"]') == ['-left', 'mid']
+    assert actions('+', '-') == ['+', '-']
+    with pytest.raises(UserError, match='is no JSON list'):
+        actions('["-left"')
 
 
 def test_a_configuration_survives_its_way_through_json():

@@ -36,10 +36,12 @@ class PartResult:
     Attributes:
         figures: For results.json: names, numbers, and dictionaries of them.
         rows: Lines of the Markdown table: what was compared, the measured figure, the target (empty where none).
+        repeats: How often it was measured, where that is not what was asked for.
     """
 
     figures: dict[str, Any] = field(default_factory=dict)
     rows: list[tuple[str, str, str]] = field(default_factory=list)
+    repeats: int = 0
 
 
 Part = Callable[[BenchSetup], PartResult]

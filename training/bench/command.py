@@ -56,6 +56,8 @@ def run(args: argparse.Namespace) -> None:
 
     if args.repeats < 1:
         raise UserError(f'--repeats is {args.repeats}: it must be 1 or more, 5 for figures to be published')
+    if not 0 <= args.seed < 2**31:
+        raise UserError(f'--seed is {args.seed}: it must be at least 0 and less than 2^31')
     select_device(args.device)
     folder = args.out.absolute()
     try:
@@ -74,18 +76,19 @@ def run(args: argparse.Namespace) -> None:
             print('  ' + '  '.join(filter(None, row)), file=sys.stderr)
         print(f'{name}: {seconds:.0f} s', file=sys.stderr, flush=True)
         results[name] = {**found.figures, 'table': found.rows, 'seconds': round(seconds, 1), 'seed': args.seed,
-                         'repeats': args.repeats, 'model': args.model, 'device': args.device, 'quick': args.quick,
-                         'machine': machine(), 'versions': versions()}
+                         'repeats': found.repeats or args.repeats, 'model': args.model, 'device': args.device,
+                         'quick': args.quick, 'machine': machine(), 'versions': versions()}
         write_atomically(folder / 'results.json', json.dumps(results, indent=1) + '\n')
         write_atomically(folder / 'results.md', table(results))
-    print(json.dumps({name: _scalars(part) for name, part in results.items()}))
+    print(json.dumps({name: _scalars(results[name]) for name in results if name in args.parts}))
 
 
 def table(results: Mapping[str, Mapping[str, Any]]) -> str:
     """The Markdown table of the parts that were measured."""
     lines = ['| part | figure | measured | target |', '|---|---|---|---|']
     for name in (name for name in PARTS if name in results):
-        lines += [f'| {name} | ' + ' | '.join(row) + ' |' for row in results[name]['table']]
+        quick = ' (--quick: means little)' if results[name].get('quick') else ''
+        lines += [f'| {name}{quick} | ' + ' | '.join(row) + ' |' for row in results[name]['table']]
     machines = {json.dumps(results[name]['machine'], sort_keys=True) for name in results}
     return '\n'.join([*lines, '', *(f'Machine: `{text}`' for text in sorted(machines)), ''])
 

@@ -48,7 +48,7 @@ def run(setup: BenchSetup) -> PartResult:
     reached, shown = figures['seconds_to_85'], '{:.0%} ({:.0%} to {:.0%}, n = {})'.format(
         figures['success'], *figures['ci95'], figures['n'])
     measured = f'{reached:.0f} s: {shown}' if reached else f'{figures["reason"]}: {shown}'
-    return PartResult(figures, [(f'main job to {SUCCESS:.0%} held-out success', measured, f'≤ {LIMIT_S:.0f} s')])
+    return PartResult(figures, [(f'main job to {SUCCESS:.0%} held-out success', measured, f'≤ {LIMIT_S:.0f} s')], 1)
 
 
 def summarise(state: dict[str, Any], ended: bool) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from typing import Any
 import torch
 
 from vlm_agent_ros.checkpoint import load_policy
+from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.policy.encoding import join_outputs
 from vlm_agent_ros.policy.generation import Batch
 from vlm_agent_ros.policy.policy import Decision, Policy, PolicyInput
@@ -54,6 +55,10 @@ def run(setup: BenchSetup) -> PartResult:
         inputs = [commander.observe(observation, '') for observation in observations]
         for _ in range(_WARM_UP):
             policy.decide(inputs, temperature=1.0, seeds=range(len(inputs)))
+        if not policy.loop.serves:
+            raise UserError(f'{setup.model} has a cache that the decoding loop does not know, so that it writes by '
+                            "the model's own generate and there is nothing to compare: choose another --model, or "
+                            'other --parts')
         detail[name] = {f'worlds_{count}': compare(policy, inputs[:count], setup.repeats) for count in counts}
     headline = detail['long_thoughts'][f'worlds_{counts[-1]}']
     figures = {name: headline[name] for name in ('vs_paper_loop', 'vs_generate', 'of_limit')}

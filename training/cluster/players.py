@@ -245,7 +245,13 @@ class ClusterPlayers:
                             "Ray's folder, and whether its node has enough memory for its worlds") from error
         self._ray.kill(self._workers[index])
         self._workers[index] = self._made()
-        self._require_begun(index, self._begin(index))
+        try:
+            self._require_begun(index, self._begin(index))
+        except UserError as failure:
+            if not isinstance(failure.__cause__, self._errors.RayActorError):
+                raise
+            self._replace(index, failure.__cause__)  # lost, too, before it had begun
+            return
         before = None
         for asked in self._pending:
             asked.results[index] = asked.submit(index, before)

@@ -127,7 +127,7 @@ class _Builder:
     def add(self, row: dict[str, Any], where: str) -> None:
         """Append a row; ``where`` names it in messages."""
         for name in _REQUIRED:
-            if row[name] is None:
+            if row[name] is None or (name == 'action' and not row[name]):
                 raise UserError(f'{where} has no {name}: correct or leave out the row')
         image = _decode(row['image']['bytes'], where)
         if not self._count:

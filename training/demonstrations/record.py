@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import signal
 from collections.abc import Iterator
@@ -105,6 +106,10 @@ def run(args: argparse.Namespace) -> None:
                     done += 1
                     print(f'{min(done * _SHARD, recording.total)} of {recording.total} episodes, {decisions} decisions '
                           'in the latest shard', flush=True)
+            except KeyboardInterrupt:  # a shard that is begun would be played to its end
+                for process in multiprocessing.active_children():
+                    process.terminate()
+                raise
             finally:
                 pool.shutdown(cancel_futures=True)
     except BrokenProcessPool as error:

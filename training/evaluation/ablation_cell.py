@@ -107,7 +107,7 @@ def _evaluate_arguments(folder: Path, evaluation: FinalEvaluation) -> list[str]:
     where = ['--task', *evaluation.tasks, '--world', *evaluation.worlds, *splits, '--transport', config.transport]
     if config.env == 'gymnasium':
         where = ['--env', 'gymnasium', '--env-id', config.env_id, '--import', config.import_, '--prompt', config.prompt,
-                 '--actions', *config.actions]
+                 '--actions', json.dumps(config.actions)]
     return ['evaluate', '--checkpoint', str(checkpoint), *where,
             '--episodes', str(evaluation.episodes), '--temperature', str(config.eval_temperature),
             '--worlds', str(config.worlds), '--illegal-rule', config.illegal_rule,

@@ -112,14 +112,17 @@ class Evaluator:
 
 
 def _check_cell_is_unseen(source: str, plan: Iterable[Suite]) -> None:
-    """Refuse the split ``unseen-cell`` in the world that a checkpoint of a run was trained in."""
+    """Refuse the split ``unseen-cell`` in a world in which a checkpoint, or one that it began from, was trained."""
     worlds = [suite.world for suite in plan if suite.split == 'unseen-cell']
-    if not worlds or not is_checkpoint(Path(source)):
-        return
-    bundle = open_checkpoint(Path(source))
-    trained = bundle.document('train_config').get('world') if 'train_config.json' in bundle.files else None
-    if trained in worlds:
-        raise UserError(f'{source} was trained in {trained}, which is no unseen cell to it: name another --world')
+    model, trained = source, set()
+    while worlds and model and is_checkpoint(path := Path(model).expanduser()):
+        bundle = open_checkpoint(path)
+        config = bundle.document('train_config') if 'train_config.json' in bundle.files else {}
+        trained |= {config.get('world'), config.get('own_world')}
+        model = config.get('model', '')
+    seen = next((world for world in worlds if world in trained), None)
+    if seen is not None:
+        raise UserError(f'{source} was trained in {seen}, which is no unseen cell to it: name another --world')
 
 
 def read_evaluation(path: Path) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from ..config import as_mapping
 from ..metrics import MetricsLog, write_atomically
 from ..progress import Progress
 from ..rl.algorithms.grpo import GRPO
-from ..rl.learner import Learner, require_reference
+from ..rl.learner import Learner, require_trainable
 from ..rl.run_folder import RunFolder, new_run_path
 from ..session import machine, use_threads, versions
 from .config import CellTrainConfig
@@ -64,7 +64,7 @@ def _learn(logs: Sequence[Path], config: CellTrainConfig, cell: Cell, path: Path
     policy = load_policy(config.model, language=language, camera=cell.camera, constrained=config.constrained,
                          cot=config.cot, seed=config.seed)
     data = read_logs(logs, cell, policy.prompt, language)
-    require_reference(policy, config)
+    require_trainable(policy, config)
     held_out = newest_corrections(data.episodes, config.held_out)
     learned = make_samples(data.episodes, held_out, policy, language, config, weights_digest(config.model))
     if not learned.samples:

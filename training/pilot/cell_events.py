@@ -34,6 +34,7 @@ class EpisodeWatch:
         self._kpi: Counter[str] = Counter()
         self._outcomes: list[Outcome] = []
         self.deciders: set[str] = set()
+        self._decided = False
 
     @property
     def ended(self) -> bool:
@@ -71,11 +72,12 @@ class EpisodeWatch:
 
     def on_decision(self, checkpoint_sha256: str) -> None:
         """The agent has decided."""
+        self._decided = True
         if checkpoint_sha256:
             self.deciders.add(checkpoint_sha256)
 
     def episode(self, blank: PilotEpisode, cycle_s: float) -> PilotEpisode:
-        """What has happened since ``begin``; the episode is lost if more than one checkpoint decided in it.
+        """What has happened since ``begin``; the episode is lost if more than one checkpoint decided in it, or none.
 
         Args:
             blank: Number, label, task and start.
@@ -85,6 +87,7 @@ class EpisodeWatch:
             'approvals', 'rejections', 'corrections', 'stops', 'gate_hits')}
         last = self._outcomes[-1] if self._outcomes else None
         mixed = 'more than one checkpoint decided in it' if len(self.deciders) > 1 else ''
+        late = 'an outcome came before any decision, as of the episode before' if last and not self._decided else ''
         return replace(blank, checkpoint=next(iter(self.deciders), '') if not mixed else '', cycle_s=cycle_s, **counts,
                        reached=bool(last and last.success), turns=len(self._outcomes), kpi=dict(self._kpi),
-                       total_reward=sum(outcome.reward for outcome in self._outcomes), lost=blank.lost or mixed)
+                       total_reward=sum(outcome.reward for outcome in self._outcomes), lost=blank.lost or mixed or late)

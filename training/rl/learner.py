@@ -244,7 +244,9 @@ class Learner:
             # In the first pass nothing has changed yet: what differs is the error of recomputing a log-probability.
             statistics.first('logprob_error', difference)
         if reference is not None and not value_only:
-            kl = token_mean(kl_estimate(result.logprobs, pad(reference, result.logprobs)), result.mask).mean()
+            # The tokens are samples of the policy as it was when they were written, not as it is after some steps.
+            estimate = kl_estimate(result.logprobs, pad(reference, result.logprobs), old_log_probs, config.max_ratio)
+            kl = token_mean(estimate, result.mask).mean()
             loss = loss + config.kl_coef * kl
             statistics.add(len(samples), reference_kl=kl)
         return loss, approx_kl, self._guard_loss(corrected, said, statistics) if corrected else torch.zeros_like(loss)
@@ -303,12 +305,15 @@ class Learner:
         return rows
 
 
-def require_reference(policy: Policy, config: TrainConfig) -> None:
-    """Refuse a KL to the policy before RL where there is none to go back to.
+def require_trainable(policy: Policy, config: TrainConfig) -> None:
+    """Refuse what would not learn, and a KL to the policy before RL where there is none to go back to.
 
     Raises:
-        UserError: The model has no adapter.
+        UserError: The model has no adapter, and is not of float32 or to be kept near to itself.
     """
+    if policy.config.lora is None and policy.config.dtype != 'float32':
+        raise UserError(f'the model is of {policy.config.dtype}, in which most steps of an optimiser round to nothing, '
+                        'and has no adapter to train instead: set lora in its models file, or dtype to float32')
     if config.kl_coef and policy.config.lora is None:
         raise UserError(f'kl_coef is {config.kl_coef:g}, but the model has no adapter to switch off: set lora in its '
                         'models file, or kl_coef to 0')

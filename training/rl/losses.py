@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 
@@ -71,10 +73,22 @@ def value_loss(values: torch.Tensor, old_values: torch.Tensor, targets: torch.Te
     return 0.5 * error
 
 
-def kl_estimate(log_probs: torch.Tensor, other_log_probs: torch.Tensor) -> torch.Tensor:
-    """Unbiased, non-negative estimate of KL(π ‖ other) from samples of π: ``q/p - 1 - log(q/p)`` (k3)."""
+def kl_estimate(log_probs: torch.Tensor, other_log_probs: torch.Tensor, sampled_log_probs: torch.Tensor | None = None,
+                max_ratio: float = math.inf) -> torch.Tensor:
+    """Unbiased, non-negative estimate of KL(π ‖ other): ``q/p - 1 - log(q/p)`` (k3).
+
+    Args:
+        log_probs: Of samples, under π; of any shape.
+        other_log_probs: Under the other policy, of the same shape.
+        sampled_log_probs: Under the policy that they are samples of, where that is not π: each weighs as much more as π
+            makes it likelier.
+        max_ratio: Limits that weight, and with it the variance.
+    """
     log_ratio = (other_log_probs - log_probs).clamp(-20.0, 20.0)
-    return log_ratio.exp() - 1.0 - log_ratio
+    estimate = log_ratio.exp() - 1.0 - log_ratio
+    if sampled_log_probs is None:
+        return estimate
+    return (log_probs - sampled_log_probs).detach().exp().clamp(max=max_ratio) * estimate
 
 
 def token_mean(per_token: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

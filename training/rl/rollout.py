@@ -19,6 +19,7 @@ from vlm_agent_ros.policy.policy import Policy
 from vlm_agent_ros.types import EpisodeRequest
 
 from ..config import TrainConfig
+from ..device_memory import with_memory_advice
 from ..seeds import training_seed
 from ..worlds.commands import REJECTIONS, CommanderOf
 from ..worlds.episodes import Episode, EpisodePlayer, Player, Slot
@@ -145,7 +146,9 @@ def collect(player: EpisodePlayer, schedule: TrainingSchedule, config: TrainConf
     metrics = {**episode_metrics(episodes), **thought_collapse(episodes)}
     if config.dynamic_sampling:
         metrics['kept_share'] = _decisions(kept) / max(_decisions(episodes), 1)
-    return Rollout(_samples(kept, player.policy, config), metrics, _decisions(episodes))
+    samples = with_memory_advice(lambda: _samples(kept, player.policy, config), 'reading values',
+                                 'lower micro_batch_size')
+    return Rollout(samples, metrics, _decisions(episodes))
 
 
 def telling_groups(episodes: Sequence[Episode]) -> list[Episode]:

@@ -31,7 +31,7 @@ from ..session import machine, use_threads, versions
 from ..worlds.commands import REJECTIONS, CommanderOf
 from ..worlds.episodes import Episode, EpisodePlayer
 from .algorithms import Sample
-from .learner import Learner, require_reference
+from .learner import Learner, require_trainable
 from .learner_group import LearnerGroup
 from .rollout import Players, TrainingSchedule, collect
 from .run_folder import RunFolder
@@ -93,7 +93,7 @@ class Trainer:
                  group: LearnerGroup | None = None) -> None:
         self.config, self.folder, self.policy, self.players = config, folder, policy, players
         self.commander_of, self.progress = commander_of, progress
-        require_reference(policy, config)
+        require_trainable(policy, config)
         self.learner = Learner(policy, config, config.seed, group=group)
         self.state = RunState(opened=[0] * config.groups)
         if resume is not None:

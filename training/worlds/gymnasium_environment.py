@@ -16,6 +16,7 @@ from vlm_agent_ros.policy.prompt import PromptTemplate
 from vlm_agent_ros.types import EpisodeRequest
 
 from ..config import EnvironmentConfig
+from ..seeds import training_seed
 from .commands import Command, CommanderOf
 from .gymnasium_worlds import GymnasiumObservation, GymnasiumWorlds
 
@@ -47,7 +48,7 @@ class GymnasiumEnvironment:
         # A text of the step must reach the policy even where the user did not think of a place for it.
         self.prompt = PromptTemplate(template if '{task}' in template else template + '\n{task}', _MAX_TEXT)
         pool = self.open(1)
-        pool.reset({0: EpisodeRequest(0, config.env_id)})
+        pool.reset({0: EpisodeRequest(training_seed(0, 0, 0), config.env_id)})
         observation, _ = pool.collect([0])[0]
         pool.execute({0: observation.admissible[0] if observation.admissible else 0})
         pool.collect([0])
@@ -79,9 +80,9 @@ class GymnasiumCommander:
     Args:
         language: All actions.
         prompt: ``{task}`` is the text of the step, ``{actions}`` are the admissible actions.
-        illegal_rule: ``first_match`` takes the first admissible action found anywhere in an illegal output, as
-            RL4VLM's ALFWorld runs do. Otherwise, and where there is none, the action is drawn at random, as in its card
-            games.
+        illegal_rule: ``first_match`` takes the first admissible action found in what an illegal output says of the
+            action, or, if it has no such part, anywhere in it, as RL4VLM's ALFWorld runs do. Otherwise, and where there
+            is none, the action is drawn at random, as in its card games.
     """
 
     def __init__(self, language: DiscreteLanguage, prompt: PromptTemplate, illegal_rule: str = 'random') -> None:
@@ -99,8 +100,9 @@ class GymnasiumCommander:
             return Command(self._language.parse(decision.action).index)
         actions = self._admissible(observation).actions
         if self._illegal_rule == 'first_match':
-            # Longer texts first, so that a `10` is not taken for a `1`.
-            found = re.search('|'.join(map(re.escape, sorted(actions, key=len, reverse=True))), decision.text)
+            # Longer texts first, so that a `10` is not taken for a `1`; and whole words, no `s` of `thoughts`.
+            words = '|'.join(map(_whole, sorted(actions, key=len, reverse=True)))
+            found = re.search(words, decision.action or decision.text)
             if found:
                 return Command(self._language.parse(found[0]).index)
         action = actions[np.random.default_rng(seed).integers(len(actions))]
@@ -114,6 +116,12 @@ class GymnasiumCommander:
         if observation.admissible is None:
             return self._language
         return _language(tuple(self._language.actions[i] for i in observation.admissible))
+
+
+def _whole(action: str) -> str:
+    """Pattern of an action that is no part of a longer word."""
+    before, after = (r'(?<!\w)' if action[0].isalnum() else ''), (r'(?!\w)' if action[-1].isalnum() else '')
+    return before + re.escape(action) + after
 
 
 @lru_cache(maxsize=1024)

@@ -123,7 +123,7 @@ class GymnasiumWorlds:
     def close(self) -> None:
         """See WorldPool."""
         for world in self._worlds:
-            world.environment.close()
+            world.close()
 
 
 class _World:
@@ -170,6 +170,12 @@ class _World:
         outcome = Outcome(reward, ended, cut, success, self._episode, self._turn, self._seed)
         return self._scene(observation, info, ended=outcome.terminated or outcome.truncated), outcome
 
+    def close(self) -> None:
+        try:
+            self.environment.close()
+        except _RAISED as error:
+            raise self._fault(f'raised {_described(error)} in close()') from error
+
     def demonstrate(self) -> tuple[str, str]:
         try:
             expert = self.environment.get_wrapper_attr('demonstrate')
@@ -195,26 +201,37 @@ class _World:
         text = info.get('prompt', observation.get('text', '') if isinstance(observation, dict) else '')
         if not isinstance(text, str):
             raise self._fault(f'gives a prompt that is no text: {text!r}')
-        self._admitted = None if ended else self._admissible(info)
+        self._admitted = self._admissible(info, ended)
         # A copy: an environment may draw the next image into the same memory.
         return GymnasiumObservation(image.copy(), text, self._admitted)
 
-    def _admissible(self, info: dict[str, Any]) -> tuple[int, ...] | None:
-        """What ``info['actions']``, texts, or ``info['action_mask']``, one flag per action, leaves."""
+    def _admissible(self, info: dict[str, Any], ended: bool) -> tuple[int, ...] | None:
+        """What ``info['actions']``, texts, or ``info['action_mask']``, one flag per action, leaves.
+
+        Where the episode has ended that may be nothing; the value of a state in which it was cut off depends on it.
+        """
         count = len(self._actions)
         if 'actions' in info:
-            if not isinstance(info['actions'], Collection) or isinstance(info['actions'], str):
-                raise self._fault(f'admits {info["actions"]!r}, which is no list of texts')
-            unknown = [action for action in info['actions'] if action not in self._actions]
+            given = info['actions']
+            if not isinstance(given, Collection) or isinstance(given, str):
+                raise self._fault(f'admits {given!r}, which is no list of texts')
+            unknown = [action for action in given if not isinstance(action, str) or action not in self._actions]
             if unknown:
                 raise self._fault(f'admits {unknown[0]!r}, which is not among actions')
-            found = tuple(i for i, action in enumerate(self._actions) if action in info['actions'])
+            found = tuple(i for i, action in enumerate(self._actions) if action in set(given))
         elif 'action_mask' in info:
-            mask = np.asarray(info['action_mask'])
+            try:
+                mask = np.asarray(info['action_mask'])
+            except ValueError:  # of rows of different lengths
+                raise self._fault(f'gives the action_mask {info["action_mask"]!r}, which is no list of flags') from None
             if mask.shape != (count,):
                 raise self._fault(f'gives an action_mask of shape {mask.shape}, but it has {count} actions')
+            if not np.isin(mask, (0, 1)).all():
+                raise self._fault(f'gives the action_mask {mask.tolist()!r}, which is not of 0 and 1')
             found = tuple(np.flatnonzero(mask).tolist())
         else:
+            return None
+        if not found and ended:
             return None
         if not found:
             raise self._fault('admits no action though the episode has not ended')

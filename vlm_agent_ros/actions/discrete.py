@@ -14,7 +14,8 @@ class DiscreteLanguage:
     """One text per action index.
 
     Args:
-        actions: Non-empty, single-line texts without quotes or backslashes, of which no two look the same.
+        actions: Non-empty, single-line texts without quotes or backslashes, no two of them the same but for blanks and
+            the way in which Unicode writes them (NFKC).
     """
 
     name = 'discrete'
@@ -25,8 +26,9 @@ class DiscreteLanguage:
         for action in actions:
             if action != action.strip() or not action.isprintable() or not action or set('"\\') & set(action):
                 raise ValueError(f'action {action!r} must be printable, without quotes, backslashes or outer spaces')
-        # As a reader sees them: an accent may be one character or two, and of blanks it is not seen how many there are.
-        seen = [' '.join(unicodedata.normalize('NFC', action).split()) for action in actions]
+        # As a reader sees them: an accent may be one character or two, a ligature is its letters, and of blanks it is
+        # not seen how many there are. Letters of different scripts that look alike are not compared.
+        seen = [' '.join(unicodedata.normalize('NFKC', action).split()) for action in actions]
         if len(set(seen)) != len(seen):
             twice = next(action for i, action in enumerate(seen) if action in seen[:i])
             raise ValueError(f'the list of actions is ambiguous: two actions have the text {twice!r}, word one of them '

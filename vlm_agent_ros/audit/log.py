@@ -15,7 +15,7 @@ from ..cell import Cell
 from ..config import parse
 from ..errors import UserError
 from .join import join
-from .mcap_file import read_messages, read_metadata
+from .mcap_file import read_messages, read_metadata, time_span
 from .types import Correction, Logged, LoggedDecision
 
 __all__ = ['CELL_KEY', 'NAME_KEY', 'AuditLog', 'Correction', 'Logged', 'LoggedDecision']
@@ -24,7 +24,6 @@ NAME_KEY = 'interface'
 """Key of a channel's metadata: the topic's name in the cell's interface."""
 CELL_KEY = 'cell'
 """Name and key of a file's metadata: the text of the cell file."""
-_LATE_NS = 60_000_000_000  # what had waited for the disk may stand in the next file
 
 
 class AuditLog:
@@ -93,29 +92,21 @@ class AuditLog:
         Raises:
             UserError: A file cannot be read, or there is no message.
         """
-        filled = [file for file, begin in self._begins.items() if begin is not None]
+        filled = [span for span in self._spans.values() if span is not None]
         if not filled:
             raise UserError(f'{self.path} holds no message: give another log')
-        first, last = ([record.log_time for _, _, record in read_messages(file)] for file in (filled[0], filled[-1]))
-        return min(first), max(last)
+        return min(first for first, _ in filled), max(last for _, last in filled)
 
     @cached_property
-    def _begins(self) -> dict[Path, int | None]:
-        """Time of the first message in each file; None where there is none."""
-        return {file: next((record.log_time for _, _, record in read_messages(file)), None) for file in self.files}
+    def _spans(self) -> dict[Path, tuple[int, int] | None]:
+        return {file: time_span(file) for file in self.files}
 
     def _files_of(self, span_ns: tuple[int, int] | None) -> list[Path]:
         """The files that may hold messages of a span: a log may be much larger than what is asked of it."""
         if span_ns is None:
             return self.files
-        chosen: list[Path] = []
-        for file, begin in self._begins.items():
-            if begin is None or begin > span_ns[1] + _LATE_NS:
-                continue
-            if begin < span_ns[0] - _LATE_NS:
-                chosen.clear()  # what was before has ended when this one began
-            chosen.append(file)
-        return chosen
+        return [file for file, span in self._spans.items()
+                if span is not None and span[0] <= span_ns[1] and span_ns[0] <= span[1]]
 
 
 def _interface_name(channel: Channel) -> str:

@@ -71,7 +71,8 @@ class LogFile:
                 topic.topic, MessageEncoding.CDR, self._schemas[topic.kind], {NAME_KEY: topic.name})
         self.messages += 1
         self._pending += entry.size
-        self._writer.add_message(self._channels[topic], entry.time_ns, entry.data, entry.stamp_ns)
+        # Times of a file are not negative; what a message says of itself stands in its data as it is.
+        self._writer.add_message(self._channels[topic], max(0, entry.time_ns), entry.data, max(0, entry.stamp_ns))
 
     def sync(self) -> None:
         """Have everything on the disk.

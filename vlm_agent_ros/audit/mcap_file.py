@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import struct
 from collections.abc import Callable, Iterator
@@ -19,7 +20,9 @@ from mcap.writer import MCAP0_MAGIC
 
 from ..errors import UserError
 
+_LOG = logging.getLogger(__name__)
 _HEAD = struct.Struct('<BQ')
+_SPAN = struct.Struct('<QQ')
 _DAMAGED = (McapError, ValueError, struct.error, RuntimeError, zstandard.ZstdError)
 """What the MCAP library and its decompressors raise at bytes that are not what they should be."""
 
@@ -27,7 +30,8 @@ _DAMAGED = (McapError, ValueError, struct.error, RuntimeError, zstandard.ZstdErr
 def read_messages(path: Path) -> Iterator[tuple[Schema, Channel, Message]]:
     """Messages in the order in which they were written.
 
-    A file that was cut anywhere gives what its whole chunks hold; a chunk whose checksum does not fit is left out.
+    A file that was cut anywhere gives what its whole chunks hold; a chunk whose checksum does not fit is left out, with
+    a warning in the log of Python.
 
     Raises:
         UserError: It cannot be read, or is no MCAP file.
@@ -43,6 +47,23 @@ def read_messages(path: Path) -> Iterator[tuple[Schema, Channel, Message]]:
             channel = channels.get(record.channel_id)
             if channel is not None and channel.schema_id in schemas:  # else they were in a chunk that is damaged
                 yield schemas[channel.schema_id], channel, record
+
+
+def time_span(path: Path) -> tuple[int, int] | None:
+    """Times (ns) of the earliest and the latest message, as the heads of the chunks say; None where there is none.
+
+    Raises:
+        UserError: It cannot be read, or is no MCAP file.
+    """
+    spans = []
+    for opcode, content in _whole_records(path):
+        if opcode == Opcode.CHUNK and len(content) >= _SPAN.size:
+            spans.append(_SPAN.unpack_from(content))
+        elif opcode == Opcode.MESSAGE:
+            time_ns = Message.read(ReadDataStream(BytesIO(content)), len(content)).log_time
+            spans.append((time_ns, time_ns))
+    filled = [span for span in spans if span[1]]  # a chunk may hold nothing but schemas
+    return (min(first for first, _ in filled), max(last for _, last in filled)) if filled else None
 
 
 def read_metadata(path: Path, name: str) -> dict[str, str]:
@@ -68,7 +89,8 @@ def _records(path: Path) -> Iterator[Schema | Channel | Message]:
             continue
         try:
             records = reader(content)
-        except _DAMAGED:
+        except _DAMAGED as error:
+            _LOG.warning('%s: a part of %d bytes is damaged and left out (%s)', path, len(content), error)
             continue
         yield from records
 

@@ -105,7 +105,7 @@ class AuditWriter:
                 if closing and not len(self._queue):
                     self._end_file()
                     break
-            except OSError as error:
+            except Exception as error:  # whatever it is, the log goes on
                 self._give_up(error)
                 if closing:
                     break
@@ -118,7 +118,7 @@ class AuditWriter:
         while time.monotonic() < due and not (self._closing.is_set() and not len(self._queue)):
             entry = self._queue.take(min(due - time.monotonic(), 0.1))
             if entry is not None:
-                self._write(entry.prepared())
+                self._write(_prepared(entry))
         self._file_for(0).sync()
         self._note_synced()
         self._problem = ''
@@ -129,7 +129,14 @@ class AuditWriter:
             file = self._file_for(entry.size)
         finally:
             self._unsynced.append(entry)  # also where there is no file that takes it
-        file.write(entry)
+        try:
+            file.write(entry)
+        except OSError:
+            raise
+        except Exception:  # it would come back again and again, and nothing else be written
+            self._unsynced.pop()
+            self._queue.dropped_others += 1
+            raise
         if entry.latch:
             self._latched[entry.latch] = entry
 
@@ -158,11 +165,20 @@ class AuditWriter:
         self._unsynced.clear()
         self._synced = time.monotonic()
 
-    def _give_up(self, error: OSError) -> None:
+    def _give_up(self, error: Exception) -> None:
         """Leave the file whole up to its last sync, and what came since for the next one."""
-        self._problem = f'{self._folder.path} cannot be written ({error.strerror}): free space, or correct audit.folder'
+        why = error.strerror if isinstance(error, OSError) else f'{type(error).__name__}: {error}'
+        self._problem = f'{self._folder.path} cannot be written ({why}): free space, or correct audit.folder'
         if self._file is not None:
             self._file.abandon()
             self._file = None
         self._queue.put_back(self._unsynced)
         self._unsynced.clear()
+
+
+def _prepared(entry: Entry) -> Entry:
+    """What is written of an entry: where that cannot be made of it, itself."""
+    try:
+        return entry.prepared()
+    except Exception:  # a message may hold anything
+        return entry

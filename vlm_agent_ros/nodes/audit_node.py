@@ -30,7 +30,6 @@ from ..audit.entry_queue import Entry, Topic
 from ..audit.writer import AuditWriter, WriterState
 from ..cell import load_cell
 from ..config import bounded
-from ..errors import UserError
 from ..message_content import pixels
 from ..status import ERROR, OK, WARN, Status
 from ..topics import Topics
@@ -210,10 +209,7 @@ class AuditNode(ManagedNode):
 
         def compress(entry: Entry) -> Entry:
             message = deserialize_message(entry.data, Image)
-            try:
-                image = pixels(message, topic.topic)
-            except UserError:  # of an encoding that the agent does not read: logged as it is
-                return entry
+            image = pixels(message, topic.topic)  # may refuse it: then it is logged as it is
             buffer = io.BytesIO()
             PillowImage.fromarray(image).save(buffer, format='PNG', compress_level=1)
             data = serialize_message(CompressedImage(

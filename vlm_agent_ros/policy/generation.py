@@ -165,6 +165,24 @@ class DecodingLoop:
         """As the model takes the masks of its types of layers."""
         return dict(zip(self._layer_types, masks)) if self._layer_types else masks[0]
 
+    def positions(self, inputs: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """Positions as those of ``prefill``, for a pass over everything at once.
+
+        Most families would count the padding too. What turns by distances alone is the same then, but for rounding:
+        in bfloat16 that moves log-probabilities by more than an update does.
+
+        Args:
+            inputs: Left-padded; families without the argument count by themselves.
+        """
+        if 'position_ids' not in self._arguments or self._model.config.is_encoder_decoder:
+            return {}
+        given = dict(inputs)
+        ids = given.pop('input_ids')
+        counted = self._model._prepare_position_ids_for_generation(ids, {'input_ids': ids, **given})
+        prepared = self._model.prepare_inputs_for_generation(
+            ids, past_key_values=None, position_ids=counted, use_cache=False, is_first_iteration=True, **given)
+        return {'position_ids': prepared['position_ids']}
+
     def keep(self, positions: int) -> dict[str, int]:
         """Tell the model how many positions need logits; families without the argument compute them all."""
         return {'logits_to_keep': positions} if 'logits_to_keep' in self._arguments else {}

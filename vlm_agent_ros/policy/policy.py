@@ -184,7 +184,8 @@ class Policy:
     @torch.no_grad()
     def values(self, inputs: Sequence[PolicyInput]) -> np.ndarray:
         """(batch,) float32 values of observations on which nothing is decided, e.g. the last of a truncated episode."""
-        self.model(**self._encode(inputs, 'left'), **self.loop.keep(1))
+        encoded = self._encode(inputs, 'left')
+        self.model(**encoded, **self.loop.positions(encoded), **self.loop.keep(1))
         return self._value(self._hidden.last[:, -1]).cpu().numpy()
 
     def written(self, text: str) -> Decision:
@@ -270,7 +271,8 @@ class Policy:
         joined = join_outputs(prompts, outputs, counts, padding_side)
         if padding_side == 'left':
             # The outputs are the last columns of every row: nothing else needs the width of the vocabulary.
-            logits = self.model(**joined, use_cache=False, **self.loop.keep(tokens + 1)).logits[:, -tokens - 1:-1]
+            logits = self.model(**joined, **self.loop.positions(joined), use_cache=False,
+                                **self.loop.keep(tokens + 1)).logits[:, -tokens - 1:-1]
             return logits, self._hidden.last[:, -tokens - 1:-1]
         logits = self.model(**joined, use_cache=False).logits
         columns = prompts['attention_mask'].sum(dim=1)[:, None] - 1 + torch.arange(tokens, device=logits.device)

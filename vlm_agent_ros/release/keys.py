@@ -55,9 +55,9 @@ def load_private_key(path: Path) -> Ed25519PrivateKey:
     """
     remedy = 'give the .pem file of a pair that `vlm-agent keygen` made'
     try:
+        key = load_pem_private_key(path.read_bytes(), password=None)
         if path.stat().st_mode & 0o077:
             raise UserError(f'{path} can be read by others, who could sign with it: chmod 600 {path}')
-        key = load_pem_private_key(path.read_bytes(), password=None)
     except OSError as error:
         raise UserError(f'{path} cannot be read ({error.strerror}): {remedy}') from error
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:

@@ -30,11 +30,19 @@ def test_a_part_measured_anew_leaves_the_others_as_they_were(tmp_path, part, cap
     assert (results['update']['speedup'], results['world']['speedup']) == (5.0, 4.0)
     assert (tmp_path / 'results.md').read_text().count('| 5.0 | 4 |') == 1
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert last == {'update': {'speedup': 5.0}, 'world': {'speedup': 4.0}}
+    assert last == {'update': {'speedup': 5.0}}  # what this run has measured
+
+
+def test_figures_that_mean_little_are_marked(tmp_path, part):
+    bench(tmp_path, 'update', '--quick')
+    assert '| update (--quick: means little) |' in (tmp_path / 'results.md').read_text()
+    part.found = PartResult({'seconds_to_85': 5.0}, [('main job', '5.0', '4')], repeats=1)
+    assert bench(tmp_path, 'end_to_end')['end_to_end']['repeats'] == 1
 
 
 @pytest.mark.parametrize(('options', 'told'), [
-    (['--repeats', '0'], '--repeats is 0'), (['--device', 'warp'], 'warp'), (['--parts', 'engine'], 'engine')])
+    (['--repeats', '0'], '--repeats is 0'), (['--device', 'warp'], 'warp'), (['--seed', '-1'], '--seed is -1'),
+    (['--parts', 'engine'], 'engine')])
 def test_bad_option_is_one_sentence(tmp_path, capsys, options, told):
     assert cli.main(['bench', '--out', str(tmp_path), *options]) == 2
     assert told in capsys.readouterr().err

@@ -159,6 +159,22 @@ def test_workers_play_ahead_no_further_than_they_may_and_a_killed_one_is_replace
         (world, index) for world in range(4) for index in range(schedule.opened[world])]
 
 
+def test_a_replacement_that_is_lost_before_it_has_begun_is_replaced_as_well(players, monkeypatch):
+    made, doomed = players._made, []
+
+    def made_and_killed():
+        worker = made()
+        if not doomed:
+            doomed.append(worker)
+            players._ray.kill(worker)
+        return worker
+    monkeypatch.setattr(players, '_made', made_and_killed)
+    schedule = TrainingSchedule(players.config)
+    players._ray.kill(players._workers[1])
+    learn(players, schedule)
+    assert doomed and players.figures['workers_lost'] == 2
+
+
 def test_a_worker_that_dies_again_and_again_ends_the_run_with_a_sentence(players, monkeypatch):
     class Doomed:
         def begin(self, *arguments):

@@ -63,8 +63,13 @@ def test_the_cell_that_a_checkpoint_was_trained_in_is_no_unseen_one(tmp_path, vl
     for name in ('panda_table', 'exported'):
         _check_cell_is_unseen(str(tmp_path / name), plan)
     _check_cell_is_unseen('tiny_vlm', plan)
-    with pytest.raises(UserError, match='was trained in shifted, which is no unseen cell to it: name another'):
-        _check_cell_is_unseen(str(tmp_path / 'shifted'), plan)
+    save_checkpoint(tmp_path / 'later', policy, step=1, documents={'train_config': {
+        'world': 'panda_table', 'model': str(tmp_path / 'shifted')}})
+    save_checkpoint(tmp_path / 'made_in', policy, step=1, documents={'train_config': {
+        'world': 'panda_table', 'own_world': 'shifted'}})
+    for name in ('shifted', 'later', 'made_in'):
+        with pytest.raises(UserError, match='was trained in shifted, which is no unseen cell to it: name another'):
+            _check_cell_is_unseen(str(tmp_path / name), plan)
 
 
 def test_seeds_that_no_world_could_play_are_named(make_toy):

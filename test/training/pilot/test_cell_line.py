@@ -51,6 +51,7 @@ def test_repeats_count_once_and_those_of_the_episode_before_not_at_all():
     for active in (True, True, False, True):
         watch.on_stop(active)
     watch.on_correction()
+    watch.on_decision('')
     watch.on_outcome(END)
     watch.on_outcome(END)  # what follows the end belongs to nobody
     episode = watch.episode(BLANK, 2.0)
@@ -66,6 +67,14 @@ def test_an_episode_in_which_two_checkpoints_decided_is_lost():
     assert watch.episode(BLANK, 1.0).checkpoint == 'abc'
     watch.on_decision('def')
     assert watch.episode(BLANK, 1.0).lost == 'more than one checkpoint decided in it'
+
+
+def test_an_outcome_before_any_decision_is_of_the_episode_before():
+    watch = EpisodeWatch()
+    watch.on_decision('abc')
+    watch.begin()
+    watch.on_outcome(END)
+    assert 'before any decision' in watch.episode(BLANK, 1.0).lost
 
 
 class FakeCell:

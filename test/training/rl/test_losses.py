@@ -68,6 +68,16 @@ def test_the_kl_estimate_is_zero_for_equal_policies_and_positive_otherwise():
     torch.testing.assert_close(kl_estimate(log_probs, other), expected)
 
 
+def test_the_kl_of_a_policy_that_has_moved_is_estimated_from_samples_of_the_one_before():
+    """In expectation over all tokens; without the weights the estimate would be of something else."""
+    old, new, other = (torch.log_softmax(torch.tensor(logits), 0) for logits in (
+        [2.0, 0.0, -1.0], [0.0, 1.0, 0.0], [3.0, -1.0, 0.0]))
+    exact = (new.exp() * (new - other)).sum()
+    torch.testing.assert_close((old.exp() * kl_estimate(new, other, old)).sum(), exact)
+    assert abs((old.exp() * kl_estimate(new, other)).sum() - exact) > 0.05
+    assert kl_estimate(new, other, old, max_ratio=1.0)[2] == kl_estimate(new, other)[2]
+
+
 def test_the_mean_over_tokens_ignores_padding():
     per_token, mask = torch.tensor([[1.0, 3.0, 100.0]]), torch.tensor([[True, True, False]])
     torch.testing.assert_close(token_mean(per_token, mask), torch.tensor([2.0]))

@@ -62,5 +62,7 @@ def test_other_errors_pass_and_memory_of_the_cpu_counts_too():
 
     with pytest.raises(RuntimeError, match='shapes'):
         with_memory_advice(lambda: fail('shapes do not match'), 'in an update', 'x')
-    with pytest.raises(UserError, match='in an update'):
-        with_memory_advice(lambda: fail("DefaultCPUAllocator: can't allocate memory"), 'in an update', 'x')
+    scripted = 'The following operation failed in the TorchScript interpreter.\nRuntimeError: CUDA out of memory. Tried'
+    for words in ("DefaultCPUAllocator: can't allocate memory", scripted, 'CUBLAS_STATUS_ALLOC_FAILED when calling'):
+        with pytest.raises(UserError, match=r'in an update .*(memory|ALLOC)'):
+            with_memory_advice(lambda words=words: fail(words), 'in an update', 'x')

@@ -151,6 +151,30 @@ def test_the_first_match_is_the_longest_admissible_text_at_its_place():
     assert commander.command(decision('', 'I go left and wait', legal=False), first, 0).move == 1
     assert commander.command(decision('', 'go, then wait', legal=False), second, 0).move == 2
     assert commander.command(decision('', 'nothing', legal=False), second, 0).rejection == 'illegal'
+    # What was written as the action comes before what was thought; and a word is not found within another.
+    written = decision('wait', '{"thoughts": "go left", "action": "wait", }', legal=False)
+    assert commander.command(written, first, 0).move == 2
+    assert commander.command(decision('', 'I am going to wait', legal=False), first, 0).move == 2
+
+
+def test_the_value_of_a_state_in_which_an_episode_is_cut_off_knows_what_it_admits(monkeypatch):
+    monkeypatch.setattr(Rooms, 'step', lambda room, action: (room.seen(), 0.0, False, True, {'actions': ['wait']}))
+    env = environment(prompt='{task}? {actions}')
+    seen = play(env, (0,))[1][0]
+    assert env.commanders(env.prompt, 'auto')('gymnasium').observe(seen).prompt == 'room 0? wait'
+    monkeypatch.setattr(Rooms, 'step', lambda room, action: (room.seen(), 0.0, False, True, {'actions': []}))
+    assert play(environment(), (0,))[1][0].admissible is None
+
+
+def test_seeds_of_training_are_those_that_an_environment_is_tried_with(monkeypatch):
+    reset = Rooms.reset
+
+    def of_32_bits(room, seed=None, options=None):
+        assert seed < 2**31, 'seed too large'
+        return reset(room, seed=seed)
+    monkeypatch.setattr(Rooms, 'reset', of_32_bits)
+    with pytest.raises(UserError, match='seed too large'):
+        environment()
 
 
 BOX = {'low': 0, 'high': 255, 'dtype': np.uint8}
@@ -176,7 +200,8 @@ def test_an_environment_that_does_not_fit_is_refused_with_what_was_found(argumen
 
 
 @pytest.mark.parametrize('actions', [['go', 'go', 'wait'], ['go', '', 'wait'], ['go', 'a"b', 'wait'],
-                                     ['go', 'a\nb', 'wait'], ['go', ' go', 'wait'], ['go', 'a\\b', 'wait']])
+                                     ['go', 'a\nb', 'wait'], ['go', ' go', 'wait'], ['go', 'a\\b', 'wait'],
+                                     ['go', 'ｇｏ', 'wait'], ['fit', 'ﬁt', 'wait']])
 def test_action_texts_that_cannot_be_told_apart_are_refused(actions):
     with pytest.raises(UserError, match='actions does not do'):
         environment(actions=actions)
@@ -192,6 +217,9 @@ def test_action_texts_that_cannot_be_told_apart_are_refused(actions):
     (lambda seen: (seen, 0.0, True, False, {'success': np.ones(2)}), 'says success by what is neither'),
     (lambda seen: (seen, 0.0, False, False, {'actions': 'go'}), "admits 'go', which is no list"),
     (lambda seen: (seen, 0.0, False, False, {'actions': 3}), 'admits 3, which is no list'),
+    (lambda seen: (seen, 0.0, False, False, {'actions': [np.ones(2)]}), 'which is not among actions'),
+    (lambda seen: (seen, 0.0, False, False, {'action_mask': [[1], [1, 0], [1]]}), 'which is no list of flags'),
+    (lambda seen: (seen, 0.0, False, False, {'action_mask': [1.0, float('nan'), 0.0]}), 'which is not of 0 and 1'),
 ])
 def test_a_first_step_that_does_not_fit_is_told_before_a_model_is_loaded(monkeypatch, answer, said):
     monkeypatch.setattr(Rooms, 'step', lambda room, action: answer(room.seen()))

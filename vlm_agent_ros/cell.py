@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -221,3 +223,13 @@ def load_cell(name: str) -> Cell:
         if str(error).startswith(str(path)):
             raise
         raise UserError(f'{path}: {error}') from error  # a section does not know which file it is in
+
+
+def motion_digest(cell: Cell) -> str:
+    """SHA-256 (hex) of what decides where the robot goes and what it is held to.
+
+    Limits, geometry and camera of the cell file, and the URDF; not what is told, logged or asked of a checkpoint.
+    """
+    parts = {name: asdict(getattr(cell, name)) for name in ('robot', 'workspace', 'camera', 'motion', 'safety')}
+    said = json.dumps([parts, cell.grid], sort_keys=True).encode()
+    return hashlib.sha256(said + cell.urdf_path.read_bytes()).hexdigest()

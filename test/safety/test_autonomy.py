@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from vlm_agent_ros.autonomy import Autonomy
+from vlm_agent_ros.cell import load_cell, motion_digest
 from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.safety import EvidenceFile, Ladder
 
@@ -187,3 +188,21 @@ def test_what_was_taken_back_does_not_count_after_a_restart_though_the_disk_was_
     assert 'No space left' in ladder.values()['failure']
     with pytest.raises(UserError, match='0 are there, 1 are missing'):
         Ladder(limits, EvidenceFile(path), 'auto')
+
+
+def test_evidence_is_of_the_cell_as_its_file_was(tmp_path: Path) -> None:
+    path, limits = tmp_path / 'evidence.json', Autonomy(approved_episodes=1, blend_episodes=0)
+    evidence = EvidenceFile(path, 'as it was')
+    evidence.select('a')
+    evidence.current.approved = 1
+    evidence.save()
+    with pytest.raises(UserError, match=r'1 are missing \(what there was is of a cell file with another robot'):
+        Ladder(limits, EvidenceFile(path, 'another limit'), 'auto')
+    assert Ladder(limits, EvidenceFile(path, 'as it was'), 'auto').mode == 'auto'
+
+
+def test_what_the_digest_of_a_cell_is_about() -> None:
+    cell = load_cell('panda_table')
+    assert motion_digest(cell) == motion_digest(replace(cell, autonomy=LIMITS, name='x'))
+    faster = replace(cell, safety=replace(cell.safety, max_tool_speed=cell.safety.max_tool_speed + 0.1))
+    assert motion_digest(cell) != motion_digest(faster) != motion_digest(replace(cell, grid=24))

@@ -26,7 +26,7 @@ from std_msgs.msg import Bool, Header, String
 from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
 
-from ..cell import Cell, load_cell
+from ..cell import Cell, load_cell, motion_digest
 from ..config import bounded
 from ..errors import UserError
 from ..safety import EvidenceFile, Gate, Ladder, Violation
@@ -104,7 +104,7 @@ class GateNode(ManagedNode):
         settings = self._settings
         cell = load_cell(settings.cell)
         interface.check_names(self, cell.topics)
-        evidence = EvidenceFile(state_file(self, settings.evidence_file, f'{cell.name}.json'))
+        evidence = EvidenceFile(state_file(self, settings.evidence_file, f'{cell.name}.json'), motion_digest(cell))
         ladder = Ladder(cell.autonomy, evidence, settings.mode)
         self._cell, self._tasks = cell, TaskPolicy(cell.tasks)
         self._gate = Gate(

@@ -47,8 +47,9 @@ class Ladder:
             return ''
         who = f'checkpoint {self._evidence.checkpoint[:12]}' if self._evidence.checkpoint else \
             'a checkpoint, whose digest no decision has told yet,'
+        lapsed = f' ({self._evidence.lapsed})' if self._evidence.lapsed else ''
         return (f'auto needs {required} approved episodes of {who} with success and no gate hit: {have} are there, '
-                f'{required - have} are missing')
+                f'{required - have} are missing{lapsed}')
 
     @property
     def unknown(self) -> bool:

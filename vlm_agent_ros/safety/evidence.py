@@ -24,6 +24,7 @@ class Evidence:
 class _Record:
     checkpoint: str = bounded('', help='digest of the checkpoint that decided last')
     checkpoints: dict[str, Evidence] = bounded({}, help='evidence by digest')
+    cell: str = bounded('', help='digest of what the cell was when it was gathered')
 
 
 class EvidenceFile:
@@ -31,17 +32,19 @@ class EvidenceFile:
 
     Args:
         path: JSON file, made with its folder when there is something to keep; None keeps everything in memory.
+        cell: Digest of what the cell is. Evidence of another does not count, and is gone with the next that is kept.
 
     Attributes:
+        lapsed: Why what was in the file does not count, in a sentence; empty where it does.
         failure: Why the file could not be written last time; empty where it could.
 
     Raises:
         UserError: The file cannot be read or is none of ours.
     """
 
-    def __init__(self, path: Path | None = None) -> None:
-        self._path, self.failure = path, ''
-        self._record = _Record()
+    def __init__(self, path: Path | None = None, cell: str = '') -> None:
+        self._path, self.failure, self.lapsed = path, '', ''
+        self._record = _Record(cell=cell)
         if path is None or not path.exists():
             return
         try:
@@ -49,6 +52,10 @@ class EvidenceFile:
         except (OSError, ValueError) as error:
             raise UserError(f'{path} cannot be read ({error}): delete it, and the evidence for auto starts anew') \
                 from error
+        if self._record.cell not in ('', cell):
+            self.lapsed = 'what there was is of a cell file with another robot, workspace, camera, motion or safety'
+            self._record.checkpoints = {}
+        self._record.cell = cell
 
     @property
     def checkpoint(self) -> str:

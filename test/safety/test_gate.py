@@ -499,7 +499,7 @@ def test_a_new_instruction_and_another_checkpoint_end_the_proposal_that_waits(ma
         assert not bench.sent
 
 
-@pytest.mark.parametrize('rate', [0.1, 2.0])
+@pytest.mark.parametrize('rate', [0.8, 2.0])
 def test_no_motion_begins_while_the_arm_is_on_its_way(make, rate) -> None:  # type: ignore[no-untyped-def]
     """The rules judge it from rest; a controller would have to stop the arm within a point's time."""
     bench = make('auto')
@@ -511,7 +511,8 @@ def test_no_motion_begins_while_the_arm_is_on_its_way(make, rate) -> None:  # ty
     onward = replace(bench.motion, positions=bench.motion.positions + np.eye(8)[0] * bench.positions[0])
     bench.gate.propose(onward, int(bench.now * 1e9))
     values = bench.last('verdict').values
-    assert (values['verdict'], values['rule'], float(values['value'])) == ('refused', 'start', pytest.approx(rate))
+    assert (values['verdict'], values['rule']) == ('refused', 'start')
+    assert float(values['value']) > 3.9 * rate / bench.cell.safety.jump_time_s > float(values['limit'])
     assert len(bench.sent) == 1
     bench.wait(0.1)  # at rest
     bench.gate.propose(onward, int(bench.now * 1e9))

@@ -13,6 +13,7 @@ import yaml
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import CameraInfo, JointState
+from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
 from vlm_agent_ros.actions import Pick
@@ -32,6 +33,7 @@ from .processes import CellProcesses
 _AT_REST_NS = 50_000_000  # between two joint states from which the gate tells a speed
 _SENSE_S = 0.02
 _TAKEN_S = 0.01  # in which a gate takes a message
+_TIME_HAS_JUMPED = 4  # joint states in a row that are older than the newest
 _KNOWN_AFTER = 6  # sensor messages
 _PRIORITY = 10  # below the gate's
 _REMEMBERED = 100  # joint states
@@ -79,6 +81,8 @@ class Bench:
         self._camera = node.create_publisher(CameraInfo, interface.CAMERA_INFO, interface.SENSOR_QOS)
         self._joints = node.create_publisher(JointState, interface.JOINT_STATES, interface.SENSOR_QOS)
         self.proposals = node.create_publisher(JointTrajectory, interface.PROPOSAL, interface.COMMAND_QOS)
+        self._task = node.create_publisher(String, interface.TASK, interface.LATCHED_QOS)
+        self._joint_ns = 0
         node.create_subscription(JointTrajectory, interface.ARM_COMMAND, self._on_command, interface.COMMAND_QOS,
                                  raw=True)
         self._following = node.create_timer(_SENSE_S, self._follow)
@@ -95,11 +99,13 @@ class Bench:
 
     def start_gate(self) -> None:
         """Start the gate and wait until it is active."""
+        self._task.publish(String(data='pick the red cube'))
         self.processes.start('gate', cell=self.cell.path, mode='auto', stop_cooldown_s=0.0,
                              evidence_file=str(Path(self.cell.path).with_name('evidence.json')))
         self.processes.require(lambda: any(s.name == 'gate_node: state' and s.message == 'active'
                                            for array in self.states for s in array.status), 'the gate to be active')
-        self.processes.require(self.proposals.get_subscription_count, 'the gate to listen')
+        self.processes.require(lambda: self.proposals.get_subscription_count() and self._task.get_subscription_count(),
+                               'the gate to listen')
 
     def watch_closely(self) -> None:
         """From now on this process, the stopwatch, is not held up by others; what it starts would not be either."""
@@ -118,11 +124,14 @@ class Bench:
             joint_ns: Stamp of the joint state.
         """
         self._stamps.append(image_ns)
-        # Twice, for the arm is at rest and did not just come. The gate takes a topic message by message: the first
-        # must be out of the way when the proposal comes.
-        self._joints.publish(joint_state_message(self._robot.joints, positions, joint_ns - _AT_REST_NS))
-        time.sleep(_TAKEN_S)
+        # The arm is at rest and did not just come. The gate takes a topic message by message: the first must be out of
+        # the way when the proposal comes. It ignores one that is older than the newest, unless more such follow.
+        before_ns = joint_ns - _AT_REST_NS
+        for _ in range(1 if before_ns > self._joint_ns else _TIME_HAS_JUMPED):
+            self._joints.publish(joint_state_message(self._robot.joints, positions, before_ns))
+            time.sleep(_TAKEN_S)
         self._joints.publish(joint_state_message(self._robot.joints, positions, joint_ns))
+        self._joint_ns = joint_ns
         self._camera.publish(camera_info_message(self.cell.camera, image_ns))
 
     @property
@@ -182,4 +191,7 @@ class Bench:
             self._positions = np.append(arm, self._positions[len(arm):])
             self.arm_states.append((now, arm))
         now_ns = time.time_ns()
-        self.sense(self._positions, now_ns, now_ns)
+        self._stamps.append(now_ns)
+        self._joints.publish(joint_state_message(self._robot.joints, self._positions, now_ns))
+        self._camera.publish(camera_info_message(self.cell.camera, now_ns))
+        self._joint_ns = now_ns

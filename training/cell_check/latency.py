@@ -9,7 +9,6 @@ import numpy as np
 import yaml
 from diagnostic_msgs.msg import DiagnosticArray
 from sensor_msgs.msg import Image
-from std_msgs.msg import String
 
 from vlm_agent_ros.actions import Pick
 from vlm_agent_ros.motion import SkillPlanner
@@ -59,7 +58,6 @@ def _image_to_command(setup: CheckSetup) -> float:
         node = bench.processes.node
         thoughts = bench.processes.collect(DiagnosticArray, interface.DIAGNOSTICS, interface.EVENT_QOS)
         images = node.create_publisher(Image, interface.IMAGE, interface.SENSOR_QOS)
-        node.create_publisher(String, interface.TASK, interface.LATCHED_QOS).publish(String(data='pick the red cube'))
         bench.start_gate()
         start_hasty_agent(bench, setup.folder / 'image_latency', setup.seed)
         bench.processes.require(images.get_subscription_count, 'the agent to look')

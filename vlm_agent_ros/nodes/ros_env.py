@@ -16,6 +16,8 @@ from ..errors import UserError, import_failure
 from ..interrupt import Interrupt
 from .process import end_with_starter
 
+_WAKE_S = 0.1
+
 
 def keep_local() -> None:
     """Keep this process' ROS graph on the machine, unless the user decided otherwise. Call it before rclpy.init."""
@@ -134,7 +136,10 @@ def _run(create: Callable[[], Any], args: list[str] | None, interrupt: Interrupt
         node = create()
         executor = SingleThreadedExecutor()
         executor.add_node(node)
-        executor.spin()
+        if not last_word:
+            executor.spin()
+        while last_word and rclpy.ok():  # nothing but Python handles a signal, once it is not waiting any more
+            executor.spin_once(timeout_sec=_WAKE_S)
     except UserError:
         raise
     except Exception as error:

@@ -17,17 +17,13 @@ from ..status import ERROR, OK, WARN, Status
 from ..types import Trajectory
 from .agreement import Agreement
 from .autonomy import Ladder
-from .braking import Brake, last_point
+from .moving import Moving
 from .rules import SafetyRules
 from .stop import StopLatch
 from .supervisor import Supervisor
-from .tracking import Speedometer
 from .verdict import Ages, Verdict, Violation, is_gate_hit
 
-_MAX_AHEAD_S = 0.1  # so old may a joint state be from which follows where a moving arm is
 _REACTION_S = 1.0  # a yes that comes sooner after a proposal took another one's place was meant for the other
-_SQUEEZES = 0.02  # a set-point so much of the stroke farther closed than fingers that rest holds something between them
-_FINGERS_REST = 0.1  # of the speed at which motion.gripper_time_s opens the gripper
 _REMEMBERED_IMAGES = 512
 _SAME_MOMENT_NS = 50_000_000  # by so much an instruction may reach the gate later than the agent
 _LATE_STATES = 3  # joint states in a row that are older than the newest are late; more, and time has jumped
@@ -110,7 +106,7 @@ class Gate:
         self._rules = SafetyRules(cell, kinematics, self._latch)
         self.supervisor = Supervisor(cell, self._fault, self._clocks.steady, self._clocks.motion)
         self._agreement = Agreement(cell, kinematics)
-        self._speedometer, self._finger_speed, self._brake = Speedometer(), Speedometer(), Brake(cell, kinematics)
+        self._moving = Moving(cell, kinematics)
         self._inputs = _Inputs()
         self._pending: _Pending | None = None
         self._unanswered = False  # the proposal that waited last has gone without an answer
@@ -137,10 +133,8 @@ class Gate:
             inputs.late_states += 1  # overtaken on its way: it tells neither where the arm is nor how fast it moves
             return
         inputs.measured, inputs.late_states = Measured(self._cell.robot.joints, positions, stamp_ns), 0
-        arm, fingers = np.split(positions, [len(self._cell.robot.arm_joints)])
-        self._speedometer.update(arm, stamp_ns)
-        self._finger_speed.update(fingers, stamp_ns)
-        self.supervisor.joint_state(stamp_ns, arm)
+        self._moving.joint_state(positions, stamp_ns)
+        self.supervisor.joint_state(stamp_ns, positions[:len(self._cell.robot.arm_joints)])
         if self.mode == 'shadow' and self._agreement.measured(positions, self._clocks.motion()):
             self._tell(self.agreement_status())
 
@@ -244,19 +238,10 @@ class Gate:
         verdict = self._rules.judge(trajectory, inputs.measured, ages=Ages(
             image_s=image_s, joint_s=(now_ns - inputs.measured.stamp_ns) * 1e-9, task_s=task_s, proposal_s=proposal_s,
             since_last_s=since_last_s))
-        moving = None if verdict.trajectory is None else self._check_rest(verdict.trajectory.joint_names)
+        moving = None
+        if verdict.trajectory is not None and self.mode != 'shadow':
+            moving = self._moving.check_start(verdict.trajectory, inputs.measured.joint_positions)
         return verdict if moving is None else Verdict(None, (*verdict.violations, moving))
-
-    def _check_rest(self, names: tuple[str, ...]) -> Violation | None:
-        """The rules judge a motion from rest: the arm must not be on its way with another one when it begins."""
-        arm_joints, rates = self._cell.robot.arm_joints, self._speedometer.rates
-        if self.mode == 'shadow' or rates is None or arm_joints[0] not in names:
-            return None
-        joint = int(np.argmax(np.abs(rates)))
-        rate, limit = abs(float(rates[joint])), self._cell.motion.rest_velocity
-        return None if rate <= limit else Violation(
-            'start', rate, limit, f'{arm_joints[joint]} moves at {rate:.3f} rad/s when the motion is to begin, allowed '
-            f'are {limit:.3f}')
 
     def _forward(self, verdict: Verdict, stamp_ns: int, reason: str) -> None:
         assert verdict.trajectory is not None
@@ -356,43 +341,19 @@ class Gate:
     def _hold(self) -> None:
         """Command the arm to brake. Zeros would be a slam to the zero pose; silence would let the motion go on.
 
-        Where it is and how fast follows from the measurement. If that is old, what the controller is about to command
-        is the nearest to the truth; joint_trajectory_controller refuses an empty trajectory, and goes on.
+        So would an empty trajectory, which joint_trajectory_controller refuses; that is all there is in the dark.
         """
         if self.mode == 'shadow' or not self.commands:
             return
-        measured, robot, now_s = self._inputs.measured, self._cell.robot, self._clocks.motion()
-        commanded = self.supervisor.tracking.commanded(now_s)
-        fresh = self.supervisor.joints_are_fresh
-        if measured is None or not (fresh or commanded is not None):
-            self._send(None)  # no motion of ours is under way, and an old position would be a new motion
+        measured = self._inputs.measured
+        motions = None if measured is None else self._moving.hold(
+            measured.joint_positions, self.supervisor, self._clocks.motion())
+        if motions is None:
+            self._send(None)
             return
-        arm, gripper = np.split(measured.joint_positions, [len(robot.arm_joints)])
-        if fresh or commanded is None:
-            rates = self._brake.rates_now(self._speedometer.rates, commanded)
-            commanded = arm + rates * min(self.supervisor.joints_age_s, _MAX_AHEAD_S), rates
-        braking = self._brake.stop(*commanded)
-        motions = [(braking, last_point(braking))]
-        wanted, end = (self.supervisor.tracking.gripper_commanded(at_s) for at_s in (now_s, math.inf))
-        if wanted is not None and end is not None:  # else it is where somebody else wants it, perhaps around something
-            times_ns, goal = braking.times_ns[-1:], gripper
-            if self._squeezes(gripper, wanted):
-                # It stays squeezed: a set-point at the measured finger position would let it slip.
-                times_ns = np.array([round(self._cell.motion.gripper_time_s * 1e9)])
-                goal = (np.minimum if robot.gripper_closed < robot.gripper_open else np.maximum)(wanted, end)
-            stay = Trajectory(robot.gripper_joints, times_ns, goal[None], np.zeros((1, len(gripper))))
-            motions.append((stay, stay))
         for motion, command in motions:
             self._send(command)
             self.supervisor.command(motion)
-
-    def _squeezes(self, gripper: np.ndarray, wanted: np.ndarray) -> bool:
-        """Fingers, measured (gripper joints,), rest on something although the set-point is farther closed."""
-        robot, rates = self._cell.robot, self._finger_speed.rates
-        stroke = robot.gripper_open - robot.gripper_closed
-        slow = _FINGERS_REST * abs(stroke) / self._cell.motion.gripper_time_s
-        rest = rates is None or bool((np.abs(rates) < slow).all())
-        return rest and bool(((gripper - wanted) / stroke > _SQUEEZES).any())
 
     # --- what is told -------------------------------------------------------------------------------------------
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from ..status import ERROR, OK, WARN, Status
 from ..types import Trajectory
 from .agreement import Agreement
 from .autonomy import Ladder
+from .inputs import Inputs, Measured
 from .moving import Moving
 from .rules import SafetyRules
 from .stop import StopLatch
@@ -24,19 +25,7 @@ from .supervisor import Supervisor
 from .verdict import Ages, Verdict, Violation, is_gate_hit
 
 _REACTION_S = 1.0  # a yes that comes sooner after a proposal took another one's place was meant for the other
-_REMEMBERED_IMAGES = 512
-_SAME_MOMENT_NS = 50_000_000  # by so much an instruction may reach the gate later than the agent
-_LATE_STATES = 3  # joint states in a row that are older than the newest are late; more, and time has jumped
 _COUNTED = ('forwarded', 'refused', 'stopped')
-
-
-@dataclass(frozen=True)
-class Measured:
-    """The newest joint state."""
-
-    joint_names: tuple[str, ...]
-    joint_positions: np.ndarray
-    stamp_ns: int
 
 
 @dataclass(frozen=True)
@@ -60,19 +49,6 @@ class _Pending:
     stamp_ns: int
     since_s: float
     answers_from_s: float
-
-
-@dataclass
-class _Inputs:
-    """What the cell has said last."""
-
-    measured: Measured | None = None
-    images: deque[int] = field(default_factory=lambda: deque(maxlen=_REMEMBERED_IMAGES))
-    late_states: int = 0
-    task_since_s: float | None = None
-    task_ns: int = 0
-    task_violation: Violation | None = None
-    proposal_at_s: float | None = None
 
 
 class Gate:
@@ -107,7 +83,7 @@ class Gate:
         self.supervisor = Supervisor(cell, self._fault, self._clocks.steady, self._clocks.motion)
         self._agreement = Agreement(cell, kinematics)
         self._moving = Moving(cell, kinematics)
-        self._inputs = _Inputs()
+        self._inputs = Inputs()
         self._pending: _Pending | None = None
         self._unanswered = False  # the proposal that waited last has gone without an answer
         self._answered_s = -math.inf
@@ -123,16 +99,13 @@ class Gate:
 
     def image(self, stamp_ns: int) -> None:
         """An image of this stamp exists."""
-        self._inputs.images.append(stamp_ns)
+        self._inputs.image(stamp_ns)
         self.supervisor.image(stamp_ns)
 
     def joint_state(self, positions: np.ndarray, stamp_ns: int) -> None:
         """A usable joint state: (joints,) float64 in the cell file's order."""
-        inputs = self._inputs
-        if inputs.measured is not None and stamp_ns < inputs.measured.stamp_ns and inputs.late_states < _LATE_STATES:
-            inputs.late_states += 1  # overtaken on its way: it tells neither where the arm is nor how fast it moves
+        if not self._inputs.joint_state(Measured(self._cell.robot.joints, positions, stamp_ns)):
             return
-        inputs.measured, inputs.late_states = Measured(self._cell.robot.joints, positions, stamp_ns), 0
         self._moving.joint_state(positions, stamp_ns)
         self.supervisor.joint_state(stamp_ns, positions[:len(self._cell.robot.arm_joints)])
         if self.mode == 'shadow' and self._agreement.measured(positions, self._clocks.motion()):
@@ -145,9 +118,7 @@ class Gate:
 
     def task(self, violation: Violation | None) -> None:
         """An instruction has come; with what it breaks, if anything, no proposal passes until the next one."""
-        inputs = self._inputs
-        inputs.task_since_s, inputs.task_ns = self._clocks.steady(), self._clocks.stamp_ns()
-        inputs.task_violation = violation
+        self._inputs.task(violation, self._clocks.steady(), self._clocks.stamp_ns())
         if self._pending is not None:  # it was decided on another instruction
             self.refuse(Violation('superseded', 'another instruction', 'the same', 'a new instruction came while the '
                                   'proposal waited'), self._pending.stamp_ns)
@@ -227,13 +198,10 @@ class Gate:
                 return Verdict(None, (inputs.task_violation,))
             if self.mode != 'shadow' and (deaf := self.supervisor.driver_fault):
                 return Verdict(None, (Violation('driver', 'silent', 'there', deaf),))
-            if image_s is not None and stamp_ns not in inputs.images:
-                return Verdict(None, (Violation('age', image_s, self._cell.safety.max_image_age_s, 'the camera has '
-                                                'published no image of the stamp that the proposal rests on, or none '
-                                                'since a motion was forwarded'),))
-            if stamp_ns is not None and stamp_ns < inputs.task_ns - _SAME_MOMENT_NS:
-                return Verdict(None, (Violation('superseded', 'another instruction', 'the same', 'the image that the '
-                                                'proposal rests on is older than the instruction'),))
+            if stamp_ns is not None and image_s is not None:
+                unusable = inputs.check_image(stamp_ns, image_s, self._cell.safety.max_image_age_s)
+                if unusable is not None:
+                    return Verdict(None, (unusable,))
         task_s = None if inputs.task_since_s is None else self._clocks.steady() - inputs.task_since_s
         verdict = self._rules.judge(trajectory, inputs.measured, ages=Ages(
             image_s=image_s, joint_s=(now_ns - inputs.measured.stamp_ns) * 1e-9, task_s=task_s, proposal_s=proposal_s,
@@ -250,9 +218,7 @@ class Gate:
         trajectory = slowed(verdict.trajectory, speed)
         command_ns = self._send(trajectory)
         self.supervisor.command(trajectory)
-        images = self._inputs.images
-        while stamp_ns in images:  # what the camera has seen until then is no longer what lies there
-            images.popleft()
+        self._inputs.moved(stamp_ns)
         self._ladder.moved()
         self._verdict('forwarded', reason, stamp_ns, verdict.violations,
                       {'command_stamp_ns': str(command_ns), 'speed': f'{speed:.3f}'})

@@ -203,7 +203,7 @@ class DecodingLoop:
         theirs = self._model(**prepared, return_dict=True).logits[:, -1]
         for layer, keys, values in kept:
             layer.keys, layer.values = keys, values
-        # Two steps of bfloat16 are 2^-7 of a number: other kernels may round by as much.
+        # Two units in the last place of bfloat16 are 2^-6 of a number at most: other kernels may round by as much.
         tolerance = (1e-3, 1e-3) if ours.dtype == torch.float32 else (2.0**-6, 0.1)
         return torch.allclose(ours, theirs, *tolerance)
 

@@ -75,7 +75,7 @@ def read_logs(paths: Sequence[Path], cell: Cell, prompt: PromptTemplate, languag
     """The decisions of audit logs.
 
     Args:
-        paths: Files or folders.
+        paths: Files or folders; what is named twice is read once.
         cell: Size of the images, and geometry of demonstrations.
         prompt: Template of the policy that is to learn.
         language: Its actions.
@@ -85,8 +85,11 @@ def read_logs(paths: Sequence[Path], cell: Cell, prompt: PromptTemplate, languag
     """
     counts: Counter[str] = Counter()
     episodes: list[LoggedEpisode] = []
+    read: set[Path] = set()
     for path in paths:
         log = AuditLog(path.expanduser())
+        log.files = [file for file in log.files if file.resolve() not in read]  # a folder, and a file of it
+        read.update(file.resolve() for file in log.files)
         shown = demonstrations(log, cell)
         usable = _usable(log.decisions(), shown, cell, prompt, language, counts)
         for part in _split(usable):

@@ -51,7 +51,9 @@ def test_a_correction_that_was_only_shown_gets_its_action_from_joint_states(smal
     shown = {'action': '', 'demonstrated': True}
     log = write_log([Said(lit(rng, True), states=tuple(states[:5]), correction=shown),  # nothing is shown yet
                      Said(lit(rng, True), states=tuple(states), correction=shown)])
-    data = read_logs([log], small, small_cell.policy().prompt, SkillLanguage(48))
+    file = next(log.glob('*.mcap'))
+    data = read_logs([log, log, file], small, small_cell.policy().prompt, SkillLanguage(48))  # named twice, read once
+    assert data.counts['decisions'] == 2
     first, second = data.episodes[0].decisions
     assert first.corrections == () and data.counts['with a correction outside the action language'] == 1
     assert second.corrections[0].action == 'pick 30 18' and second.corrections[0].demonstrated

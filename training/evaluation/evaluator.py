@@ -114,8 +114,9 @@ class Evaluator:
 def _check_cell_is_unseen(source: str, plan: Iterable[Suite]) -> None:
     """Refuse the split ``unseen-cell`` in a world in which a checkpoint, or one that it began from, was trained."""
     worlds = [suite.world for suite in plan if suite.split == 'unseen-cell']
-    model, trained = source, set()
-    while worlds and model and is_checkpoint(path := Path(model).expanduser()):
+    model, trained, before = source, set(), set[Path]()
+    while worlds and model and is_checkpoint(path := Path(model).expanduser()) and path not in before:
+        before.add(path)
         bundle = open_checkpoint(path)
         config = bundle.document('train_config') if 'train_config.json' in bundle.files else {}
         trained |= {config.get('world'), config.get('own_world')}

@@ -22,7 +22,8 @@ from ..errors import UserError
 
 _LOG = logging.getLogger(__name__)
 _HEAD = struct.Struct('<BQ')
-_SPAN = struct.Struct('<QQ')
+_CHUNK_SPAN = struct.Struct('<QQ')  # times of its first and its last message, with which it begins
+_MESSAGE_TIME = struct.Struct('<6xQ')  # behind channel and sequence number
 _DAMAGED = (McapError, ValueError, struct.error, RuntimeError, zstandard.ZstdError)
 """What the MCAP library and its decompressors raise at bytes that are not what they should be."""
 
@@ -56,12 +57,11 @@ def time_span(path: Path) -> tuple[int, int] | None:
         UserError: It cannot be read, or is no MCAP file.
     """
     spans = []
-    for opcode, content in _whole_records(path):
-        if opcode == Opcode.CHUNK and len(content) >= _SPAN.size:
-            spans.append(_SPAN.unpack_from(content))
-        elif opcode == Opcode.MESSAGE:
-            time_ns = Message.read(ReadDataStream(BytesIO(content)), len(content)).log_time
-            spans.append((time_ns, time_ns))
+    for opcode, head in _whole_records(path, at_most=_CHUNK_SPAN.size):  # of a log that may be larger than memory
+        if opcode == Opcode.CHUNK and len(head) == _CHUNK_SPAN.size:
+            spans.append(_CHUNK_SPAN.unpack(head))
+        elif opcode == Opcode.MESSAGE and len(head) >= _MESSAGE_TIME.size:
+            spans.append(2 * _MESSAGE_TIME.unpack_from(head))
     filled = [span for span in spans if span[1]]  # a chunk may hold nothing but schemas
     return (min(first for first, _ in filled), max(last for _, last in filled)) if filled else None
 
@@ -95,21 +95,26 @@ def _records(path: Path) -> Iterator[Schema | Channel | Message]:
         yield from records
 
 
-def _whole_records(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Opcode and content of every top-level record that lies wholly within the file, before its summary."""
+def _whole_records(path: Path, at_most: int | None = None) -> Iterator[tuple[int, bytes]]:
+    """Opcode and content of every top-level record that lies wholly within the file, before its summary.
+
+    Args:
+        path: The file.
+        at_most: So many bytes of each content are read, and the others passed over; None for all.
+    """
     try:
         with path.open('rb') as stream:
             size = os.fstat(stream.fileno()).st_size
             magic = stream.read(len(MCAP0_MAGIC))
             if magic != MCAP0_MAGIC[:len(magic)]:
                 raise UserError(f'{path} is no MCAP file: give an audit log, or the folder of one')
-            while (record := _next(stream, size)) is not None:
+            while (record := _next(stream, size, at_most)) is not None:
                 yield record
     except OSError as error:
         raise UserError(f'{path} cannot be read ({error.strerror}): check the path and its permissions') from error
 
 
-def _next(stream: IO[bytes], size: int) -> tuple[int, bytes] | None:
+def _next(stream: IO[bytes], size: int, at_most: int | None) -> tuple[int, bytes] | None:
     head = stream.read(_HEAD.size)
     if len(head) < _HEAD.size:
         return None
@@ -117,7 +122,10 @@ def _next(stream: IO[bytes], size: int) -> tuple[int, bytes] | None:
     # Opcode 0 does not exist: blocks that were allocated but not written before a power cut read as zeros.
     if opcode in (0, Opcode.DATA_END) or stream.tell() + length > size:
         return None
-    return opcode, stream.read(length)
+    end = stream.tell() + length
+    content = stream.read(length if at_most is None else min(length, at_most))
+    stream.seek(end)
+    return opcode, content
 
 
 def _chunk(content: bytes) -> list[Any]:

@@ -35,7 +35,7 @@ from .release import INT8
 from .release.trust import TrustedKeys
 
 KIND = 'checkpoint'
-_WEIGHTS = ('config.json', '*.safetensors', '*.bin')
+_WEIGHTS = ('config.json', '*.safetensors')
 _PROCESSOR = ('tokenizer*', 'vocab*', 'merges.txt', 'special_tokens_map.json', 'added_tokens.json',
               '*processor_config.json', 'chat_template*')
 _PLAIN = ('.json', '.safetensors', '.jinja', '.txt', '.model')  # what is read as data and never run
@@ -272,7 +272,10 @@ def _digest(base: str, patterns: tuple[str, ...]) -> str:
             raise UserError(f'the base model {base} is not there any more: restore it, or name it anew in the models '
                             'file')
         return _commit(base)
-    files = sorted({file for pattern in patterns for file in folder.glob(pattern)})
+    found = {file for pattern in patterns for file in folder.glob(pattern)}
+    if patterns == _WEIGHTS and not any(folder.glob('*.safetensors')):
+        found.update(folder.glob('*.bin'))  # which are loaded only then
+    files = sorted(found)
     written = [(file, file.stat()) for file in files]
     return _digest_of(tuple((file, stat.st_mtime_ns, stat.st_size) for file, stat in written))
 

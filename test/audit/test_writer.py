@@ -177,4 +177,5 @@ def test_no_message_ends_the_log(writer, tmp_path, monkeypatch):
         started.put(text_entry(text))
     until(lambda: started.state().messages == 4)
     assert texts(tmp_path / 'log') == ['before time', 'no picture', 'one', 'two']
+    assert not started.state().problem and len(AuditLog(tmp_path / 'log').files) == 1
     assert started.state().dropped_messages == 1

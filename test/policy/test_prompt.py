@@ -48,3 +48,14 @@ def test_another_memory_makes_the_message_that_would_have_been_rendered_with_it(
         prompt.with_previous('task: sort', 'pick 03 04')
     assert prompt.remembers and not PromptTemplate('{task}').remembers
     assert PromptTemplate('{task}').with_previous('sort', 'pick 03 04') == 'sort'
+
+
+@pytest.mark.parametrize('template', ['{previous}\n{task}', '{task}\n{previous}', '  {task}\n{previous}\n',
+                                      ' {task}\n{state}\n{previous}',
+                                      '{previous}\n{state}\n{task} ', 'x {previous}\n'])
+@pytest.mark.parametrize('task', ['', 'door'])
+def test_a_message_that_was_stripped_gets_another_memory_too(template, task):
+    prompt = PromptTemplate(template)
+    for told in ('it is open', ''):
+        said = prompt.render(task, '', LANGUAGE, told).strip()
+        assert prompt.with_previous(said, 'right') == prompt.render(task, '', LANGUAGE, 'right').strip()

@@ -225,7 +225,7 @@ def test_what_is_held_stays_squeezed_on_a_stop(make) -> None:  # type: ignore[no
     bench = make('auto')
     bench.propose(fingers(bench, 0.0))
     bench.positions[7] = 0.02  # where a part has stopped them
-    bench.wait(0.5)
+    bench.wait(0.8)
     bench.gate.stop('operator', 'the operator called ~/stop')
     assert bench.sent[-1].positions[0, 0] == bench.cell.robot.gripper_closed
     assert bench.sent[-2].positions[0].tolist() == bench.positions[:7].tolist()
@@ -246,14 +246,49 @@ def test_a_stop_closes_no_gripper_that_holds_nothing(make) -> None:  # type: ign
         bench.sense()
     bench.gate.stop('operator', 'it is closing in free air')
     assert bench.sent[-1].positions[0, 0] == 0.030
+    bench = make('auto')
+    bench.propose(fingers(bench, 0.0))
+    bench.wait(0.25)  # a command takes its time
+    bench.gate.stop('operator', 'it has not begun to close')
+    assert bench.sent[-1].positions[0, 0] == 0.04
+
+
+def test_a_second_stop_lets_go_of_nothing(make) -> None:  # type: ignore[no-untyped-def]
+    bench = make('auto')
+    bench.propose(fingers(bench, 0.0))
+    bench.positions[7] = 0.02
+    bench.wait(0.8)
+    for cause in ('operator', 'inactive'):
+        bench.gate.stop(cause, 'stop')
+        assert bench.sent[-1].positions[0, 0] == 0.0
+        bench.wait(0.1)
+
+
+def test_a_stop_without_joint_states_leaves_the_gripper_where_it_is_wanted(make) -> None:  # type: ignore[no-untyped-def]
+    bench = make('auto')
+    bench.propose()
+    begun, times = bench.now, np.arange(0.0, bench.motion.duration_s, 0.01)
+    closes_s = times[np.argmax(positions_at(bench.motion, times)[:, 7] < 0.035)]
+    while bench.now < begun + closes_s:
+        bench.now += 0.02
+        bench.positions = positions_at(bench.motion, np.array([bench.now - begun]))[0]
+        bench.sense()
+    while not bench.gate.stop_causes:  # the last joint state shows it open still
+        bench.now += 0.05
+        bench.gate.image(int(bench.now * 1e9))
+        bench.gate.poll()
+    assert list(bench.gate.stop_causes) == ['joints']
+    assert bench.positions[7] > 0.03
+    assert bench.sent[-1].positions[0, 0] == positions_at(bench.motion, np.array([bench.now - begun]))[0, 7] < 0.01
 
 
 def test_a_gripper_that_opens_is_not_closed_again_by_a_stop(make) -> None:  # type: ignore[no-untyped-def]
     bench = make('auto', replace(FREE, on_stop='keep'))
     opening = Trajectory(bench.cell.robot.gripper_joints, np.array([0, 1_000_000_000]), np.array([[0.0], [0.04]]),
                          np.zeros((2, 1)))
+    bench.propose(fingers(bench, 0.0))
     bench.positions[7] = 0.02
-    bench.sense()
+    bench.wait(0.8)
     assert bench.propose(opening).values['verdict'] == 'forwarded'
     bench.gate.stop('operator', 'the part is still squeezed')
     assert bench.sent[-1].positions[0, 0] == bench.cell.robot.gripper_closed
@@ -408,7 +443,7 @@ def test_a_yes_for_a_proposal_that_another_operator_has_refused_is_not_for_the_n
     bench = make('approve')
     bench.propose()
     assert bench.gate.approve(False)[0]
-    assert bench.propose().values['pending_since_ns'] == str(int(bench.now * 1e9))
+    assert bench.propose().values['verdict'] == 'pending'
     assert not bench.gate.approve(True)[0]
     bench.wait(1.1)
     assert bench.gate.approve(True)[0]
@@ -423,13 +458,25 @@ def test_an_image_from_before_the_instruction_or_the_last_motion_moves_nothing(m
     assert bench.last('verdict').values['rule'] == 'superseded'
     bench.wait(0.2)
     before_ns = int(bench.now * 1e9)
+    bench.wait(0.1)
+    known_ns = int((bench.now + 0.05) * 1e9)
+    bench.gate.image(known_ns)  # known when the motion begins, though it does not rest on it
     assert bench.propose().values['verdict'] == 'forwarded'
     used_ns = int(bench.now * 1e9)
-    for stamp_ns in (used_ns, before_ns):
+    for stamp_ns in (used_ns, before_ns, known_ns):
         bench.wait(0.1)
         bench.gate.propose(bench.motion, stamp_ns)
         assert bench.last('verdict').values['rule'] == 'age'
     assert len(bench.sent) == 1
+    assert bench.propose().values['verdict'] == 'forwarded'
+
+
+def test_a_clock_that_was_set_back_does_not_stop_the_work(make) -> None:  # type: ignore[no-untyped-def]
+    bench = make('auto')
+    bench.wait(0.2)
+    bench.now -= 600.0
+    bench.wait(0.5)
+    bench.gate._inputs.proposal_at_s = None  # the clock of rates does not jump; here both are one
     assert bench.propose().values['verdict'] == 'forwarded'
 
 

@@ -133,10 +133,10 @@ class AuditWriter:
             file.write(entry)
         except OSError:
             raise
-        except Exception:  # it would come back again and again, and nothing else be written
+        except Exception:  # of a type that nobody knows: it would come back again and again
             self._unsynced.pop()
             self._queue.dropped_others += 1
-            raise
+            return
         if entry.latch:
             self._latched[entry.latch] = entry
 

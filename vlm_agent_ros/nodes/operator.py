@@ -59,8 +59,8 @@ class Console:
 
     def approve(self, _: argparse.Namespace) -> tuple[bool, str]:
         """Yes to the pending proposal, if it was there when the operator asked: this program takes seconds to start."""
-        asked_ns = self._node.get_clock().now().nanoseconds - round(process_age_s() * 1e9)
-        if int(self._verdict().get('pending_since_ns', '0')) > asked_ns:
+        verdict = self._verdict()
+        if verdict['verdict'] == 'pending' and float(verdict.get('age_s', '0')) < process_age_s():
             return False, 'the proposal that waits came after you had asked: look at it, then answer again'
         return self._act(SetBool, 'approve', SetBool.Request(data=True))
 

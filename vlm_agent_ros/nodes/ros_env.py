@@ -138,7 +138,8 @@ def _run(create: Callable[[], Any], args: list[str] | None, interrupt: Interrupt
         executor.add_node(node)
         if not last_word:
             executor.spin()
-        while last_word and rclpy.ok():  # nothing but Python handles a signal, once it is not waiting any more
+        # Nothing but Python handles a signal, once it is not waiting; where the exception gets lost, the mark does not.
+        while last_word and rclpy.ok() and not interrupt.received:
             executor.spin_once(timeout_sec=_WAKE_S)
     except UserError:
         raise

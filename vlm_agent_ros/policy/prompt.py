@@ -71,10 +71,10 @@ class PromptTemplate:
         pattern, new = re.escape(text), [text]
         for text in rest[1::2]:
             pattern += f'(.*){re.escape(text)}'
-        outer = _PLACEHOLDER.sub('', self.template)
-        ends = {('', ''), (outer[:len(outer) - len(outer.lstrip())], outer[len(outer.rstrip()):])}
-        whole = {lead + prompt + tail for lead, _ in ends for _, tail in ends}
-        match = next(filter(None, (re.fullmatch(pattern, text, re.DOTALL) for text in sorted(whole, key=len))), None)
+        parts = _PLACEHOLDER.split(self.template)
+        leads, tails = _stripped(parts), [space[::-1] for space in _stripped([part[::-1] for part in parts[::-1]])]
+        whole = (lead + prompt + tail for lead in leads for tail in tails)
+        match = next(filter(None, (re.fullmatch(pattern, text, re.DOTALL) for text in whole)), None)
         if match is None:
             raise ValueError(f'the prompt {prompt!r} is none of the template {self.template!r}')
         for name, said, text in zip(rest[::2], match.groups(), rest[1::2]):
@@ -85,6 +85,23 @@ class PromptTemplate:
     def digest(self) -> str:
         """SHA-256 (hex) of everything that defines the prompt; a checkpoint is bound to it."""
         return hashlib.sha256(f'{self.max_task_chars}\n{self.template}'.encode()).hexdigest()
+
+
+def _stripped(parts: list[str]) -> list[str]:
+    """White space that may have been stripped off the beginning of a message: none, or as far as values are empty.
+
+    Args:
+        parts: Texts and names of placeholders in turn.
+    """
+    found, space = [''], ''
+    for text, name in zip(parts[::2], [*parts[1::2], '']):
+        blank = text[:len(text) - len(text.lstrip())]
+        space += blank
+        if space != found[-1]:
+            found.append(space)
+        if blank != text or name not in ('task', 'state', 'state'[::-1], 'task'[::-1]):
+            break  # the others are never empty
+    return found
 
 
 def _memory(previous: str) -> str:

@@ -164,8 +164,7 @@ class Gate:
             self._drop_pending()
             meant_for_other = self._unanswered or now - self._answered_s < _REACTION_S
             self._pending = _Pending(trajectory, stamp_ns, now, now + (_REACTION_S if meant_for_other else 0.0))
-            self._verdict('pending', 'waits for ~/approve', stamp_ns, verdict.violations,
-                          {'pending_since_ns': str(self._clocks.stamp_ns())})
+            self._verdict('pending', 'waits for ~/approve', stamp_ns, verdict.violations)
         else:
             self._agreement.propose(trajectory)
             self._verdict('shadow', 'would pass every rule; nothing is forwarded in shadow mode', stamp_ns,
@@ -218,7 +217,7 @@ class Gate:
         trajectory = slowed(verdict.trajectory, speed)
         command_ns = self._send(trajectory)
         self.supervisor.command(trajectory)
-        self._inputs.moved(stamp_ns)
+        self._inputs.moved()
         self._ladder.moved()
         self._verdict('forwarded', reason, stamp_ns, verdict.violations,
                       {'command_stamp_ns': str(command_ns), 'speed': f'{speed:.3f}'})

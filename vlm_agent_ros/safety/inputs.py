@@ -42,11 +42,17 @@ class Inputs:
         self._task_ns = self._late_states = 0
 
     def joint_state(self, measured: Measured) -> bool:
-        """Whether it is the newest; one that was overtaken on its way tells neither where the arm is nor how fast."""
+        """Whether it is the newest; one that was overtaken on its way tells neither where the arm is nor how fast.
+
+        Where time has been set back, nothing that was known by the stamps before can be compared any more.
+        """
         late = self.measured is not None and measured.stamp_ns < self.measured.stamp_ns
         if late and self._late_states < _LATE_STATES:
             self._late_states += 1
             return False
+        if late:
+            self._images.clear()
+            self._task_ns = 0
         self.measured, self._late_states = measured, 0
         return True
 
@@ -58,10 +64,9 @@ class Inputs:
         """An instruction has come, at a monotonic time and at one of the cell's stamps."""
         self.task_since_s, self._task_ns, self.task_violation = now_s, now_ns, violation
 
-    def moved(self, stamp_ns: int) -> None:
-        """A motion rests on this image: what the camera saw until then is no longer what lies there."""
-        while stamp_ns in self._images:
-            self._images.popleft()
+    def moved(self) -> None:
+        """A motion begins: what the camera has seen until now is no longer what lies there."""
+        self._images.clear()
 
     def check_image(self, stamp_ns: int, age_s: float, limit_s: float) -> Violation | None:
         """Whether a motion may rest on the image of this stamp, but for its age."""

@@ -84,8 +84,9 @@ class Moving:
         motions = [(braking, last_point(braking))]
         wanted, end = (tracking.gripper_commanded(at_s) for at_s in (now_s, math.inf))
         if wanted is not None and end is not None:  # else it is where somebody else wants it, perhaps around something
-            times_ns, goal = braking.times_ns[-1:], gripper
-            if self._squeezes(gripper, wanted):
+            times_ns, goal = braking.times_ns[-1:], gripper if fresh else wanted
+            before = tracking.gripper_was_commanded(now_s - self._cell.motion.gripper_time_s)
+            if fresh and before is not None and self._squeezes(gripper, wanted, before):
                 # It stays squeezed: a set-point at the measured finger position would let it slip.
                 times_ns = np.array([round(self._cell.motion.gripper_time_s * 1e9)])
                 goal = (np.minimum if robot.gripper_closed < robot.gripper_open else np.maximum)(wanted, end)
@@ -93,10 +94,14 @@ class Moving:
             motions.append((stay, stay))
         return motions
 
-    def _squeezes(self, gripper: np.ndarray, wanted: np.ndarray) -> bool:
-        """Fingers, measured (gripper joints,), rest on something although the set-point is farther closed."""
+    def _squeezes(self, gripper: np.ndarray, wanted: np.ndarray, before: np.ndarray) -> bool:
+        """Fingers, measured (gripper joints,), rest on something although the set-point is farther closed.
+
+        It has been so for a while, ``before`` is where it was then: fingers that have only just been told to close rest
+        as well, because a command takes its time.
+        """
         robot, rates = self._cell.robot, self._fingers.rates
         stroke = robot.gripper_open - robot.gripper_closed
         slow = _FINGERS_REST * abs(stroke) / self._cell.motion.gripper_time_s
         rest = rates is None or bool((np.abs(rates) < slow).all())
-        return rest and bool(((gripper - wanted) / stroke > _SQUEEZES).any())
+        return rest and all(bool(((gripper - position) / stroke > _SQUEEZES).any()) for position in (wanted, before))

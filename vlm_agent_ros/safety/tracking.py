@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 import numpy as np
 
 from ..cell import Cell
@@ -10,6 +12,7 @@ from ..motion.monitor import MotionMonitor
 from ..types import Trajectory
 
 _APART_NS = 20_000_000  # of two joint states from which a speed follows: encoders are noisy, and stamps uneven
+_GRIPPER_COMMANDS = 4  # remembered: a stop may follow soon after another
 _SAMPLES = 9  # of the stretch of the motion on which a robot that lags may be
 
 
@@ -47,7 +50,7 @@ class Tracking:
         self._arm: Trajectory | None = None
         self._started_s = 0.0
         self._gripper_joints = cell.robot.gripper_joints
-        self._gripper: tuple[Trajectory, float] | None = None
+        self._gripper: deque[tuple[Trajectory, float]] = deque(maxlen=_GRIPPER_COMMANDS)
 
     @property
     def moving(self) -> bool:
@@ -60,7 +63,7 @@ class Tracking:
         if self._arm_joints[0] in trajectory.joint_names:
             self._arm, self._started_s = trajectory.select(self._arm_joints), now_s
         if self._gripper_joints[0] in trajectory.joint_names:
-            self._gripper = trajectory.select(self._gripper_joints), now_s
+            self._gripper.append((trajectory.select(self._gripper_joints), now_s))
 
     def commanded(self, now_s: float) -> tuple[np.ndarray, np.ndarray] | None:
         """(arm joints,) rad and rad/s that the controller wants of the arm now; None where nothing moves it."""
@@ -70,15 +73,27 @@ class Tracking:
         return positions_at(self._arm, since)[0], velocities_at(self._arm, since)[0]
 
     def gripper_commanded(self, now_s: float) -> np.ndarray | None:
-        """(gripper joints,) rad or m where the controller wants the gripper now; None where none was commanded."""
-        if self._gripper is None:
+        """(gripper joints,) rad or m where the controller wants the gripper now, or later; None where none was
+        commanded."""
+        if not self._gripper:
             return None
-        trajectory, started_s = self._gripper
+        trajectory, started_s = self._gripper[-1]
         return positions_at(trajectory, np.array([now_s - started_s]))[0]
+
+    def gripper_was_commanded(self, at_s: float) -> np.ndarray | None:
+        """(gripper joints,) where the controller wanted the gripper then, for certain; None where nobody knows.
+
+        On the way to a single point it is not known where that begins: until then the command before it counts.
+        """
+        for trajectory, started_s in reversed(self._gripper):
+            known_s = started_s + (trajectory.times_ns[0] * 1e-9 if len(trajectory.times_ns) == 1 else 0.0)
+            if at_s >= known_s:
+                return positions_at(trajectory, np.array([at_s - started_s]))[0]
+        return None
 
     def forget_gripper(self) -> None:
         """What was commanded of the gripper holds no longer."""
-        self._gripper = None
+        self._gripper.clear()
 
     def update(self, arm: np.ndarray, now_s: float) -> tuple[str, float]:
         """Take a joint state in.

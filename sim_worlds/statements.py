@@ -22,7 +22,7 @@ OCCUPIED = 3  # cells from a cube within which a spot of a container is taken: t
 
 _SEPARATOR = re.compile(r'\s*,\s*')
 _AT = re.compile(r'(.+) at (\d\d) (\d\d)(?: within (\d+))?')
-_CELL = re.compile(r'\b(\d\d) (\d\d)\b')
+_ACTION = re.compile(r'so (?:done|(?:pick|place|stack|push) (\d\d) (\d\d)(?: (?:left|right|up|down))?)')
 
 Cell = tuple[int, int]
 
@@ -110,9 +110,11 @@ def _place(statement: str) -> Place | None:
 
 
 def _follows(conclusion: str, stated: list[Place], places: list[Place]) -> bool:
-    match = _CELL.search(conclusion)
+    match = _ACTION.fullmatch(conclusion)
     if match is None:
-        return True  # an action without a place, such as done
+        return False  # whatever it says, it is no action
+    if match[1] is None:
+        return True  # done
     cell = int(match[1]), int(match[2])
     if any(_near(cell, place.cell) for place in stated):
         return True

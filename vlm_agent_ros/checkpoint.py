@@ -35,7 +35,7 @@ from .release import INT8
 from .release.trust import TrustedKeys
 
 KIND = 'checkpoint'
-_WEIGHTS = ('config.json', '*.safetensors')
+_WEIGHTS = ('config.json', '*.safetensors', '*.safetensors.index.json')
 _PROCESSOR = ('tokenizer*', 'vocab*', 'merges.txt', 'special_tokens_map.json', 'added_tokens.json',
               '*processor_config.json', 'chat_template*')
 _PLAIN = ('.json', '.safetensors', '.jinja', '.txt', '.model')  # what is read as data and never run

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import io
+import math
 from collections.abc import Callable
 from dataclasses import MISSING, fields
 from typing import Any
@@ -115,6 +116,8 @@ def outcome_from(message: Any, topic: str) -> Outcome:
         parsed = {f.name: _READ[str(f.type)](values[f.name]) for f in fields(Outcome)
                   if f.name != 'kpi' and (f.default is MISSING or f.name in values)}
         kpi = {key[4:]: float(value) for key, value in values.items() if key.startswith('kpi.')}
+        if not math.isfinite(parsed['reward']):
+            raise ValueError(f'a reward of {parsed["reward"]}')
     except (KeyError, ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:  # as literal_eval may
         raise UserError(f'{topic}: no outcome of vlm_agent_ros ({error}): check which node publishes it') from error
     return Outcome(**parsed, kpi=kpi)

@@ -1,6 +1,7 @@
 """A decision is found with all that belongs to it, in whatever order and however incomplete it was logged."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -186,3 +187,13 @@ def test_what_was_logged_before_the_clock_was_set_back_is_found(tmp_path):
     opened = AuditLog(tmp_path)
     assert [m.message.data for m in opened.messages(None, (653 * 60 * S, 655 * 60 * S))] == ['a 654']
     assert opened.span_ns() == (570 * 60 * S, 654 * 60 * S)
+
+
+def test_what_cannot_be_decoded_or_joined_is_left_out_and_told(tmp_path, caplog):
+    latin = text_entry('x', 2 * S)
+    entries = [replace(latin, data=latin.data.replace(b'x', b'\xe9')), *one_decision(5)]
+    broken = status_entry('agent_node: chain of thought', '', {
+        'image_stamp_ns': str(7 * S), 'text_sha256': 'x', 'cot_age_s': '0.0'}, 7 * S)
+    odd = status_entry('gate_node: verdict', '', {'image_stamp_ns': str(8 * S), 'command_stamp_ns': 'abc'}, 8 * S)
+    assert len(decisions(tmp_path, [*entries, broken, odd])) == 1
+    assert 'a message of /cell/task is left out' in caplog.text and 'what was told of a decision' in caplog.text

@@ -111,3 +111,12 @@ def test_what_is_not_declared_is_not_judged():
 def test_a_limit_out_of_range_is_refused_with_its_key():
     with pytest.raises(UserError, match=r'cell.yaml: min_success is 80.0, but must be between'):
         parse(Rollback, {'min_success': 80}, 'cell.yaml')
+
+
+def test_one_slow_decision_of_twenty_breaks_no_limit_of_95_percent():
+    band = Band(Rollback(max_latency_ms=2000.0))
+    for latency_ms in (60_000.0, *[200.0] * 19):
+        band.decision(latency_ms)
+    assert band.breach() is None and band.latency_ms == 200.0
+    band.decision(60_000.0)
+    assert band.breach() is not None

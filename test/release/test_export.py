@@ -103,7 +103,7 @@ def test_a_merged_bundle_needs_neither_base_model_nor_checkpoint(export, checkpo
     base.rename(base.with_name('gone'))
     try:
         assert_same(decide(moved), expected, 1e-5)
-        with pytest.raises(UserError, match='does not exist'):
+        with pytest.raises(UserError, match='is not there any more'):
             load_policy(str(checkpoint))
     finally:
         base.with_name('gone').rename(base)

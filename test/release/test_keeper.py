@@ -236,3 +236,32 @@ def test_a_new_instruction_ends_an_episode_of_which_nobody_says_how_it_went(line
 def test_a_foreign_verdict_without_a_stamp_is_nobodys(line: Line) -> None:
     line.keeper.verdict({'verdict': 'refused', 'image_stamp_ns': 'yesterday'})
     assert line.keeper.status().values['gate_hits'] == '0 of 0'
+
+
+def test_no_stamp_that_anybody_may_send_ends_the_agent(line):
+    line.decide()
+    for stamp in ('9' * 5000, '-1', 'x', ''):
+        line.keeper.verdict({'verdict': 'forwarded', 'image_stamp_ns': stamp})
+
+
+def test_another_copy_of_what_has_just_been_found_bad_does_not_take_over(line):
+    line.swap(BAD)
+    line.play(False, 6)
+    line.decide()
+    line.keeper.stage(BAD)
+    while line.keeper.breach is None:
+        line.play(False)
+    assert line.keeper.take() is None
+
+
+def test_what_could_not_be_remembered_is_tried_again(tmp_path, monkeypatch):
+    ledger = Ledger(tmp_path / 'releases.json')
+
+    def full(*_):
+        raise OSError(28, 'No space left on device')
+    with monkeypatch.context() as patch, pytest.raises(UserError, match='No space left'):
+        patch.setattr('vlm_agent_ros.release.ledger.write_durably', full)
+        ledger.prove(GOOD.release)
+    assert ledger.good is None
+    ledger.prove(GOOD.release)
+    assert Ledger(tmp_path / 'releases.json').good == GOOD.release

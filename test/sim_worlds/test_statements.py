@@ -31,6 +31,9 @@ SCENE = ('red cube at 10 20 , red cube at 30 40 , blue cube held , green pad at 
     ('red cube at 10 20 , so place 33 37', [True, False]),  # too near to the other cube
     ('red cube at 10 20 , so pick 20 08', [True, False]),
     ('so done', [False]), ('so pick 10 20', [False]),
+    # What is no action is no conclusion, whatever it says.
+    ('red cube at 10 20 , so the red cube is held', [True, False]), ('red cube at 10 20 , so drop it', [True, False]),
+    ('red cube at 10 20 , so pick 10 20 and the moon is green', [True, False]),
     ('I see a lovely table', [False]), ('', []), ('  ', []),
 ])
 def test_every_statement_is_checked_against_the_scene(thought, verdicts):

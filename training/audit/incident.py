@@ -156,7 +156,7 @@ def _status_events(message: Logged, told: dict[str, Any]) -> Iterator[Event]:
 
 
 def _told_by(message: str, values: dict[str, str]) -> str:
-    if 'logprob' in values:
+    if {'logprob', 'latency_ms', 'image_age_ms'} <= values.keys():
         return f'decided {message} in {values["latency_ms"]} ms on an image {values["image_age_ms"]} ms old'
     facts = ', '.join(f'{key} {values[key]}' for key in _TELLING if values.get(key) and key != 'image_stamp_ns')
     return f'{message} ({facts})' if facts else message

@@ -56,7 +56,7 @@ def rare_events(past: PastTurn | None, *, held: bool, out_of_view: bool) -> tupl
         found |= {
             'recovery': past.executed != past.action,
             'wrong_object_held': kpi.get('wrong_object', 0.0) > 0.0,
-            'dropped': past.held and not held and skill != 'place',
+            'dropped': past.held and not held and skill not in ('place', 'stack'),
             'regrasp': skill == 'pick' and not held,
             'collision': kpi.get('safety', 0.0) > 0.0,
         }

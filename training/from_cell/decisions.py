@@ -144,7 +144,10 @@ def _usable(decisions: Iterator[LoggedDecision], shown: dict[int, str], cell: Ce
             kept = tuple(correction for correction in told if _speaks(correction.action, language))
             if len(kept) < len(told):
                 counts['with a correction outside the action language'] += 1
-            yield replace(decision, corrections=kept)
+            if told and told[-1] not in kept:  # what was right is not known, only that it was none of these
+                yield replace(decision, corrections=(), mode='')
+            else:
+                yield replace(decision, corrections=kept)
 
 
 def _split(decisions: Iterator[LoggedDecision]) -> Iterator[tuple[LoggedDecision, ...]]:

@@ -153,7 +153,7 @@ def _with_behaviour(found: Sequence[tuple[Sample, LoggedDecision]], policy: Poli
                 counts['that the policy cannot write'] += 1
                 continue
             advantage = sample.advantage
-            if advantage and abs(float(log_probs.sum()) - decision.logprob) > config.logprob_tolerance:
+            if advantage and not abs(float(log_probs.sum()) - decision.logprob) <= config.logprob_tolerance:
                 counts['not reinforced: their log-probability is not the logged one'] += 1
                 advantage = 0.0
             if advantage:

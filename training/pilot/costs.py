@@ -103,6 +103,6 @@ def _difference(b: float | None, a: float | None) -> float | None:
 
 
 def _payback(extra: float, gain: float | None) -> float | None:
-    if gain is None or (gain <= 0.0 and extra > 0.0):
-        return None
-    return max(extra, 0.0) / gain if gain > 0.0 else 0.0
+    if gain is None or gain <= 0.0:
+        return None  # what gains nothing, or loses, pays nothing back, however little it has cost
+    return max(extra, 0.0) / gain

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from bisect import bisect_left, bisect_right
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterator
@@ -32,6 +33,7 @@ from ..types import Outcome, Trajectory
 from .types import Correction, Logged, LoggedDecision
 
 Reader = Callable[[Collection[str]], Iterator[Logged]]
+_LOG = logging.getLogger(__name__)
 Key = tuple[int, int]
 """Session and stamp: simulated time begins anew with every simulator, within one log."""
 
@@ -61,9 +63,9 @@ def join(read: Reader) -> Iterator[LoggedDecision]:
         # Images may come out of order; one that is missing by now has been lost.
         while waiting and (waiting[0] in found or waiting[0] < (session, key[1] - _NEW_SESSION_NS)):
             oldest = waiting.popleft()
-            yield pieces.decision(oldest, found.pop(oldest, _NO_IMAGE))
+            yield from pieces.decided(oldest, found.pop(oldest, _NO_IMAGE))
     for key in waiting:
-        yield pieces.decision(key, found.get(key, _NO_IMAGE))
+        yield from pieces.decided(key, found.get(key, _NO_IMAGE))
 
 
 def status_values(status: Any) -> dict[str, str]:
@@ -160,14 +162,21 @@ class _Pieces:
         stamp_ns = to_ns(logged.message.header.stamp)
         self._outcomes.append(((session, stamp_ns), outcome_from(logged.message, logged.topic)))
 
-    def decision(self, key: Key, image: np.ndarray) -> LoggedDecision:
-        """All of one decision."""
+    def decided(self, key: Key, image: np.ndarray) -> Iterator[LoggedDecision]:
+        """All of one decision, unless what was told of it is not what its status promises."""
+        try:
+            yield self._decision(key, image)
+        except (ValueError, KeyError) as error:
+            _LOG.warning('what was told of a decision (image %d) is left out: %r', key[1], error)
+
+    def _decision(self, key: Key, image: np.ndarray) -> LoggedDecision:
         values, time_ns = self.reports[key]
         text = self._texts.get(values['text_sha256'], '')
         said = parse_output(text.encode(), SkillLanguage())
         shown = ' '.join(values[name] for name in sorted(values) if name.startswith('thought.'))
         verdict = self._verdicts.get(key, {})
-        command_stamp_ns = int(verdict.get('command_stamp_ns') or 0)
+        command = verdict.get('command_stamp_ns', '')
+        command_stamp_ns = int(command) if command.isdecimal() else 0
         return LoggedDecision(
             image=image, image_stamp_ns=key[1], task=self._task(values['task'], time_ns), state=values['state'],
             previous=values.get('previous', ''),

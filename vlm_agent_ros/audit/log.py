@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +21,7 @@ from .types import Correction, Logged, LoggedDecision
 
 __all__ = ['CELL_KEY', 'NAME_KEY', 'AuditLog', 'Correction', 'Logged', 'LoggedDecision']
 
+_LOG = logging.getLogger(__name__)
 NAME_KEY = 'interface'
 """Key of a channel's metadata: the topic's name in the cell's interface."""
 CELL_KEY = 'cell'
@@ -63,8 +65,14 @@ class AuditLog:
                 if not wanted or (span_ns is not None and not span_ns[0] <= record.log_time <= span_ns[1]):
                     continue
                 decode = decoders.decoder_for(channel.message_encoding, schema)
-                if decode is not None:
-                    yield Logged(channel.topic, record.log_time, decode(record.data), record.publish_time, name)
+                if decode is None:
+                    continue
+                try:
+                    message = decode(record.data)
+                except Exception as error:  # the recorder keeps whatever bytes came
+                    _LOG.warning('%s: a message of %s is left out (%s)', file, channel.topic, error)
+                    continue
+                yield Logged(channel.topic, record.log_time, message, record.publish_time, name)
 
     def cell(self) -> Cell:
         """The cell as it was when the last file was begun.

@@ -275,7 +275,11 @@ class AgentNode(ManagedNode):
             return None
         names = decider.cell.robot.joints
         image_topic, joint_topic = map(self.resolve_topic_name, (self._image_name, interface.JOINT_STATES))
+        ahead_s = (stamp_ns - self._now_ns()) * 1e-9
         try:
+            if ahead_s > decider.cell.safety.max_image_age_s:  # the gate would refuse it, and those after it be ignored
+                raise UserError(f'{image_topic}: an image is of a time {ahead_s:.1f} s ahead: set the clocks of both '
+                                'computers alike')
             self._refuse_old(joints, joint_topic, decider.cell.safety.max_joint_age_s)
             observation = Observation(image_array(image, image_topic, decider.cell.camera), names,
                                       joint_positions(joints, joint_topic, names), self._task, stamp_ns)

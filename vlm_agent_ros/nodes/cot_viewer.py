@@ -45,7 +45,7 @@ class CotViewer(Node):
             values = {pair.key: unescape(pair.value) for pair in status.values}
             if 'cot_age_s' not in values or self._settings.source not in status.name:
                 continue
-            repeated = float(values['cot_age_s']) > 0.0 and status.name in self._seen
+            repeated = values['cot_age_s'].strip('0.') != '' and status.name in self._seen
             self._seen.add(status.name)
             if not repeated and time.monotonic() - self._shown_at >= self._settings.period_s:
                 self._shown_at = time.monotonic()
@@ -57,7 +57,9 @@ def _render(status: DiagnosticStatus, values: dict[str, str]) -> str:
     numbers = ', '.join(f'{key} {values[key]}' for key in ('logprob', 'value', 'latency_ms') if key in values)
     lines = [f'── {status.name.removesuffix(": chain of thought")} ({numbers})', f'   task    {values.get("task", "")}',
              f'   thought {thought}', f'   action  {values.get("action", "")}']
-    return '\n'.join(lines + ([f'   refused {values["refusal"]}'] if 'refusal' in values else []))
+    lines += [f'   refused {values["refusal"]}'] if 'refusal' in values else []
+    # A thought may hold what a terminal takes for a command.
+    return '\n'.join(''.join(c if c.isprintable() else ' ' for c in line) for line in lines)
 
 
 def main(args: list[str] | None = None) -> int:

@@ -12,6 +12,7 @@ from ..status import ERROR, OK, WARN, Status
 from .band import Band, Breach, Rollback
 from .ledger import Ledger, Release
 
+_DIGITS = 20  # of a stamp in ns
 _REMEMBERED = 256
 
 
@@ -85,7 +86,8 @@ class Keeper(Generic[D]):
             values: Of its diagnostic status.
         """
         stamp, verdict = values.get('image_stamp_ns', ''), values.get('verdict', '')
-        stamp_ns = int(stamp) if stamp.isdecimal() else 0  # anybody may write to /diagnostics
+        # Anybody may write to /diagnostics; a number of thousands of digits is an error to Python.
+        stamp_ns = int(stamp) if stamp.isdecimal() and len(stamp) <= _DIGITS else 0
         if verdict not in ('forwarded', 'shadow', 'refused') or not self._proposed.pop(stamp_ns, False):
             return  # somebody else's, repeated, or not the last word
         if verdict == 'forwarded':
@@ -118,6 +120,8 @@ class Keeper(Generic[D]):
         self.breach = self._band.breach()
         if self.breach is not None:
             self._news = ''
+            if self._staged is not None and self._staged.release.weights_sha256 == self.deciding.release.weights_sha256:
+                self._staged = None  # another copy of what was just found bad
             self._remember(partial(self._ledger.condemn, self.deciding.release, self.breach.reason))
         elif self._band.full:
             self._remember(partial(self._ledger.prove, self.deciding.release))

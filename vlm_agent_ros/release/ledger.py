@@ -80,9 +80,14 @@ class Ledger:
         Raises:
             UserError: The file cannot be written.
         """
-        if self._record.good != release:
+        before = self._record.good
+        if before != release:
             self._record.good = release
-            self._save()
+            try:
+                self._save()
+            except UserError:  # it is tried again
+                self._record.good = before
+                raise
 
     def condemn(self, release: Release, reason: str) -> None:
         """A checkpoint is not to decide here any more.

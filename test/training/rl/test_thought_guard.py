@@ -76,10 +76,11 @@ def test_an_action_that_is_not_what_a_true_thought_comes_to_is_corrected_to_it(p
     assert grounding_metrics(turns)['faithful'] == 0.25
 
 
-def test_a_thought_that_comes_to_nothing_the_language_knows_leaves_the_action_alone(policy):
+def test_a_thought_that_comes_to_no_action_leaves_it_alone_and_one_that_comes_to_nonsense_is_false(policy):
     turns = [turn(policy, 'gripper open', action='pick 10 20'),
              turn(policy, 'red cube at 10 20 , so grab 10 20', action='pick 10 20')]
-    assert corrections(turns, policy) == [None, None]
+    without, nonsense = corrections(turns, policy)
+    assert without is None and nonsense.said.thought == TRUE
 
 
 def test_nothing_is_corrected_where_no_simulator_knows_the_truth(policy):

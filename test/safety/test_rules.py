@@ -407,3 +407,23 @@ def test_an_arm_that_does_not_rest_at_the_end_must_have_room_to_come_to_rest(
         if violation is not None:
             expect(violation, 'position')
             assert violation.value == pytest.approx(kinematics.upper[6] + 0.075)
+
+
+def test_a_motion_that_would_only_swing_back_into_the_workspace_after_its_end_is_refused(
+        rules: SafetyRules, cell: Cell, kinematics: Kinematics, at_home: Observation) -> None:
+    """The last point is what a controller holds, wherever the arm goes while it comes to rest."""
+    start = at_home.joint_positions.copy()
+    start[0] = outside = next(angle for angle in np.linspace(0.0, 1.5, 30001)
+                              if kinematics.forward(np.append(angle, start[1:7]))[0][0] < cell.workspace.low[0] - 0.004)
+    end = start.copy()
+    end[0] = outside - 0.005
+    measured = replace(at_home, joint_positions=start)
+    inwards = -0.8 * np.eye(8)[0]  # 40 mrad while it brakes, into the box
+    for speed, passes in ((0.0 * inwards, False), (inwards, False)):
+        motion = Trajectory(cell.robot.joints, np.array([0, SECOND]), np.stack([start, end]),
+                            np.stack([0.0 * inwards, speed]))
+        assert kinematics.forward(end[:7])[0][0] < cell.workspace.low[0]
+        assert (rules.check(motion, measured) is None) == passes
+    end[0] = outside - 0.1
+    inside = move(cell, start, end, 1.0)
+    assert rules.check(inside, measured) is None

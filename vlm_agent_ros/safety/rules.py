@@ -189,7 +189,7 @@ class SafetyRules:
 
         To a first point at time 0 the set-point jumps. The arm takes a moment to follow. That of a gripper may jump: a
         set-point inside of what it holds is how it holds it. What still moves at the last point is brought to rest
-        evenly, and goes on meanwhile.
+        evenly, goes on meanwhile, and comes back: the last point is what the controller holds.
         """
         times_s, positions, velocities = trajectory.times_ns * 1e-9, trajectory.positions, trajectory.velocities
         if times_s[0] == 0.0:
@@ -199,9 +199,10 @@ class SafetyRules:
         else:
             times_s = np.append(0.0, times_s)
         if velocities[-1].any():
-            times_s = np.append(times_s, times_s[-1] + self._limits.jump_time_s)
-            positions = np.vstack([positions, positions[-1] + 0.5 * self._limits.jump_time_s * velocities[-1]])
-            velocities = np.vstack([velocities, np.zeros_like(start)])
+            braking_s, last = self._limits.jump_time_s, positions[-1]
+            times_s = np.append(times_s, times_s[-1] + np.array([1.0, 3.0]) * braking_s)
+            positions = np.vstack([positions, last + 0.5 * braking_s * velocities[-1], last])
+            velocities = np.vstack([velocities, np.zeros((2, len(start)))])
         return Segments.through(times_s, np.vstack([start, positions]),
                                 np.vstack([np.zeros_like(start), velocities]))
 

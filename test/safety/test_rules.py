@@ -415,15 +415,15 @@ def test_a_motion_that_would_only_swing_back_into_the_workspace_after_its_end_is
     start = at_home.joint_positions.copy()
     start[0] = outside = next(angle for angle in np.linspace(0.0, 1.5, 30001)
                               if kinematics.forward(np.append(angle, start[1:7]))[0][0] < cell.workspace.low[0] - 0.004)
-    end = start.copy()
-    end[0] = outside - 0.005
-    measured = replace(at_home, joint_positions=start)
-    inwards = -0.8 * np.eye(8)[0]  # 40 mrad while it brakes, into the box
-    for speed, passes in ((0.0 * inwards, False), (inwards, False)):
-        motion = Trajectory(cell.robot.joints, np.array([0, SECOND]), np.stack([start, end]),
-                            np.stack([0.0 * inwards, speed]))
-        assert kinematics.forward(end[:7])[0][0] < cell.workspace.low[0]
-        assert (rules.check(motion, measured) is None) == passes
-    end[0] = outside - 0.1
-    inside = move(cell, start, end, 1.0)
-    assert rules.check(inside, measured) is None
+    start[0] = outside
+    measured, speed = replace(at_home, joint_positions=start), 0.4 * np.eye(8)[0]
+
+    def moved(turned: float) -> Trajectory:
+        return Trajectory(cell.robot.joints, np.array([0, 70_000_000]),
+                          np.stack([start, start - turned * np.eye(8)[0]]), np.stack([0.0 * speed, -speed]))
+
+    ends, swings_to = (kinematics.forward(start[:7] - turned * np.eye(7)[0])[0][0] for turned in (0.012, 0.032))
+    assert ends < cell.workspace.low[0] < swings_to
+    expect(rules.check(moved(0.012), measured), 'workspace')
+    start[0] = outside - 0.012  # from where the same motion ends inside
+    assert rules.check(moved(0.012), measured) is None

@@ -35,6 +35,7 @@ _SENSE_S = 0.02
 _TAKEN_S = 0.01  # in which a gate takes a message
 _TIME_HAS_JUMPED = 4  # joint states in a row that are older than the newest
 _KNOWN_AFTER = 6  # sensor messages
+_IMAGE_S = 2.0  # in which one comes
 _PRIORITY = 10  # below the gate's
 _REMEMBERED = 100  # joint states
 _SHARE = 0.15  # of the planned speed
@@ -82,7 +83,7 @@ class Bench:
         self._joints = node.create_publisher(JointState, interface.JOINT_STATES, interface.SENSOR_QOS)
         self.proposals = node.create_publisher(JointTrajectory, interface.PROPOSAL, interface.COMMAND_QOS)
         self._task = node.create_publisher(String, interface.TASK, interface.LATCHED_QOS)
-        self._joint_ns = 0
+        self._joint_ns = self._commanded_ns = 0
         node.create_subscription(JointTrajectory, interface.ARM_COMMAND, self._on_command, interface.COMMAND_QOS,
                                  raw=True)
         self._following = node.create_timer(_SENSE_S, self._follow)
@@ -156,7 +157,8 @@ class Bench:
         raise UserError(f'{self.cell.path}: the arm reaches nothing in the middle row of the image')
 
     def propose(self, motion: Trajectory) -> float:
-        """Publish a proposal that rests on a new image; when (monotonic, s)."""
+        """Publish a proposal that rests on an image since the last command, once there is one; when (monotonic, s)."""
+        self.processes.wait(lambda: self.stamp_ns > self._commanded_ns, _IMAGE_S)
         message = trajectory_message(motion, self.stamp_ns)
         now = time.monotonic()
         self.proposals.publish(message)
@@ -164,7 +166,8 @@ class Bench:
 
     def _on_command(self, message: bytes, info: dict[str, Any]) -> None:
         # When the middleware received it: this process may be busy with something else just then.
-        self._newest = time.monotonic() - (time.time_ns() - info['received_timestamp']) * 1e-9, message
+        self._commanded_ns = info['received_timestamp']
+        self._newest = time.monotonic() - (time.time_ns() - self._commanded_ns) * 1e-9, message
         self.commands.append(self._newest)
 
     def points(self, message: bytes) -> int:

@@ -265,3 +265,17 @@ def test_what_could_not_be_remembered_is_tried_again(tmp_path, monkeypatch):
     assert ledger.good is None
     ledger.prove(GOOD.release)
     assert Ledger(tmp_path / 'releases.json').good == GOOD.release
+
+
+def test_a_word_on_an_episode_of_the_checkpoint_before_is_not_about_the_one_that_has_taken_over(line):
+    line.decide()
+    judged_by = line.stamp + 1
+    line.keeper.stage(BAD)
+    line.keeper.new_task(now_ns=judged_by + 1)
+    assert line.keeper.take() is BAD
+    line.stamp = judged_by + 2
+    line.decide()
+    line.keeper.episode_ended(False, judged_by)
+    assert line.keeper.status().values['episodes'] == '0'
+    line.keeper.episode_ended(True, line.stamp)
+    assert line.keeper.status().values['success'] == '1 of 1'

@@ -52,7 +52,7 @@ class Keeper(Generic[D]):
         self.breach: Breach | None = None
         self.failure, self._stuck = '', False
         self._open = self._moved = False
-        self._begun_ns = 0
+        self._begun_ns = self._since_ns = 0
         self._proposed: dict[int, bool] = {}
 
     # --- what happens -------------------------------------------------------------------------------------------
@@ -107,6 +107,8 @@ class Keeper(Generic[D]):
             success: Of the episode.
             image_stamp_ns: Of the image that it was judged by: the word may come after the next instruction.
         """
+        if image_stamp_ns and image_stamp_ns <= self._since_ns:
+            return  # of an episode that another checkpoint has played
         if self._moved:
             self._band.episode(success)
         self._moved = False
@@ -162,7 +164,9 @@ class Keeper(Generic[D]):
         why = self.breach
         if why is None and self._limits.judges and self._ledger.good is None:
             self._remember(partial(self._ledger.prove, before.release))  # the only one that there is to go back to
+        since_ns = self._begun_ns
         self._restart()
+        self._since_ns = since_ns
         self._news = '' if why is None else f'rolled back from {before.release.model}: {why.reason}'
         return self.deciding
 

@@ -77,7 +77,7 @@ def test_a_yes_that_was_asked_for_before_the_proposal_came_is_not_given(gate, gr
     """The console takes seconds to start: the operator has seen another proposal, or none."""
     gate.start(mode='approve', approve_timeout_s=600.0)
     started = time.monotonic()
-    graph.node.create_timer(0.3, lambda: None if gate.newest('verdict')['verdict'] == 'pending' else
+    graph.node.create_timer(0.3, lambda: None if gate.newest('verdict').get('verdict') == 'pending' else
                             gate.proposals.publish(trajectory_message(gate.plan, gate.stamp_ns)))
     status, said = operate('approve')
     assert time.monotonic() - started > 0.5

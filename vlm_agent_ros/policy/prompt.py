@@ -67,17 +67,16 @@ class PromptTemplate:
         Raises:
             ValueError: The message is none of this template.
         """
-        text, *rest = _PLACEHOLDER.split(self.template)
-        pattern, new = re.escape(text), [text]
-        for text in rest[1::2]:
-            pattern += f'(.*){re.escape(text)}'
         parts = _PLACEHOLDER.split(self.template)
-        leads, tails = _stripped(parts), [space[::-1] for space in _stripped([part[::-1] for part in parts[::-1]])]
+        texts, names = parts[::2], parts[1::2]
+        pattern, new = '(.*)'.join(map(re.escape, texts)), [texts[0]]
+        leads = _stripped(texts, names)
+        tails = [space[::-1] for space in _stripped([text[::-1] for text in texts[::-1]], names[::-1])]
         whole = (lead + prompt + tail for lead in leads for tail in tails)
         match = next(filter(None, (re.fullmatch(pattern, text, re.DOTALL) for text in whole)), None)
         if match is None:
             raise ValueError(f'the prompt {prompt!r} is none of the template {self.template!r}')
-        for name, said, text in zip(rest[::2], match.groups(), rest[1::2]):
+        for name, said, text in zip(names, match.groups(), texts[1:]):
             new += [_memory(previous) if name == 'previous' else said, text]
         told = ''.join(new)
         return told if match[0] == prompt else told.strip()
@@ -87,19 +86,20 @@ class PromptTemplate:
         return hashlib.sha256(f'{self.max_task_chars}\n{self.template}'.encode()).hexdigest()
 
 
-def _stripped(parts: list[str]) -> list[str]:
+def _stripped(texts: list[str], names: list[str]) -> list[str]:
     """White space that may have been stripped off the beginning of a message: none, or as far as values are empty.
 
     Args:
-        parts: Texts and names of placeholders in turn.
+        texts: Of the template around its placeholders.
+        names: Of the placeholders between them.
     """
     found, space = [''], ''
-    for text, name in zip(parts[::2], [*parts[1::2], '']):
+    for text, name in zip(texts, [*names, '']):
         blank = text[:len(text) - len(text.lstrip())]
         space += blank
         if space != found[-1]:
             found.append(space)
-        if blank != text or name not in ('task', 'state', 'state'[::-1], 'task'[::-1]):
+        if blank != text or name not in ('task', 'state'):
             break  # the others are never empty
     return found
 

@@ -63,9 +63,7 @@ class DecodingLoop:
         if not self.serves:
             return None
         cache = DynamicCache()  # without the configuration: every layer keeps every column
-        given = dict(inputs)
-        ids = given.pop('input_ids')
-        positions = self._model._prepare_position_ids_for_generation(ids, {'input_ids': ids, **given})
+        ids, given, positions = self._counted(inputs)
         prepared = self._model.prepare_inputs_for_generation(
             ids, past_key_values=cache, position_ids=positions, use_cache=True, is_first_iteration=True, **given,
             **self.keep(1))
@@ -176,12 +174,16 @@ class DecodingLoop:
         """
         if 'position_ids' not in self._arguments or self._model.config.is_encoder_decoder:
             return {}
-        given = dict(inputs)
-        ids = given.pop('input_ids')
-        counted = self._model._prepare_position_ids_for_generation(ids, {'input_ids': ids, **given})
+        ids, given, counted = self._counted(inputs)
         prepared = self._model.prepare_inputs_for_generation(
             ids, past_key_values=None, position_ids=counted, use_cache=False, is_first_iteration=True, **given)
         return {'position_ids': prepared['position_ids']}
+
+    def _counted(self, inputs: Any) -> tuple[torch.Tensor, dict[str, Any], torch.Tensor]:
+        """Token ids, the other inputs, and positions that do not count the padding on the left."""
+        given = dict(inputs)
+        ids = given.pop('input_ids')
+        return ids, given, self._model._prepare_position_ids_for_generation(ids, {'input_ids': ids, **given})
 
     def keep(self, positions: int) -> dict[str, int]:
         """Tell the model how many positions need logits; families without the argument compute them all."""

@@ -24,8 +24,8 @@ class CellEnv(gymnasium.Env[dict[str, Any], str]):
 
     Observation: a Dict of ``image`` (height, width, 3) uint8 rgb8, ``joint_positions`` (joints,) float64 in rad and m
     (arm, then gripper), and ``text``, the instruction. Action: a text of the skill language such as ``pick 07 35``; a
-    text outside it, or one that the arm cannot carry out, is a turn without motion, counted in ``info['illegal']``
-    and ``info['unreachable']``. ``info`` also has the KPI terms and ``success``.
+    text outside it, or one that the arm cannot carry out, is a turn in which it stays where it is, counted in
+    ``info['illegal']`` and ``info['unreachable']``. ``info`` also has the KPI terms and ``success``.
 
     Args:
         task: Name of the task.
@@ -69,14 +69,12 @@ class CellEnv(gymnasium.Env[dict[str, Any], str]):
         if self._observation is None:
             raise gymnasium.error.ResetNeeded('call reset() before step()')
         info: dict[str, Any] = {'illegal': False, 'unreachable': False}
-        trajectory = None
+        measured = self._observation.joint_names, self._observation.joint_positions
         try:
-            command = self._language.parse(action)
-            trajectory = self._planner.plan(command, self._observation.joint_names, self._observation.joint_positions)
-        except ActionError:
-            info['illegal'] = True
-        except MotionError:
-            info['unreachable'] = True
+            trajectory = self._planner.plan(self._language.parse(action), *measured)
+        except (ActionError, MotionError) as error:
+            info['illegal' if isinstance(error, ActionError) else 'unreachable'] = True
+            trajectory = self._planner.hold(*measured)
         self._observation, outcome = self._world.execute(trajectory)
         info |= {'success': outcome.success, 'kpi': outcome.kpi}
         return self._dict(self._observation), outcome.reward, outcome.terminated, outcome.truncated, info

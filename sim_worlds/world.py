@@ -51,7 +51,7 @@ class CellWorld:
         self._episode = -1
         self._motion: Iterator[None] | None = None
         self._set_points = 0
-        self._forget_motion()
+        self._forget_motion(moves=False)
 
     tasks = tuple(TASKS)
 
@@ -83,6 +83,7 @@ class CellWorld:
         self._motion = None
         self._episode += 1
         self._turn = 0
+        self._precise: dict[float, float] = {}
         self._simulation.settle(_SETTLE_STEPS)
         self._steps += _SETTLE_STEPS
         self._state = self._scene_state()
@@ -103,7 +104,8 @@ class CellWorld:
         """Carry out one turn to its end.
 
         Args:
-            trajectory: The motion, or None for a turn in which nothing moves (illegal, refused or no motion).
+            trajectory: The motion, or None for a turn in which nothing is wanted to move. What cannot be carried out is
+                a motion that goes nowhere.
 
         Returns:
             The observation exposed after the motion, and the outcome that refers to it.
@@ -136,8 +138,8 @@ class CellWorld:
         """Remember the scene before a turn, in which something moves or nothing does; ``judge`` compares with it."""
         truth = self.truth()
         self._shown, self._scene = demonstrate(truth), true_statements(truth)
-        self._forget_motion()
-        self._started, self._still = self._steps, not moves
+        self._forget_motion(moves)
+        self._started = self._steps
 
     def drive(self, positions: np.ndarray, velocities: np.ndarray) -> None:
         """Let CONTROL_STEPS physics steps pass under set-points that come from elsewhere.
@@ -167,12 +169,12 @@ class CellWorld:
         before, self._state = self._state, self._scene_state()
         after, task, goal = self._state, self._task, self._goal
         reached, at_limit = task.success(goal, self._items, after), self._turn >= self._turn_limit
-        over = task.failed(goal, after) or (self._still or at_limit if task.ends_at_rest else reached)
+        over = task.failed(goal, after) or (self._touch is None or at_limit if task.ends_at_rest else reached)
         success = over and reached
         kpi = {
             'success': float(success),
             'progress': task.potential(goal, self._items, after) - task.potential(goal, self._items, before),
-            'precision': task.precision(goal, self._items, before, self._touch),
+            'precision': self._precision(before),
             'wrong_object': float(task.wrong_object(goal, self._items, before, after)),
             'safety': float(self._collided),
             'cycle_time': moved_s,
@@ -182,6 +184,18 @@ class CellWorld:
         reward = float(sum(weight * kpi.get(name, 0.0) for name, weight in self._weights.items()))
         return Outcome(reward, over, at_limit and not over, success, self._episode, self._turn, self._request.seed,
                        kpi, self._shown.thought, self._shown.action, self._scene)
+
+    def _precision(self, before: SceneState) -> float:
+        """How much more precise the turn was than any before it that began with as much done.
+
+        So what precision earns in an episode is bounded by the steps that the task has: repeating one, or undoing it
+        and doing it again, earns nothing.
+        """
+        scene = self._goal, self._items, before
+        done = self._task.potential(*scene)
+        best = self._precise.get(done, 0.0)
+        self._precise[done] = max(best, self._task.precision(*scene, self._touch))
+        return self._precise[done] - best
 
     def idle(self, seconds: float) -> Observation:
         """Let simulated time pass without a command (free run)."""
@@ -228,8 +242,8 @@ class CellWorld:
                 return
             yield
 
-    def _forget_motion(self) -> None:
-        self._touch: np.ndarray | None = None
+    def _forget_motion(self, moves: bool) -> None:
+        self._touch = np.full(2, np.inf) if moves else None
         self._lowest, self._collided = np.inf, False
 
     def _watch(self) -> None:

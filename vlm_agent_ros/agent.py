@@ -63,3 +63,7 @@ class Agent:
         """
         command = self.language.parse(action_text)
         return self.planner.plan(command, observation.joint_names, observation.joint_positions)
+
+    def hold(self, observation: Observation) -> Trajectory:
+        """The motion that goes nowhere."""
+        return self.planner.hold(observation.joint_names, observation.joint_positions)

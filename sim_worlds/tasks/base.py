@@ -138,7 +138,8 @@ class Task(ABC):
             goal: The episode's goal.
             items: The scene's items.
             before: State before the turn.
-            touch: (2,) tool position at the lowest point of the motion, m, or None if the tool stayed up.
+            touch: (2,) tool position at the lowest point of the motion, m, inf if the tool stayed up; None without a
+                motion.
         """
         pending = self.pending(goal, items, before)
         if touch is None or not pending:

@@ -44,13 +44,25 @@ def test_same_seed_and_actions_give_the_same_bits_in_two_processes(task):
     assert f'digest {play(task, 5)}' in other
 
 
-def test_text_outside_the_language_is_a_turn_without_motion():
+def test_text_outside_the_language_is_a_turn_in_which_the_arm_stays():
     env = CellEnv('place')
     before, _ = env.reset(seed=3)
     after, _, terminated, truncated, info = env.step('fly to the moon')
     assert info['illegal'] and not terminated and not truncated
-    assert info['kpi']['cycle_time'] == 0.0
+    assert info['kpi']['cycle_time'] < 0.2
     assert abs(after['joint_positions'] - before['joint_positions']).max() < 1e-3
+    env.close()
+
+
+@pytest.mark.parametrize(('action', 'why'), [('fly to the moon', 'illegal'), ('pick 00 00', 'unreachable')])
+def test_an_inspection_goes_on_after_what_cannot_be_carried_out_and_ends_with_done(action, why):
+    env = CellEnv('inspect')
+    seed = next(s for s in range(40) if env.reset(seed=s) and not env.world.truth().goal.assignments)
+    env.reset(seed=seed)
+    _, _, terminated, truncated, info = env.step(action)
+    assert info[why] and not terminated and not truncated and not info['success'] and info['kpi']['precision'] == 0.0
+    _, _, terminated, _, info = env.step('done')
+    assert terminated and info['success'] and info['kpi']['precision'] == 1.0
     env.close()
 
 

@@ -1,5 +1,6 @@
 """The simulated cell: physical grasps, honest predicates, rewards that add up, time that never runs back."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -61,6 +62,55 @@ def test_a_grasp_beside_every_cube_holds_nothing_and_earns_less(world):
     _, miss = act(world, observation, f'pick {column:02d} {min(row + 5, 47):02d}')
     assert not miss.success and world.truth().state.held is None
     assert miss.reward < good.reward and 0.0 < miss.kpi['precision'] < good.kpi['precision']
+
+
+def test_a_try_that_repeats_another_earns_no_precision_and_a_better_one_what_it_is_better_by(world):
+    expert = play(world, 4, 'place')
+    observation = world.reset(EpisodeRequest(4, 'place'))
+    truth = world.truth()
+    column, row = (int(v) for v in projected(truth, truth.goal.assignments[0].target))
+    beside, right = (f'pick {column:02d} {r:02d}' for r in (min(row + 5, 47), row))
+    earned = []
+    for action in (beside, beside, right):
+        observation, outcome = act(world, observation, action)
+        earned.append(outcome.kpi['precision'])
+    assert world.truth().state.held == truth.goal.assignments[0].target
+    assert 0.0 < earned[0] < 0.8 and earned[1] < 0.05
+    assert sum(earned) == pytest.approx(expert[0].kpi['precision'], abs=0.05)
+
+
+def stand_by(world, observation, action):
+    return world.execute(SkillPlanner(world.cell).hold(observation.joint_names, observation.joint_positions))
+
+
+def reach_for_it_with_the_gripper_closed(world, observation, action):
+    return act(world, observation, action.replace('pick', 'place'))
+
+
+def put_back_and_take_again(world, observation, action):
+    observation, taken = act(world, observation, action)
+    held = world.truth().state.held
+    if held is None or taken.terminated:
+        return observation, taken
+    observation, back = act(world, observation, action.replace('pick', 'place'))
+    return observation, dataclasses.replace(back, reward=taken.reward + back.reward)
+
+
+@pytest.mark.parametrize('dawdle', [stand_by, reach_for_it_with_the_gripper_closed, put_back_and_take_again])
+@pytest.mark.parametrize('task', CellWorld.tasks)
+def test_without_a_discount_nothing_earns_more_than_doing_the_task_at_once(world, task, dawdle):
+    seed = next(s for s in range(1, 40) if world.reset(EpisodeRequest(s, task)) and world.truth().goal.assignments)
+    expert = play(world, seed, task)
+    observation = world.reset(EpisodeRequest(seed, task))
+    spare, outcomes = world.config.turn_limits.get(task, world.config.turn_limit) - len(expert), []
+    while not outcomes or not (outcomes[-1].terminated or outcomes[-1].truncated):
+        action, before = demonstrate(world.truth()).action, outcomes[-1].turn if outcomes else 0
+        lazy = spare >= 2 and action.startswith('pick')
+        observation, outcome = (dawdle if lazy else act)(world, observation, action)
+        outcomes.append(outcome)
+        spare -= (outcome.turn - before) if lazy else 0
+    late, at_once = (sum(outcome.reward for outcome in outcomes) for outcomes in (outcomes, expert))
+    assert late < at_once or outcomes[-1].turn == len(expert)
 
 
 def test_the_wrong_cube_in_the_gripper_is_no_success_and_is_counted(world):

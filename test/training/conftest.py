@@ -176,6 +176,9 @@ class ToyAgent:
         index = self.language.parse(action).index
         return Trajectory(('joint',), np.zeros(1, dtype=np.int64), np.full((1, 1), float(index)), np.zeros((1, 1)))
 
+    def hold(self, observation: Observation) -> Trajectory:
+        return Trajectory(('joint',), np.zeros(1, dtype=np.int64), np.full((1, 1), -1.0), np.zeros((1, 1)))
+
 
 class NoRules:
     def judge(self, trajectory: Trajectory, measured: Observation) -> Verdict:

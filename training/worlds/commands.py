@@ -25,7 +25,8 @@ class Command:
 
     Attributes:
         move: What the world carries out: a trajectory of the cell, the index of an action of a Gymnasium environment,
-            or None for a turn without motion.
+            or None for a turn in which nothing is wanted to move. What a cell cannot carry out becomes a motion that
+            goes nowhere, for a task may end where the policy wants no motion.
         rejection: Empty, or what was wrong with the decision: ``illegal`` (no admissible action), ``unplannable`` (out
             of reach or of the workspace) or ``refused`` (by the rules of the gate).
         detail: The reason as a sentence.
@@ -82,19 +83,19 @@ class CellCommander:
         if not decision.legal:
             match = self._search.search(decision.text) if self._search else None
             if match is None:
-                return Command(None, 'illegal', 'the output holds no legal action')
+                return Command(self.agent.hold(observation), 'illegal', 'the output holds no legal action')
             action = match[0]
         try:
             trajectory = self.agent.plan(action, observation)
         except ActionError as error:
-            return Command(None, 'illegal', str(error))
+            return Command(self.agent.hold(observation), 'illegal', str(error))
         except MotionError as error:
-            return Command(None, 'unplannable', str(error))
+            return Command(self.agent.hold(observation), 'unplannable', str(error))
         if trajectory is None:
             return Command(None)
         verdict = self.rules.judge(trajectory, observation)
         if verdict.rejection is not None:
-            return Command(None, 'refused', verdict.rejection.message)
+            return Command(self.agent.hold(observation), 'refused', verdict.rejection.message)
         return Command(verdict.trajectory)
 
     def marker(self, action: str) -> tuple[float, float] | None:

@@ -66,6 +66,19 @@ class SkillPlanner:
         start = _Waypoint(np.clip(arm, self.kinematics.arm_lower, self.kinematics.arm_upper), gripper)
         return self._time([start, *waypoints])
 
+    def hold(self, joint_names: tuple[str, ...], joint_positions: np.ndarray) -> Trajectory:
+        """A motion that goes nowhere: one point over ``cell.robot.joints``, after 1 ms, of arguments as for ``plan``.
+
+        What is held stays squeezed, and an open gripper open.
+        """
+        robot = self.cell.robot
+        position = np.array([joint_positions[joint_names.index(name)] for name in robot.joints], dtype=np.float64)
+        if self.cell.gripper_state(joint_names, joint_positions) != 'open':
+            position[len(robot.arm_joints):] = robot.gripper_closed
+        return Trajectory(robot.joints, np.array([1_000_000]),
+                          np.clip(position, self.kinematics.lower, self.kinematics.upper)[None],
+                          np.zeros((1, len(position))))
+
     def _pick(self, command: Pick) -> list[_Waypoint]:
         motion, robot = self.cell.motion, self.cell.robot
         above, at = self._column(command.column, command.row, motion.grasp_height)

@@ -123,7 +123,8 @@ def test_the_first_legal_action_in_an_illegal_output_counts_where_the_rule_says_
     decision = toy.policy.decide([toy.commander_of('').observe(_observation())], temperature=1.0, seeds=[0])[0]
     spoilt = decision.__class__(**{**vars(decision), 'legal': False, 'action': '', 'text': 'well, go right now'})
     agent, rules = toy.commander_of('').agent, toy.commander_of('').rules
-    assert CellCommander(agent, rules).command(spoilt, _observation(), 0).rejection == 'illegal'
+    lost = CellCommander(agent, rules).command(spoilt, _observation(), 0)
+    assert lost.rejection == 'illegal' and lost.move.positions[0, 0] == -1.0, 'stays: no motion may be an answer'
     found = CellCommander(agent, rules, 'first_match').command(spoilt, _observation(), 0)
     assert found.move.positions[0, 0] == 1.0
 

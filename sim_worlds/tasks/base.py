@@ -66,8 +66,8 @@ class Task(ABC):
         default_split: Split of a request that names none.
         release: Skill that releases an item at its destination.
         term_names: KPI terms that only this task has.
-        ends_at_rest: The episode ends with the first turn without motion, or at the turn limit, and is judged then;
-            otherwise it ends as soon as the goal is reached.
+        ends_at_rest: The episode ends with the first turn in which no motion is wanted, or at the turn limit, and is
+            judged then; otherwise it ends as soon as the goal is reached.
     """
 
     name: str

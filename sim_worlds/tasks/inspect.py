@@ -16,10 +16,10 @@ class Inspect(ContainerTask):
     """The defective parts shall lie in the reject tray, the good ones not, when the line moves on.
 
     3 or 4 parts (cubes) of one nominal colour, which the instruction names; 0 to 3 of them lack a corner, have another
-    colour or a scratch. The line moves on with the first turn without motion, or at the turn limit: whether anything is
-    left to reject is for the robot to decide. KPI terms: ``defect_passed``, the defective parts that are not in the
-    tray at the end; ``false_alarm``, the good parts that a turn took off the line: into the tray, also onto a part that
-    lies there, or off the table.
+    colour or a scratch. The line moves on with the first turn in which no motion is wanted, or at the turn limit:
+    whether anything is left to reject is for the robot to decide. KPI terms: ``defect_passed``, the defective parts
+    that are not in the tray at the end; ``false_alarm``, the good parts that a turn took off the line: into the tray,
+    also onto a part that lies there, or off the table.
     """
 
     name = 'inspect'

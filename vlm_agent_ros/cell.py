@@ -177,6 +177,16 @@ class Cell:
         raise UserError(f'{self.path}: robot.urdf {self.robot.urdf!r} is neither beside the cell file nor in '
                         'config/robots: correct the name or copy the file there')
 
+    @property
+    def velocity_limits(self) -> np.ndarray:
+        """(joints,) float64 of ``robot.joints``, per second: what a motion may reach, tolerance included."""
+        return np.array(self.robot.max_velocity) * (1.0 + self.safety.velocity_tolerance)
+
+    @property
+    def acceleration_limits(self) -> np.ndarray:
+        """(joints,) float64 of ``robot.joints``, per second²: what a motion may reach, tolerance included."""
+        return np.array(self.robot.max_acceleration) * (1.0 + self.safety.acceleration_tolerance)
+
     def cell_to_table(self, column: int, row: int) -> np.ndarray:
         """Centre of an image cell on the mapping plane.
 

@@ -29,7 +29,7 @@ class Brake:
         self._lower, self._upper = kinematics.lower[:arm], kinematics.upper[:arm]
         self._acceleration = np.array(cell.robot.max_acceleration[:arm])
         # Nothing moves faster than the gate lets it: a larger figure is an encoder that has jumped.
-        self._velocity = np.array(cell.robot.max_velocity[:arm]) * (1.0 + cell.safety.velocity_tolerance)
+        self._velocity = cell.velocity_limits[:arm]
 
     def rates_now(self, measured: np.ndarray | None, commanded: tuple[np.ndarray, np.ndarray] | None) -> np.ndarray:
         """(arm joints,) rad/s: what is commanded now, as far as the arm can have got there since it was measured.

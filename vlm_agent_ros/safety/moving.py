@@ -26,8 +26,7 @@ class Moving:
     def __init__(self, cell: Cell, kinematics: Kinematics) -> None:
         self._cell = cell
         self._arm, self._fingers, self._brake = Speedometer(), Speedometer(), Brake(cell, kinematics)
-        self._max_change = np.array(cell.robot.max_acceleration[:len(cell.robot.arm_joints)]) \
-            * (1.0 + cell.safety.acceleration_tolerance)
+        self._max_change = cell.acceleration_limits[:len(cell.robot.arm_joints)]
 
     def joint_state(self, positions: np.ndarray, stamp_ns: int) -> None:
         """A usable joint state: (joints,) float64 in the cell file's order."""

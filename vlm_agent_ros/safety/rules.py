@@ -49,8 +49,7 @@ class SafetyRules:
         self._stop = stop
         self._tool = ToolMargins(cell, kinematics)
         self._links = LinkMargins(cell, kinematics) if cell.safety.collision else None
-        self._max_velocity = np.array(cell.robot.max_velocity) * (1.0 + cell.safety.velocity_tolerance)
-        self._max_acceleration = np.array(cell.robot.max_acceleration) * (1.0 + cell.safety.acceleration_tolerance)
+        self._max_velocity, self._max_acceleration = cell.velocity_limits, cell.acceleration_limits
         # A proposal is a motion; a torque for the arm is none of its business.
         arm = len(cell.robot.arm_joints)
         force = np.inf if cell.safety.max_gripper_force is None else cell.safety.max_gripper_force

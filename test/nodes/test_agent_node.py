@@ -11,13 +11,14 @@ import pytest
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
+from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Header, String
 from trajectory_msgs.msg import JointTrajectory
 
 from training.sft.tiny_vlm import TinyVlmConfig, build_tiny_vlm
 from vlm_agent_ros.nodes import interface
-from vlm_agent_ros.nodes.messages import image_message, joint_state_message, to_ns
+from vlm_agent_ros.nodes.messages import image_message, joint_state_message, to_ns, to_time
 
 AGENT, GATE, WORLD = 'vlm_agent_ros.nodes.agent_node', 'vlm_agent_ros.nodes.gate_node', 'sim_worlds.world_node'
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,10 +55,10 @@ def publish_bench(graph, cell, at_home, positions=None):
     task = node.create_publisher(String, interface.TASK, interface.LATCHED_QOS)
     task.publish(String(data='pick the <b>cube</b> & go'))
     values = at_home.joint_positions if positions is None else positions
-    robot = SimpleNamespace(on=True)
+    robot = SimpleNamespace(on=True, now_ns=time.time_ns)
 
     def sense():
-        now = time.time_ns()
+        now = robot.now_ns()
         image.publish(image_message(at_home.image, now, cell.camera.frame))
         if robot.on:
             joints.publish(joint_state_message(cell.robot.joints, values, now))
@@ -193,6 +194,25 @@ def test_nothing_is_decided_on_joint_states_that_have_stopped(graph, cell, at_ho
     assert sum(cot['cot_age_s'] == '0.000' for cot in cots) == decided
     robot.on = True
     graph.wait(lambda: status_of(diagnostics, 'agent_node: state')[-1]['message'] == 'active')
+
+
+def test_an_agent_goes_on_when_a_simulation_begins_anew(graph, cell, at_home, model):
+    """Its clock is set back, while nobody has answered a proposal and a motion is under way."""
+    robot = publish_bench(graph, cell, at_home)
+    clock = graph.node.create_publisher(Clock, interface.CLOCK, interface.SENSOR_QOS)
+    commands = graph.node.create_publisher(JointTrajectory, interface.ARM_COMMAND, interface.COMMAND_QOS)
+    proposals = graph.collect(JointTrajectory, interface.PROPOSAL, interface.COMMAND_QOS)
+    began = time.monotonic()
+    robot.now_ns = lambda: int((time.monotonic() - began + 5000.0) * 1e9)
+    graph.node.create_timer(0.02, lambda: clock.publish(Clock(clock=to_time(robot.now_ns()))))
+    graph.start(AGENT, model=model, temperature=1.0, max_rate_hz=10.0, threads=1, autostart=True, use_sim_time=True,
+                proposal_timeout_s=3600.0)
+    proposed = graph.wait(lambda: proposals)[-1]
+    commands.publish(proposed)
+    graph.spin(0.5)
+    assert len(proposals) == 1
+    robot.now_ns = lambda: int((time.monotonic() - began) * 1e9)
+    graph.wait(lambda: to_ns(proposals[-1].header.stamp) < 4000 * 10**9, timeout_s=30.0)
 
 
 def test_unusable_observation_is_told_and_nothing_is_decided(graph, cell, at_home, model):

@@ -43,6 +43,7 @@ from .status_names import GATE
 from .trajectory_wire import read_trajectory, trajectory_bytes
 
 _POLL_S = 0.05
+_SET_BACK_NS = 1_000_000_000  # a clock that is merely kept in time goes back by less
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class AgentNode(ManagedNode):
         self._refusals = Refusals(self._settings.refusal_wait_s, self._settings.max_refusal_wait_s)
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix='inference')
         self._task = self._task_refusal = ''
-        self._task_since_ns = 0
+        self._task_since_ns = self._newest_ns = 0
         self._complaint = ''
         self._thinking: tuple[Future[Decided], Observation] | None = None
         self._forget()
@@ -239,6 +240,9 @@ class AgentNode(ManagedNode):
             return
         self._switch()
         releases, now_ns = self._releases, self._now_ns()
+        if now_ns < self._newest_ns - _SET_BACK_NS:
+            self._begin_anew(now_ns)
+        self._newest_ns = now_ns
         if releases is None or not releases.may_decide:
             return
         if self._monitor.moving or now_ns < self._awaited_until_ns or time.monotonic() < self._next_decision \
@@ -251,6 +255,14 @@ class AgentNode(ManagedNode):
             self._thinking = future, observation
             future.add_done_callback(lambda _: self._decided.trigger())
             releases.begin()
+
+    def _begin_anew(self, now_ns: int) -> None:
+        """The clock was set back: every stamp from before is of a time that may not come for hours."""
+        self._forget()
+        self._task_since_ns = self._not_before_ns = now_ns
+        if self._decider is not None:
+            self._monitor = MotionMonitor(self._decider.cell)
+        self.get_logger().warning('the clock was set back: what was known by it is forgotten')
 
     def _finish_if_decided(self) -> None:
         if self._thinking is not None and self._thinking[0].done():

@@ -196,6 +196,25 @@ def test_nothing_is_decided_on_joint_states_that_have_stopped(graph, cell, at_ho
     graph.wait(lambda: status_of(diagnostics, 'agent_node: state')[-1]['message'] == 'active')
 
 
+def test_nothing_is_decided_on_an_instruction_that_the_gate_would_find_too_old(graph, cell, at_home, model, tmp_path):
+    path = tmp_path / 'cell.yaml'
+    path.write_text(Path(cell.path).read_text().replace('safety:\n', 'safety:\n  max_task_age_s: 2.0\n', 1))
+    diagnostics = graph.collect(DiagnosticArray, interface.DIAGNOSTICS, interface.EVENT_QOS)
+    cots = graph.collect(String, 'agent_node/chain_of_thought', interface.EVENT_QOS)
+    publish_bench(graph, cell, at_home)
+    graph.start(AGENT, model=model, cell=path, temperature=1.0, max_rate_hz=10.0, threads=1, autostart=True,
+                proposal_timeout_s=0.1)
+    told = '/task: the instruction is more than 2 s old'
+    graph.wait(lambda: any(told in state['message'] for state in status_of(diagnostics, 'agent_node: state')))
+    graph.spin(0.5)  # what was under way
+    decided = len(cots)
+    graph.spin(1.0)
+    assert len(cots) == decided
+    task = graph.node.create_publisher(String, interface.TASK, interface.LATCHED_QOS)
+    task.publish(String(data='pick the cube'))
+    graph.wait(lambda: len(cots) > decided)
+
+
 def test_an_agent_goes_on_when_a_simulation_begins_anew(graph, cell, at_home, model):
     """Its clock is set back, while nobody has answered a proposal and a motion is under way."""
     robot = publish_bench(graph, cell, at_home)

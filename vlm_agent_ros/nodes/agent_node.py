@@ -23,6 +23,7 @@ from trajectory_msgs.msg import JointTrajectory
 
 from ..config import bounded
 from ..errors import UserError
+from ..limits import Safety
 from ..motion.monitor import MotionMonitor
 from ..refusals import Refusals
 from ..safety.supervisor import HEARTBEAT_S
@@ -72,6 +73,7 @@ class AgentNode(ManagedNode):
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix='inference')
         self._task = self._task_refusal = ''
         self._task_since_ns = self._newest_ns = 0
+        self._task_since_s = 0.0  # monotonic
         self._complaint = ''
         self._thinking: tuple[Future[Decided], Observation] | None = None
         self._forget()
@@ -192,7 +194,7 @@ class AgentNode(ManagedNode):
     def _on_task(self, message: String) -> None:
         self._task, self._task_refusal = message.data, self._tasks.refusal(message.data)
         # An image from before may still be on its way, of parts that this instruction is not about.
-        self._task_since_ns = self._now_ns()
+        self._task_since_ns, self._task_since_s = self._now_ns(), time.monotonic()
         self._not_before_ns = max(self._not_before_ns, self._task_since_ns)
         self._memory = ''  # with an instruction an episode begins
         self._refusals.forget()
@@ -292,7 +294,7 @@ class AgentNode(ManagedNode):
             if ahead_s > decider.cell.safety.max_image_age_s:  # the gate would refuse it, and those after it be ignored
                 raise UserError(f'{image_topic}: an image is of a time {ahead_s:.1f} s ahead: set the clocks of both '
                                 'computers alike')
-            self._refuse_old(joints, joint_topic, decider.cell.safety.max_joint_age_s)
+            self._refuse_old(joints, joint_topic, decider.cell.safety)
             observation = Observation(image_array(image, image_topic, decider.cell.camera), names,
                                       joint_positions(joints, joint_topic, names), self._task, stamp_ns)
         except UserError as error:
@@ -301,11 +303,14 @@ class AgentNode(ManagedNode):
         self._settle_complaint()
         return observation
 
-    def _refuse_old(self, joints: JointState, topic: str, limit_s: float) -> None:
-        """The gate would refuse what rests on an old joint state, and a robot that is off is no checkpoint's fault."""
-        if (self._now_ns() - to_ns(joints.header.stamp)) * 1e-9 > limit_s:
-            raise UserError(f"{topic}: the newest joint state is more than {limit_s:g} s old: see that the "
-                            "robot's driver runs, and that the clocks of both computers agree")
+    def _refuse_old(self, joints: JointState, topic: str, limits: Safety) -> None:
+        """The gate would refuse what rests on these: a robot that is off, a line at rest, is no checkpoint's fault."""
+        if (self._now_ns() - to_ns(joints.header.stamp)) * 1e-9 > limits.max_joint_age_s:
+            raise UserError(f"{topic}: the newest joint state is more than {limits.max_joint_age_s:g} s old: see that "
+                            "the robot's driver runs, and that the clocks of both computers agree")
+        if time.monotonic() - self._task_since_s > limits.max_task_age_s:
+            raise UserError(f'{self.resolve_topic_name(interface.TASK)}: the instruction is more than '
+                            f'{limits.max_task_age_s:g} s old: publish it again if it still holds')
 
     def _finish(self, future: Future[Decided], observation: Observation) -> None:
         self._thinking = None

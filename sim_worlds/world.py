@@ -186,16 +186,17 @@ class CellWorld:
                        kpi, self._shown.thought, self._shown.action, self._scene)
 
     def _precision(self, before: SceneState) -> float:
-        """How much more precise the turn was than any before it that began with as much done.
+        """How much more precise the turn was than the last one that began with as much done.
 
-        So what precision earns in an episode is bounded by the steps that the task has: repeating one, or undoing it
-        and doing it again, earns nothing.
+        A change, as progress is (potential-based shaping, Ng et al. 1999): what it earns in an episode is bounded by
+        the steps that the task has. Repeating one, or undoing it and doing it again, earns nothing, and a miss costs
+        what was earned.
         """
         scene = self._goal, self._items, before
         done = self._task.potential(*scene)
-        best = self._precise.get(done, 0.0)
-        self._precise[done] = max(best, self._task.precision(*scene, self._touch))
-        return self._precise[done] - best
+        last = self._precise.get(done, 0.0)
+        self._precise[done] = self._task.precision(*scene, self._touch)
+        return self._precise[done] - last
 
     def idle(self, seconds: float) -> Observation:
         """Let simulated time pass without a command (free run)."""

@@ -150,7 +150,7 @@ class Task(ABC):
         return min(horizontal_distance(touch, before.positions[a.target]) for a in pending)
 
     def precision(self, goal: Goal, items: Sequence[Item], before: SceneState, touch: np.ndarray | None) -> float:
-        """KPI term: 1 at the right point, 1/e at 4 cm, 0 without a motion that was called for."""
+        """1 at the right point, 1/e at 4 cm, 0 without a motion that was called for; the KPI term is its change."""
         return float(np.exp(-self.miss_distance(goal, items, before, touch) / _PRECISION_SCALE_M))
 
     def wrong_object(self, goal: Goal, items: Sequence[Item], before: SceneState, after: SceneState) -> bool:

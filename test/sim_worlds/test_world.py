@@ -64,18 +64,18 @@ def test_a_grasp_beside_every_cube_holds_nothing_and_earns_less(world):
     assert miss.reward < good.reward and 0.0 < miss.kpi['precision'] < good.kpi['precision']
 
 
-def test_a_try_that_repeats_another_earns_no_precision_and_a_better_one_what_it_is_better_by(world):
+def test_another_try_earns_the_precision_that_it_is_better_by_and_costs_what_it_is_worse_by(world):
     expert = play(world, 4, 'place')
     observation = world.reset(EpisodeRequest(4, 'place'))
     truth = world.truth()
     column, row = (int(v) for v in projected(truth, truth.goal.assignments[0].target))
     beside, right = (f'pick {column:02d} {r:02d}' for r in (min(row + 5, 47), row))
     earned = []
-    for action in (beside, beside, right):
-        observation, outcome = act(world, observation, action)
+    for action in (beside, beside, '', right):
+        observation, outcome = act(world, observation, action) if action else stand_by(world, observation, action)
         earned.append(outcome.kpi['precision'])
     assert world.truth().state.held == truth.goal.assignments[0].target
-    assert 0.0 < earned[0] < 0.8 and earned[1] < 0.05
+    assert 0.0 < earned[0] < 0.8 and abs(earned[1]) < 0.05 and earned[2] == pytest.approx(-sum(earned[:2]))
     assert sum(earned) == pytest.approx(expert[0].kpi['precision'], abs=0.05)
 
 

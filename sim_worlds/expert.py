@@ -32,7 +32,9 @@ def demonstrate(truth: SceneTruth) -> Demonstration:
         carried = state.held == step.target and step.destination is not None
         target, at = truth.items[step.target].name, cell_text(truth, state.positions[step.target])
         seen, action = [f'{target} held' if carried else f'{target} at {at}'], f'pick {at}'
-        if step.destination is not None:
+        if step.destination is not None and step.destination == state.held:
+            seen.append(f'{truth.items[step.destination].name} held')
+        elif step.destination is not None:
             spot = cell_text(truth, truth.task.spot(step, truth.items, state))
             seen.append(f'{truth.items[step.destination].name} at {spot}')
             action = f'{truth.task.release} {spot}' if carried else action
@@ -81,8 +83,8 @@ def cell_text(truth: SceneTruth, point: np.ndarray) -> str:
 def _free_cell(truth: SceneTruth) -> str:
     """A cell to put a wrong cube down: the free spot of the table farthest from everything, on a coarse raster."""
     low, high = np.array(truth.cell.workspace.low), np.array(truth.cell.workspace.high)
-    # A tray reaches far beyond its centre, and what lies in it counts as put there.
-    others = [(p, item.size / np.sqrt(2) if item.kind == 'tray' else 0.0)
+    # What has room for several cubes reaches far beyond its centre, and what lies in it counts as put there.
+    others = [(p, truth.task.room(item) * np.sqrt(2))
               for i, (p, item) in enumerate(zip(truth.state.positions, truth.items)) if i != truth.state.held]
     spots = [np.array([x, y, truth.cell.workspace.plane_z])
              for x in np.linspace(max(low[0], 0.4), min(high[0], 0.62), 3) for y in np.linspace(-0.18, 0.18, 5)]

@@ -6,9 +6,8 @@ told in the same words by one who sees all of it; other worlds have no such lang
 
 from __future__ import annotations
 
-import itertools
-import math
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,50 +18,52 @@ from .truth import SceneTruth
 TOLERANCE = 2  # cells by which a stated coordinate may be off; a cell is about 1.2 cm of the table
 CLEARANCE = 4  # cells from everything else at which the table counts as free to put something down
 OCCUPIED = 3  # cells from a cube within which a spot of a container is taken: the two would overlap
+EDGE = 0.5  # cells by which the centre of a spot may lie outside of a region: none is stated more finely
 
 _SEPARATOR = re.compile(r'\s*,\s*')
-_AT = re.compile(r'(.+) at (\d\d) (\d\d)(?: within (\d+))?')
-_ACTION = re.compile(r'so (?:done|(?:pick|place|stack|push) (\d\d) (\d\d)(?: (?:left|right|up|down))?)')
+_CELL = '([0-9]{2}) ([0-9]{2})'
+_AT = re.compile(f'(.+) at {_CELL}')
+_OVER = re.compile(r'(.+) over ((?:-?[0-9]+\.[0-9] ?){8})')
+_ACTION = re.compile(f'so (?:done|(?:pick|place|stack) {_CELL}|push {_CELL} (?:left|right|up|down))')
+_TABLE = 'table'
 
 Cell = tuple[int, int]
+Region = np.ndarray
+"""(4, 2) float64 corners (column, row) in turn, in cells from the corner of the image."""
 
 
 class Place(NamedTuple):
-    """An item and a cell of it; in a scene, also how far (cells) from there it may be said to be."""
+    """An item and a cell of it; in a scene, for what has room for several cubes, also the region of its spots."""
 
     name: str
     cell: Cell
-    reach: int
-
-    @property
-    def has_spots(self) -> bool:
-        """Whether it has room for several cubes, and is spoken of by a free spot."""
-        return self.reach > TOLERANCE
+    region: Region | None = None
 
 
 def true_statements(truth: SceneTruth) -> str:
     """Every item by name, where it is seen or that it is held, and the gripper's state, as one text.
 
     An item that has fallen from the table is not there. What has room for several cubes, and is so spoken of by its
-    free spots, is told with the distance (cells) ``within`` which these lie.
+    free spots, is told with the corners of the region ``over`` which these lie, and so is the table.
     """
     said = []
     for i, item in enumerate(truth.items):
         if i == truth.state.held:
             said.append(f'{item.name} held')
         elif not truth.state.fallen(i):
-            at = cell_text(truth, truth.state.positions[i])
-            reach = _reach(truth, i)
-            said.append(f'{item.name} at {at}' + (f' within {reach}' if reach > TOLERANCE else ''))
-    return ' , '.join([*said, f'gripper {truth.gripper}'])
+            at, room = truth.state.positions[i], truth.task.room(item)
+            said.append(f'{item.name} at {cell_text(truth, at)}' + (_over(truth, at - room, at + room) if room else ''))
+    workspace = truth.cell.workspace
+    return ' , '.join([*said, _TABLE + _over(truth, workspace.low, workspace.high), f'gripper {truth.gripper}'])
 
 
 def judge(thought: str, scene: str) -> list[bool]:
     """Whether each statement of a thought agrees with a scene.
 
     An item is where one of its name is, within ``TOLERANCE``; what has room for several cubes is where it has room, so
-    within what the scene says and not where another cube lies. Everything else must be said in the scene's words. The
-    conclusion, ``so <action>``, must act on a place that the thought has stated, or put down where the table is free.
+    in its region and not where another cube lies than the one that is picked up. Everything else must be said in the
+    scene's words. The conclusion, ``so <action>``, must act on a place that the thought has stated, or put down where
+    the table is free.
 
     Args:
         thought: What a policy wrote.
@@ -72,17 +73,19 @@ def judge(thought: str, scene: str) -> list[bool]:
         One verdict per statement; none for a thought without any.
     """
     facts = _SEPARATOR.split(scene)
-    places = [place for fact in facts if (place := _place(fact))]
+    places = [place for fact in facts if (place := _told(fact))]
+    table = next((place for place in places if place.name == _TABLE), None)
+    items = [place for place in places if place is not table]
     statements = [part for part in _SEPARATOR.split(thought.strip()) if part]
     stated = [place for part in statements if (place := _place(part))]
-    left = _not_meant(places, stated)
+    left = _not_picked(items, conclusion(thought))
     verdicts = []
     for part in statements:
         if part.startswith('so '):
-            verdicts.append(len(statements) > 1 and _follows(part, stated, places))
+            verdicts.append(len(statements) > 1 and _follows(part, stated, items, table))
         elif place := _place(part):
-            verdicts.append(any(place.name == true.name and _near(place.cell, true.cell, true.reach)
-                                and not (true.has_spots and _taken(place.cell, left)) for true in places))
+            verdicts.append(any(place.name == true.name and _is_at(place.cell, true)
+                                and not (true.region is not None and _taken(place.cell, left)) for true in items))
         else:
             verdicts.append(part in facts)
     return verdicts
@@ -94,46 +97,67 @@ def conclusion(thought: str) -> str:
     return last.removeprefix('so ').strip() if last.startswith('so ') else ''
 
 
-def _reach(truth: SceneTruth, index: int) -> int:
-    """Cells from the centre of an item to the farthest point of it at which the task releases something."""
-    half, position = truth.task.room(truth.items[index]), truth.state.positions[index]
-    centre = np.array(projected_point(truth, position))
-    corners = [projected_point(truth, position + np.array([x, y, 0.0]))
-               for x, y in itertools.product((-half, half), repeat=2)]
-    return math.ceil(max(np.abs(np.array(corner) - centre).max() for corner in corners))
+def _over(truth: SceneTruth, low: np.ndarray | Sequence[float], high: np.ndarray | Sequence[float]) -> str:
+    """The region of the image in which the skills act on a rectangle of the table, given by two corners, m."""
+    corners = [(low[0], low[1]), (low[0], high[1]), (high[0], high[1]), (high[0], low[1])]
+    return ' over ' + ' '.join(f'{value:.1f}' for corner in corners
+                               for value in projected_point(truth, np.array([*corner, 0.0])))
+
+
+def _told(fact: str) -> Place | None:
+    """What a scene says of an item, or of the table."""
+    over = _OVER.fullmatch(fact)
+    if over is None:
+        return _place(fact)
+    region = np.array([float(value) for value in over[2].split()]).reshape(4, 2)
+    return (_place(over[1]) or Place(over[1], (0, 0)))._replace(region=region)
 
 
 def _place(statement: str) -> Place | None:
     """The item and the cell of ``<item> at <column> <row>``."""
     match = _AT.fullmatch(statement)
-    return Place(match[1], (int(match[2]), int(match[3])), int(match[4] or TOLERANCE)) if match else None
+    return Place(match[1], (int(match[2]), int(match[3]))) if match else None
 
 
-def _follows(conclusion: str, stated: list[Place], places: list[Place]) -> bool:
+def _follows(conclusion: str, stated: list[Place], items: list[Place], table: Place | None) -> bool:
     match = _ACTION.fullmatch(conclusion)
     if match is None:
         return False  # whatever it says, it is no action
-    if match[1] is None:
+    numbers = [int(number) for number in match.groups() if number is not None]
+    if not numbers:
         return True  # done
-    cell = int(match[1]), int(match[2])
+    cell = numbers[0], numbers[1]
     if any(_near(cell, place.cell) for place in stated):
         return True
-    return conclusion.startswith('so place ') and not any(_near(cell, place.cell, CLEARANCE) for place in places)
+    return conclusion.startswith('so place ') and (table is None or _is_at(cell, table)) and not any(
+        _near(cell, item.cell, CLEARANCE) if item.region is None else _beyond(cell, item.region) <= TOLERANCE
+        for item in items)
 
 
-def _not_meant(places: list[Place], stated: list[Place]) -> list[Place]:
-    """What stays where it is while something is done with what a thought speaks of."""
-    left = list(places)
-    for said in stated:
-        meant = [true for true in left if said.name == true.name and _near(said.cell, true.cell, true.reach)]
-        if meant:
-            left.remove(meant[0])
-    return left
+def _not_picked(items: list[Place], action: str) -> list[Place]:
+    """What stays where it is in an action: all but one of what it picks up."""
+    skill, _, cell = action.partition(' ')
+    at = _place(f'it at {cell}') if skill == 'pick' else None
+    picked = next((item for item in items if item.region is None and at and _near(at.cell, item.cell)), None)
+    return [item for item in items if item is not picked]
+
+
+def _is_at(cell: Cell, place: Place) -> bool:
+    return _near(cell, place.cell) if place.region is None else _beyond(cell, place.region) <= EDGE
 
 
 def _taken(spot: Cell, left: list[Place]) -> bool:
-    return any(_near(spot, place.cell, OCCUPIED) for place in left if not place.has_spots)
+    return any(_near(spot, place.cell, OCCUPIED) for place in left if place.region is None)
 
 
 def _near(a: Cell, b: Cell, distance: int = TOLERANCE) -> bool:
     return abs(a[0] - b[0]) <= distance and abs(a[1] - b[1]) <= distance
+
+
+def _beyond(cell: Cell, region: Region) -> float:
+    """By how many cells the centre of a cell lies outside of a convex region; negative inside."""
+    edges = np.roll(region, -1, axis=0) - region
+    offsets = np.array(cell) + 0.5 - region
+    left = (edges[:, 0] * offsets[:, 1] - edges[:, 1] * offsets[:, 0]) / np.hypot(*edges.T)
+    turns = edges[0, 0] * edges[1, 1] - edges[0, 1] * edges[1, 0]  # which way round the corners are told
+    return float((-left if turns > 0 else left).max())

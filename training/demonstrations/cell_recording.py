@@ -137,11 +137,11 @@ class _Recorder:
             rare=rare_events(past, held=held is not None, out_of_view=out_of_view))
 
     def _plan(self, action: str, observation: Observation) -> Trajectory | None:
+        measured = observation.joint_names, observation.joint_positions
         try:
-            command = self._language.parse(action)
-            return self._planner.plan(command, observation.joint_names, observation.joint_positions)
+            return self._planner.plan(self._language.parse(action), *measured)
         except (ActionError, MotionError):
-            return None
+            return self._planner.hold(*measured)
 
     def _spoil(self, action: str, rng: np.random.Generator) -> str:
         """The action aimed at another item, or a few cells off."""

@@ -15,6 +15,7 @@ from .kinematics import Kinematics, MotionError
 
 # Tool z down, the fingers closing along the base frame's y axis.
 TOOL_DOWN = np.diag([1.0, -1.0, -1.0])
+_OPEN_SHARE = 0.05  # of its stroke, within which a gripper is where it opens to
 _DIRECTIONS = {'left': (-1.0, 0.0), 'right': (1.0, 0.0), 'up': (0.0, -1.0), 'down': (0.0, 1.0)}
 
 
@@ -69,12 +70,13 @@ class SkillPlanner:
     def hold(self, joint_names: tuple[str, ...], joint_positions: np.ndarray) -> Trajectory:
         """A motion that goes nowhere: one point over ``cell.robot.joints``, after 1 ms, of arguments as for ``plan``.
 
-        What is held stays squeezed, and an open gripper open.
+        What is held stays squeezed, and a gripper that is where it opens to stays open.
         """
         robot = self.cell.robot
         position = np.array([joint_positions[joint_names.index(name)] for name in robot.joints], dtype=np.float64)
-        if self.cell.gripper_state(joint_names, joint_positions) != 'open':
-            position[len(robot.arm_joints):] = robot.gripper_closed
+        fingers, stroke = position[len(robot.arm_joints):], abs(robot.gripper_open - robot.gripper_closed)
+        if np.abs(fingers - robot.gripper_open).max() > _OPEN_SHARE * stroke:
+            fingers[:] = robot.gripper_closed
         return Trajectory(robot.joints, np.array([1_000_000]),
                           np.clip(position, self.kinematics.lower, self.kinematics.upper)[None],
                           np.zeros((1, len(position))))

@@ -135,10 +135,12 @@ def test_a_camera_that_sees_other_places_is_refused_where_it_is_deployed(checkpo
 
 
 @pytest.mark.parametrize(('file', 'message'), [('model.safetensors', 'weights'), ('tokenizer.json', 'tokenizer'),
-                                               ('chat_template.jinja', 'processor')])
+                                               ('chat_template.jinja', 'processor'),
+                                               ('model.safetensors.index.json', 'weights')])
 def test_a_base_model_that_has_changed_is_refused(tmp_path, vlm_folder, file, message):
     base = tmp_path / 'base'
     shutil.copytree(vlm_folder, base)
+    (base / 'model.safetensors.index.json').write_text('{}')  # says which of several files holds a tensor
     save_checkpoint(tmp_path / 'c', trained(base), step=1)
     changed = tmp_path / 'changed'
     shutil.copytree(base, changed)

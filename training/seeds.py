@@ -1,7 +1,8 @@
 """Where every random number of a run comes from: a keyed hash, so that no draw depends on timing or order.
 
-Three streams of episode seeds never meet: held-out evaluation from ``EVALUATION_START``, demonstrations for SFT from
-``DEMONSTRATION_START``, and training from ``TRAINING_START``.
+Four streams of episode seeds never meet: held-out evaluation from ``EVALUATION_START``, pilots, held out as well, from
+``PILOT_START``, demonstrations for SFT from ``DEMONSTRATION_START``, and training from ``TRAINING_START``. The first is
+that of ``evaluate``, ``compare``, ``ablate`` and ``cell-check``, whose figures are of the same episodes.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import hashlib
 import struct
 
 EVALUATION_START = 500_000_000
+PILOT_START = 750_000_000
 DEMONSTRATION_START = 1_000_000_000
 TRAINING_START = 2_000_000_000
 TRAINING_STOP = 2**32
@@ -34,3 +36,8 @@ def training_seed(run_seed: int, group: int, episode: int) -> int:
 def evaluation_seeds(count: int) -> list[int]:
     """The first ``count`` held-out seeds; the same for every run, so that results compare."""
     return list(range(EVALUATION_START, EVALUATION_START + count))
+
+
+def pilot_seed(number: int) -> int:
+    """Seed of an episode of the pilot stream, from 0; never one that a checkpoint may have been chosen by."""
+    return PILOT_START + number % (DEMONSTRATION_START - PILOT_START)

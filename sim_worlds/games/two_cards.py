@@ -71,11 +71,14 @@ class TwoCards(gymnasium.Env[dict[str, Any], Any]):
         return self._image.copy() if self.render_mode else None
 
     def demonstrate(self) -> Demonstration:
-        """The best token, and why."""
+        """The best token, and why; ``=``, which ends the episode, where the formula can no longer be worth 12."""
         first, second = self.cards
-        operator = '+' if first + second == WORTH else '*'
-        action = (str(first), operator, str(second), '=')[len(self.formula)]
-        return Demonstration(f'{first} and {second} , {first} {operator} {second}', action)
+        solution = [str(first), '+' if first + second == WORTH else '*', str(second)]
+        if self.formula[:1] == solution[2:]:  # begun with the other card
+            solution.reverse()
+        written = len(self.formula)
+        action = (*solution, '=')[written] if self.formula == solution[:written] else '='
+        return Demonstration(f'{first} and {second} , {" ".join(solution)}', action)
 
     def _continues(self, token: str) -> bool:
         if token in '+*':

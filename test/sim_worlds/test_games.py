@@ -35,6 +35,27 @@ def test_the_demonstrated_actions_win_every_instance(game):
     assert len(starts) == (30 if game is NumberLine else len(DEALS))
 
 
+@pytest.mark.parametrize(('cards', 'begun', 'tokens', 'success'), [
+    ((3, 4), '', '3 * 4 =', True),
+    ((3, 4), '4', '* 3 =', True),
+    ((3, 4), '4 *', '3 =', True),
+    ((2, 10), '10 + 2', '=', True),
+    ((6, 6), '6', '+ 6 =', True),
+    ((3, 4), '3 +', '=', False),  # nothing that can be written is worth 12 any more
+    ((3, 4), '4 + 3', '=', False),
+])
+def test_the_expert_of_the_cards_goes_on_with_what_another_has_begun_or_ends_it(cards, begun, tokens, success):
+    env = TwoCards()
+    env.reset(seed=0)
+    env.cards = cards
+    for token in begun.split():
+        env.step(env.actions.index(token))
+    for token in tokens.split():
+        assert env.demonstrate().action == token
+        terminated, _, info = env.step(env.actions.index(token))[2:]
+    assert terminated and info['success'] == success
+
+
 @pytest.mark.parametrize('highest', [1, 5, HORIZON])
 def test_a_longer_line_can_be_walked_within_the_horizon(highest):
     env = NumberLine(highest)

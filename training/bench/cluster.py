@@ -33,7 +33,7 @@ def run(setup: BenchSetup) -> PartResult:
                          value_warmup_updates=0, epochs=1)
     environment = environment_of(config)
     use_threads(1)
-    policy = policy_of(config, environment)
+    policy = policy_of(config, environment, 'cpu')  # as those of the workers, to which no GPU is given
     pool = environment.open(worlds)
     try:
         local = LocalPlayers(config, policy, pool, environment.commanders(policy.prompt, config.illegal_rule))

@@ -7,7 +7,7 @@ import importlib
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,8 @@ def run(args: argparse.Namespace) -> None:
     """Measure, and print the figures as the last line.
 
     Raises:
-        UserError: An option is out of range, the model does not exist, or the folder is unusable.
+        UserError: An option is out of range, a part cannot use the device, the model does not exist, or the folder is
+            unusable.
     """
     from vlm_agent_ros.policy.loading import select_device
 
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f'--repeats is {args.repeats}: it must be 1 or more, 5 for figures to be published')
     if not 0 <= args.seed < 2**31:
         raise UserError(f'--seed is {args.seed}: it must be at least 0 and less than 2^31')
-    select_device(args.device)
+    _check_device(str(select_device(args.device)), args.parts)
     folder = args.out.absolute()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -97,6 +98,16 @@ def part_named(name: str) -> Part:
     """The function that measures a part; only then are its libraries imported."""
     part: Part = importlib.import_module(f'{__package__}.{name}').run
     return part
+
+
+def _check_device(device: str, parts: Collection[str]) -> None:
+    """Refuse, before hours of other parts, what a part would measure elsewhere."""
+    if 'cluster' in parts and device != 'cpu':
+        raise UserError(f'--device is {device}, but the part cluster compares processes that have no GPU: measure it '
+                        'by itself, with --device cpu')
+    if 'end_to_end' in parts and device not in ('cpu', 'cuda'):
+        raise UserError(f'--device is {device}, but the part end_to_end trains on the CPU or on the first GPU that it '
+                        'sees: give --device cpu or cuda, and choose another GPU by CUDA_VISIBLE_DEVICES')
 
 
 def _scalars(part: Mapping[str, Any]) -> dict[str, Any]:

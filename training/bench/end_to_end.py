@@ -21,6 +21,7 @@ from typing import Any
 
 from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.nodes.process import NodeProcess, with_sources
+from vlm_agent_ros.policy.loading import select_device
 
 from .bench_setup import BenchSetup, PartResult
 
@@ -43,7 +44,7 @@ def run(setup: BenchSetup) -> PartResult:
     shutil.rmtree(folder, ignore_errors=True)
     options = {'--model': setup.model, '--seed': str(setup.seed), '--stop-at-success': str(SUCCESS),
                '--runs-dir': str(folder), '--run-name': 'run', **(_QUICK if setup.quick else _OPTIONS)}
-    ended = _train([word for pair in options.items() for word in pair], folder)
+    ended = _train([word for pair in options.items() for word in pair], setup.device, folder)
     figures = summarise(json.loads((folder / 'run' / 'checkpoints' / 'latest' / 'run_state.json').read_text()), ended)
     reached, shown = figures['seconds_to_85'], '{:.0%} ({:.0%} to {:.0%}, n = {})'.format(
         figures['success'], *figures['ci95'], figures['n'])
@@ -76,10 +77,12 @@ def summarise(state: dict[str, Any], ended: bool) -> dict[str, Any]:
         'success_before': before['success'], 'decisions': state['decisions'], 'curve': looks}
 
 
-def _train(options: list[str], folder: Path) -> bool:
+def _train(options: list[str], device: str, folder: Path) -> bool:
     """Run the command; False where it had to be ended at the limit, which leaves a checkpoint all the same."""
-    process = NodeProcess([sys.executable, '-m', 'training', 'train', *options], with_sources(os.environ),
-                          folder / 'log.txt')
+    # The command takes a GPU wherever it sees one.
+    hidden = {'CUDA_VISIBLE_DEVICES': ''} if select_device(device).type == 'cpu' else {}
+    process = NodeProcess([sys.executable, '-m', 'training', 'train', *options],
+                          with_sources({**os.environ, **hidden}), folder / 'log.txt')
     process.start()
     deadline = time.monotonic() + LIMIT_S
     try:

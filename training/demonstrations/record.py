@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--scenes', type=int, default=argparse.SUPPRESS, help='episodes before those of which only the '
                         'first decision is kept (default: 40000 in the cell, none in Gymnasium)')
     parser.add_argument('--seed', type=int, default=DEMONSTRATION_START, help='first episode seed; those from '
-                        f'{EVALUATION_START} to {DEMONSTRATION_START - 1} are for evaluation')
+                        f'{EVALUATION_START} to {DEMONSTRATION_START - 1} are for evaluation and pilots')
     parser.add_argument('--workers', type=int, default=2, help='processes')
     add_config_flags(parser, EnvironmentConfig)
     cell = parser.add_argument_group('of the cell alone', argument_default=argparse.SUPPRESS)

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from operator import itemgetter
 from typing import Any, Protocol
 
+from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.types import EpisodeRequest
 
 from ..rl.rollout import episode_metrics
@@ -142,6 +143,9 @@ def evaluate(player: Plays, suite: Suite, seeds: Sequence[int], *, temperature: 
         seeds: Held-out seeds, see ``seeds.evaluation_seeds``.
         temperature: Sampling temperature; 0 is greedy.
         on_episode: Called with each finished episode.
+
+    Raises:
+        UserError: Broken worlds lost every episode, of which no figure can be given.
     """
     started = time.perf_counter()
     schedule = EvaluationSchedule(suite, seeds)
@@ -154,9 +158,12 @@ def evaluate(player: Plays, suite: Suite, seeds: Sequence[int], *, temperature: 
         if len(examples[episode.success]) < _EXAMPLES:
             examples[episode.success].append(episode)
         records.append(_without_images(episode))
+    if not records:
+        raise UserError(f'every episode of {suite} was lost, because its worlds broke down: see what they said in '
+                        'their logs, and evaluate again')
     successes = sum(episode.success for episode in records)
     return EvaluationResult(
-        suite=suite, success=successes / len(records) if records else 0.0, n=len(records),
+        suite=suite, success=successes / len(records), n=len(records),
         ci95=wilson_interval(successes, len(records)), metrics=episode_metrics(records),
         latency_ms=1e3 * sum(latencies) / max(len(latencies), 1), wall_s=time.perf_counter() - started,
         temperature=temperature, episodes=tuple(sorted(map(_figures, records), key=itemgetter('seed'))),

@@ -11,7 +11,6 @@ from vlm_agent_ros.checkpoint import load_policy, weights_digest
 from vlm_agent_ros.errors import UserError
 
 from ..evaluation.evaluate import EvaluationSchedule, Suite
-from ..seeds import DEMONSTRATION_START, EVALUATION_START
 from ..session import use_threads
 from ..worlds.environment import CellEnvironment
 from ..worlds.episodes import Episode, Player
@@ -63,7 +62,7 @@ class SimulatedLine:
         """See Line."""
         plan, started = self._plan, time.time()
         label, task = plan.label(number), plan.task(number)
-        schedule = EvaluationSchedule(Suite(task, plan.world), [self._scene(number)])
+        schedule = EvaluationSchedule(Suite(task, plan.world), [plan.scene(number)])
         player, blank = self._players[label], PilotEpisode(number, label, self._weights[label], task, started)
         played = list(player.play(schedule, temperature=plan.temperature or 1.0, greedy=not plan.temperature))
         if not played:
@@ -73,11 +72,6 @@ class SimulatedLine:
     def close(self) -> None:
         """See Line."""
         self._pool.close()
-
-    def _scene(self, number: int) -> int:
-        """Seed of an episode: held out, and another one for every plan seed."""
-        offset = self._plan.seed * self._plan.max_episodes + number
-        return EVALUATION_START + offset % (DEMONSTRATION_START - EVALUATION_START)
 
 
 def open_line(plan: Plan) -> Line:

@@ -14,7 +14,7 @@ import numpy as np
 from vlm_agent_ros.config import bounded, find_config, load_yaml, parse
 from vlm_agent_ros.errors import UserError
 
-from ..seeds import keyed_seed
+from ..seeds import keyed_seed, pilot_seed
 from .costs import Costs
 from .sequential import shown_shares
 
@@ -119,6 +119,10 @@ class Plan:
     def task(self, number: int) -> str:
         """The task of an episode; that of its block, so that both checkpoints get each task equally often."""
         return self.tasks[number // self.block % len(self.tasks)]
+
+    def scene(self, number: int) -> int:
+        """Seed of an episode of the simulated line; others for every seed of the plan."""
+        return pilot_seed(self.seed * self.max_episodes + number)
 
     def digest(self) -> str:
         """SHA-256 (hex) of everything in it."""

@@ -97,8 +97,8 @@ def _follow(config: TrainConfig, policy: Policy, group: LearnerGroup) -> None:
     Learner(policy, config, config.seed, group=group).follow()
 
 
-def policy_of(config: TrainConfig, environment: Environment) -> Policy:
-    """The policy that a run starts from.
+def policy_of(config: TrainConfig, environment: Environment, device: str = 'auto') -> Policy:
+    """The policy that a run starts from, on a device as ``load_policy`` takes it.
 
     Raises:
         UserError: As of ``load_policy``, or it does not fit into the memory of its device.
@@ -109,7 +109,7 @@ def policy_of(config: TrainConfig, environment: Environment) -> Policy:
 
     def load() -> Policy:
         return load_policy(config.model, language=environment.language, prompt=environment.prompt,
-                           constrained=config.constrained, cot=config.cot, seed=config.seed)
+                           constrained=config.constrained, cot=config.cot, device=device, seed=config.seed)
 
     return with_memory_advice(load, 'loading the model', 'choose a smaller one, or dtype or quantization in its '
                               'models file')

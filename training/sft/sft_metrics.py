@@ -25,14 +25,14 @@ def teacher_forced(logits: torch.Tensor, batch: Batch) -> dict[str, float]:
 
     Returns:
         ``loss``, nats per token; shares of right tokens: ``tokens``, and of those that complete a two-digit number
-        ``thought_numbers`` and ``action_numbers``.
+        ``thought_numbers`` and ``action_numbers``. NaN where there are no such tokens.
     """
     right = logits.argmax(dim=-1) == batch.outputs
     number = batch.numbers >= 0
     shares = {'tokens': batch.mask, 'thought_numbers': number & ~batch.in_action,
               'action_numbers': number & batch.in_action}
     loss = cross_entropy(logits[batch.mask].float(), batch.outputs[batch.mask])
-    return {'loss': float(loss), **{name: _mean(right[mask]) for name, mask in shares.items()}}
+    return {'loss': float(loss), **{name: float(right[mask].float().mean()) for name, mask in shares.items()}}
 
 
 @torch.no_grad()
@@ -69,7 +69,3 @@ def _compare(text: str, thought: str, action: str) -> tuple[bool, ...]:
     same_kind = _NUMBER.sub('#', own_action) == _NUMBER.sub('#', action)
     error = max(errors, default=0) if same_kind else np.inf
     return True, own_thought == thought, own_action == action, bool(error <= 1), bool(error <= 2)
-
-
-def _mean(right: torch.Tensor) -> float:
-    return float(right.float().mean()) if right.numel() else 1.0

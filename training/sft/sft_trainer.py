@@ -241,7 +241,7 @@ class SftTrainer:
                 objects = self.data.objects[torch.from_numpy(part).to(self.device)]
                 metrics['grounded_within_1'] = self.head.within_one_cell(features, objects)
             for name, value in metrics.items():
-                if not math.isnan(value):  # no object in sight in this part
+                if not math.isnan(value):  # no number to write, or no object in sight, in this part
                     sums[name] = sums.get(name, 0.0) + value * len(part)
                     counts[name] = counts.get(name, 0) + len(part)
         return {name: round(value / counts[name], 4) for name, value in sums.items()}

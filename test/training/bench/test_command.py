@@ -49,6 +49,16 @@ def test_bad_option_is_one_sentence(tmp_path, capsys, options, told):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(('device', 'name', 'told'), [
+    ('cuda', 'cluster', 'have no GPU'), ('auto', 'cluster', 'have no GPU'), ('cuda:1', 'end_to_end', 'first GPU')])
+def test_a_device_that_a_part_cannot_use_is_refused_before_anything_is_measured(tmp_path, part, capsys, monkeypatch,
+                                                                                device, name, told):
+    monkeypatch.setattr('torch.cuda.is_available', lambda: True)
+    assert cli.main(['bench', '--out', str(tmp_path), '--parts', 'update', name, '--device', device]) == 2
+    error = capsys.readouterr().err
+    assert told in error and error.count('\n') == 1 and not list(tmp_path.iterdir())
+
+
 def test_foreign_results_are_left_alone(tmp_path, capsys):
     (tmp_path / 'results.json').write_text('not json')
     assert cli.main(['bench', '--out', str(tmp_path), '--parts', 'world']) == 2

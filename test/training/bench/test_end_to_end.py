@@ -2,6 +2,8 @@
 
 import pytest
 
+from training.bench import end_to_end
+from training.bench.bench_setup import BenchSetup
 from training.bench.end_to_end import summarise
 from vlm_agent_ros.errors import UserError
 
@@ -30,3 +32,16 @@ def test_a_success_that_is_not_reached_is_said_with_what_was(successes, ended, s
 def test_a_machine_too_slow_for_one_evaluation_is_told_so():
     with pytest.raises(UserError, match='first evaluation'):
         summarise({**state(), 'evaluations': {}}, ended=False)
+
+
+@pytest.mark.parametrize(('device', 'seen'), [('cpu', ''), ('auto', '3'), ('cuda', '3')])
+def test_the_job_sees_a_gpu_only_where_the_device_is_one(tmp_path, monkeypatch, device, seen):
+    def start(command, environment, log):
+        assert environment['CUDA_VISIBLE_DEVICES'] == seen
+        raise InterruptedError
+
+    monkeypatch.setattr(end_to_end, 'NodeProcess', start)
+    monkeypatch.setattr('torch.cuda.is_available', lambda: True)
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '3')
+    with pytest.raises(InterruptedError):
+        end_to_end.run(BenchSetup(seed=0, repeats=1, quick=True, folder=tmp_path, device=device))

@@ -7,6 +7,7 @@ import pytest
 from training.bench import rollout
 from training.bench.bench_setup import BenchSetup
 from vlm_agent_ros.checkpoint import load_policy
+from vlm_agent_ros.errors import UserError
 
 
 @pytest.fixture(scope='module')
@@ -29,6 +30,13 @@ def test_figures_have_every_number_that_is_promised(tmp_path):
     assert found.figures['long_thoughts']['worlds_2']['tokens']['mean'] > (
         found.figures['short_thoughts']['worlds_2']['tokens']['mean'])
     assert [target for *_, target in found.rows if target] == ['10', '3', '60 %']
+
+
+def test_a_model_that_the_engine_does_not_write_with_is_refused(policy, tmp_path, monkeypatch):
+    monkeypatch.setattr(rollout, 'load_policy', lambda *_, **__: policy)
+    monkeypatch.setattr(policy.loop, 'serves', False)
+    with pytest.raises(UserError, match='some_model has a cache that the decoding loop does not know'):
+        rollout.run(BenchSetup(seed=1, repeats=1, quick=True, folder=tmp_path, model='some_model'))
 
 
 def test_contenders_write_as_many_tokens_as_the_engine(policy, inputs):

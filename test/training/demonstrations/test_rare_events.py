@@ -22,6 +22,7 @@ def past(action: str = 'pick 10 10', executed: str = 'pick 10 10', held: bool = 
     (past(wrong_object=1.0), {'held': True}, ('wrong_object_held',)),
     (past(), {}, ('regrasp',)),
     (past('place 1 1', 'place 1 1', held=True), {}, ()),
+    (past('stack 1 1', 'stack 1 1', held=True), {}, ()),
     (past('place 1 1', 'push 1 1 left', held=True), {}, ('recovery', 'dropped')),
     (past('push 1 1 left', 'push 1 1 left', safety=1.0), {}, ('collision',)),
 ])

@@ -51,6 +51,8 @@ def test_an_episode_that_a_broken_world_lost_leaves_its_pair_out():
     whole, broken = evaluation([1, 1, 0]), evaluation([1, 1, 0], lost=(1,))
     check_paired([('a', plan_of(whole)), ('b', plan_of(broken))])
     assert compare({'A': whole, 'B': broken})['suites'][0]['pairs'][0]['n'] == 2
+    with pytest.raises(UserError, match='A and B have no finished episode of place in w in common: evaluate them anew'):
+        compare({'A': broken, 'B': evaluation([1, 1, 0], lost=(0, 2))})
 
 
 @pytest.mark.parametrize(('other', 'said'), [

@@ -14,9 +14,9 @@ from vlm_agent_ros.checkpoint import load_policy, save_checkpoint
 from vlm_agent_ros.errors import UserError
 
 
-def run(toy, **settings):
+def run(toy, episodes=30, **settings):
     player = Player(toy.policy, toy.worlds, toy.commander_of)
-    return evaluate(player, Suite('toy', 'toy'), evaluation_seeds(30), **settings)
+    return evaluate(player, Suite('toy', 'toy'), evaluation_seeds(episodes), **settings)
 
 
 def comparable(result):
@@ -78,6 +78,13 @@ def test_seeds_that_no_world_could_play_are_named(make_toy):
     result = run(toy)
     assert result.n == 29 and result.lost == (toy.worlds.breaks_always_at,)
     assert result.to_paired_json()['lost_seeds'] == [toy.worlds.breaks_always_at]
+
+
+def test_an_evaluation_whose_episodes_were_all_lost_gives_no_figure(make_toy):
+    toy = make_toy(worlds=1)
+    toy.worlds.breaks_always_at = evaluation_seeds(1)[0]
+    with pytest.raises(UserError, match='every episode of toy in toy was lost'):
+        run(toy, episodes=1)
 
 
 def test_the_scripted_expert_is_evaluated_like_a_policy(capsys):

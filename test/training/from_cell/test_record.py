@@ -58,6 +58,14 @@ def test_corrections_and_approvals_are_rows_and_the_rest_is_not(small_cell, writ
     assert main(arguments) == 2  # never over another one
 
 
+def test_what_was_corrected_in_words_that_are_no_action_is_not_taken_for_approved(small_cell, write_log, tmp_path):
+    image, approved = lit(np.random.default_rng(0), True), {'verdict': 'forwarded', 'mode': 'approve', 'outcome': END}
+    log = write_log([Said(image, **approved), Said(image, **approved, correction={'action': 'grab 1 2'})])
+    assert main(['record', '--from-cell', str(log), '--out', str(tmp_path / 'd'), '--cell', str(small_cell.cell),
+                 '--model', str(small_cell.model)]) == 0
+    assert pq.read_table(next((tmp_path / 'd' / 'data').glob('*.parquet'))).column('rare').to_pylist() == [['approved']]
+
+
 def test_sft_reads_it(small_cell, write_log, tmp_path):
     rng = np.random.default_rng(0)
     log = write_log(Said(lit(rng, True), correction={'action': 'pick 36 24'}) for _ in range(8))

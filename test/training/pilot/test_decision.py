@@ -79,10 +79,12 @@ def test_the_cost_sheet_is_the_arithmetic_of_its_formulas(play):
     assert rows['Y'][0] == pytest.approx(yearly) and rows['R'][0] == pytest.approx(100 * (yearly - 900) / 900)
 
 
-def test_a_checkpoint_that_earns_less_never_pays_back(play):
-    plan = replace(PLAN, costs=COSTS)
-    rows = {row['symbol']: row['a'] for row in decide(plan, play(plan, [1] * 4, [0] * 4))['costs']}
-    assert rows['Δπ'] < 0 and rows['T'] is None
+@pytest.mark.parametrize('one_off_b', [0.0, 1000.0])
+@pytest.mark.parametrize('successes_b', [0, 1])
+def test_a_checkpoint_that_earns_no_more_never_pays_back_however_little_it_cost(play, one_off_b, successes_b):
+    plan = replace(PLAN, costs=replace(COSTS, one_off_b=one_off_b))
+    rows = {row['symbol']: row['a'] for row in decide(plan, play(plan, [1] * 4, [successes_b] * 4))['costs']}
+    assert rows['Δπ'] <= 0 and rows['T'] is None
     assert all(row['a'] is None or row['a'] == row['a'] for row in decide(plan, [])['costs'])
 
 

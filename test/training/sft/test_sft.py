@@ -78,6 +78,14 @@ def test_the_loss_falls_and_the_model_loads_as_any_other(tmp_path, demonstration
     assert not (tmp_path / 'model' / 'sft_state').exists()
 
 
+def test_a_share_of_no_tokens_is_no_figure(tmp_path, demonstrations):
+    trainer = SftTrainer(configure(demonstrations, cot=False, vision=Stage(0)), tmp_path / 'model', 'cpu')
+    trainer.train()
+    figures = trainer.finish()['teacher_forced']
+    assert 'thought_numbers' not in figures and 'thought_numbers' not in trainer.history[-1]
+    assert {'loss', 'tokens', 'action_numbers', 'grounded_within_1'} <= set(figures)
+
+
 @pytest.mark.parametrize('cut_at', [('vision', 3), ('text', 6)])
 def test_a_run_that_was_cut_off_ends_with_the_weights_of_an_unbroken_one(tmp_path, demonstrations, monkeypatch, cut_at):
     config = configure(demonstrations)

@@ -23,7 +23,7 @@ from trajectory_msgs.msg import JointTrajectory
 from training.sft.tiny_vlm import TinyVlmConfig, build_tiny_vlm
 from vlm_agent_ros.cell import load_cell
 from vlm_agent_ros.nodes import interface
-from vlm_agent_ros.nodes.decider import Decider, DeciderSettings, release_of
+from vlm_agent_ros.nodes.decider import Decider, DeciderSettings, find_release
 from vlm_agent_ros.nodes.messages import image_message, joint_state_message, outcome_message, to_ns
 from vlm_agent_ros.release.export import export_checkpoint
 from vlm_agent_ros.release.keys import load_private_key, make_keys
@@ -106,7 +106,7 @@ class Bench:
         return self.last('agent_node: checkpoint')
 
     def digest(self, name):
-        return release_of(str(self.shop / name), self.cell).weights_sha256
+        return find_release(str(self.shop / name), self.cell)[0].weights_sha256
 
     def decided_by(self):
         return self.last('agent_node: chain of thought').get('checkpoint_sha256')

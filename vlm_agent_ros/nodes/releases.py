@@ -6,6 +6,7 @@ import gc
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
@@ -19,7 +20,7 @@ from ..release.keeper import Keeper
 from ..release.ledger import Ledger, Release, RolledBack
 from ..status import OK
 from . import interface
-from .decider import Decided, Decider, DeciderSettings, release_of
+from .decider import Decided, Decider, DeciderSettings
 from .lifecycle import ManagedNode
 from .messages import outcome_from, to_ns
 from .own_files import state_file
@@ -221,15 +222,13 @@ class Releases:
             return self._load_back(good), f'{good.model} decides, because {error}'
 
     def _load(self, model: str, readmit: str) -> Decider:
-        release = release_of(model, load_cell(self._settings.cell))
-        self._ledger.admit(release, readmit)
-        return Decider(replace(self._settings, model=release.model), release)
+        return Decider(replace(self._settings, model=model), partial(self._ledger.admit, readmitted=readmit))
 
     def _load_back(self, good: Release) -> Decider:
-        release = release_of(good.model, load_cell(self._settings.cell))
-        if release.weights_sha256 != good.weights_sha256:
-            raise UserError(f'{good.model} is no longer what it was when it was good: swap in another')
-        return Decider(replace(self._settings, model=release.model), release)
+        def admit(release: Release) -> None:
+            if release.weights_sha256 != good.weights_sha256:
+                raise UserError(f'{good.model} is no longer what it was when it was good: swap in another')
+        return Decider(replace(self._settings, model=good.model), admit)
 
 
 class _NextTurn:

@@ -157,6 +157,29 @@ def weights_digest(policy: str | Bundle | ModelConfig) -> str:
     return hashlib.sha256('\n'.join(parts).encode()).hexdigest()
 
 
+def policy_digest(policy: str | Bundle | ModelConfig) -> str:
+    """SHA-256 (hex) over all of a policy that decides how it acts, wherever it lies: its identity at a cell.
+
+    Besides the weights these are the scale of the adapters, prompt, decoding, tokenizer and image processor.
+
+    Args:
+        policy: As of ``weights_digest``.
+
+    Raises:
+        UserError: It does not exist or is corrupt.
+    """
+    found = find_policy(policy) if isinstance(policy, str) else policy
+    config = config_of(found) if isinstance(found, Bundle) else found
+    settings = dataclasses.asdict(config)
+    del settings['base']
+    if isinstance(found, Bundle) and found.fields.get('merged'):
+        processor: object = sorted((file, digest) for file, digest in found.files.items()
+                                   if any(Path(file).match(name) for name in _PROCESSOR))
+    else:
+        processor = _digest(config.base_path, _PROCESSOR)
+    return hashlib.sha256(json.dumps([weights_digest(found), processor, settings], sort_keys=True).encode()).hexdigest()
+
+
 def is_checkpoint(path: Path) -> bool:
     """Whether a directory claims to be a checkpoint, whole or not."""
     return is_bundle(path, KIND) or (path / MANIFEST).exists()

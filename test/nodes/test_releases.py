@@ -106,7 +106,7 @@ class Bench:
         return self.last('agent_node: checkpoint')
 
     def digest(self, name):
-        return find_release(str(self.shop / name), self.cell)[0].weights_sha256
+        return find_release(str(self.shop / name), self.cell)[0].digest
 
     def decided_by(self):
         return self.last('agent_node: chain of thought').get('checkpoint_sha256')

@@ -279,3 +279,27 @@ def test_a_word_on_an_episode_of_the_checkpoint_before_is_not_about_the_one_that
     assert line.keeper.status().values['episodes'] == '0'
     line.keeper.episode_ended(True, line.stamp)
     assert line.keeper.status().values['success'] == '1 of 1'
+
+
+def test_the_same_weights_with_other_settings_are_judged_by_themselves(tmp_path):
+    plain, tuned = (dataclasses.replace(GOOD.release, policy_sha256=f'{name}-' + '0' * 58)
+                    for name in ('plain', 'tuned'))
+    line = Line(tmp_path / 'releases.json', Loaded(plain))
+    line.swap(Loaded(tuned))
+    line.play(False, 6)
+    assert line.keeper.way_back == plain
+    line.ledger.admit(plain)
+    with pytest.raises(RolledBack, match='readmit:=tuned-000000'):
+        line.ledger.admit(tuned)
+
+
+def test_what_was_rolled_back_under_the_digest_of_its_weights_stays_away(tmp_path):
+    line = Line(tmp_path / 'releases.json')
+    line.swap(BAD)
+    line.play(False, 6)
+    known = dataclasses.replace(BAD.release, policy_sha256='f' * 64)
+    after = Ledger(tmp_path / 'releases.json')
+    with pytest.raises(RolledBack, match='readmit:=b-0000000000'):
+        after.admit(known)
+    after.admit(known, 'b-0000000000')
+    assert dataclasses.replace(GOOD.release, policy_sha256='e' * 64).is_known_as(after.good.digest)

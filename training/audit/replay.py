@@ -12,7 +12,7 @@ import torch
 
 from vlm_agent_ros.actions import SkillLanguage
 from vlm_agent_ros.audit.log import AuditLog, LoggedDecision
-from vlm_agent_ros.checkpoint import load_policy, weights_digest
+from vlm_agent_ros.checkpoint import find_policy, load_policy, policy_digest, weights_digest
 from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.nodes.decider import decide_alone
 from vlm_agent_ros.policy.policy import Policy, PolicyInput
@@ -81,16 +81,19 @@ class Repeater:
     def _load(self, decision: LoggedDecision) -> Policy:
         name = self._checkpoint or decision.checkpoint
         try:
-            policy = load_policy(name, language=self._language)
+            found = find_policy(name)
+            policy = load_policy(found, language=self._language)
         except UserError as error:
             if self._checkpoint:
                 raise
             raise UserError(f'{self._log.path} was decided by {name}, which is not found by this name: give its path '
                             'with --checkpoint') from error
-        here = {'other weights': (weights_digest(name), decision.checkpoint_sha256),
-                'another prompt': (policy.prompt.digest(), decision.prompt_sha256)}
-        for what, (now, then) in here.items():
-            if now != then:
+        # Older logs tell the digest of the weights alone.
+        here = {'another prompt': ((policy.prompt.digest(),), decision.prompt_sha256),
+                'other weights or settings': ((policy_digest(found), weights_digest(found)),
+                                              decision.checkpoint_sha256)}
+        for what, ((now, *former), then) in here.items():
+            if then not in (now, *former):
                 said = f'{self._log.path} was decided by {decision.checkpoint} with {what} (SHA-256 {then[:12]}…, here '
                 if not self._checkpoint:
                     raise UserError(f'{said}{now[:12]}…): restore it, or compare on purpose with --checkpoint {name}')

@@ -67,7 +67,7 @@ class LoggedDecision:
         threads: Threads of PyTorch.
         prompt_sha256: Digest of the prompt's template.
         checkpoint: Name of the checkpoint.
-        checkpoint_sha256: Digest of its weights.
+        checkpoint_sha256: Its digest (``policy_digest``); in older logs that of its weights.
         verdict: The gate's last word: ``forwarded``, ``refused``, ``shadow``, …
         rule: The safety rule that was hit.
         mode: The gate's mode.

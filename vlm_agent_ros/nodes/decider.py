@@ -13,7 +13,7 @@ from ..actions import ActionError, SkillLanguage
 from ..agent import Agent
 from ..bundle import Bundle
 from ..cell import Cell, load_cell
-from ..checkpoint import find_policy, load_policy, weights_digest
+from ..checkpoint import find_policy, load_policy, policy_digest, weights_digest
 from ..config import bounded
 from ..cot import CotReport, Origin
 from ..motion import MotionError
@@ -73,10 +73,12 @@ def find_release(model: str, cell: Cell) -> tuple[Release, Bundle | ModelConfig]
     path = Path(model).expanduser()
     name = str(path.resolve()) if path.is_dir() else model  # `latest` may point elsewhere when it is gone back to
     found, trust = find_policy(name), TrustedKeys(cell.trust, cell.path)
+    signer = None
     if isinstance(found, Bundle):
-        return Release(name, weights_digest(found), trust.signer(found) or ''), found
-    trust.refuse_unsigned(name)
-    return Release(name, weights_digest(found)), found
+        signer = trust.signer(found)
+    else:
+        trust.refuse_unsigned(name)
+    return Release(name, weights_digest(found), signer or '', policy_digest(found)), found
 
 
 class Decider:
@@ -120,7 +122,7 @@ class Decider:
         origin = Origin(
             observation.stamp_ns, self.cell.gripper_state(observation.joint_names, observation.joint_positions),
             previous, self._settings.temperature, (self._settings.seed << 32) + self._decisions, self._settings.threads,
-            self._prompt_sha256, self.release.weights_sha256)
+            self._prompt_sha256, self.release.digest)
         decision = decide_alone(self._policy, inputs, origin.temperature, origin.seed)
         trajectory, refusal = None, ''
         if not decision.legal:

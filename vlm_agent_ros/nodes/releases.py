@@ -226,7 +226,7 @@ class Releases:
 
     def _load_back(self, good: Release) -> Decider:
         def admit(release: Release) -> None:
-            if release.weights_sha256 != good.weights_sha256:
+            if not release.is_known_as(good.digest):
                 raise UserError(f'{good.model} is no longer what it was when it was good: swap in another')
         return Decider(replace(self._settings, model=good.model), admit)
 

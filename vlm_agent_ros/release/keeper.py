@@ -122,7 +122,7 @@ class Keeper(Generic[D]):
         self.breach = self._band.breach()
         if self.breach is not None:
             self._news = ''
-            if self._staged is not None and self._staged.release.weights_sha256 == self.deciding.release.weights_sha256:
+            if self._staged is not None and self._staged.release.digest == self.deciding.release.digest:
                 self._staged = None  # another copy of what was just found bad
             self._remember(partial(self._ledger.condemn, self.deciding.release, self.breach.reason))
         elif self._band.full:
@@ -184,7 +184,7 @@ class Keeper(Generic[D]):
         else:
             state, level, message = 'deciding', WARN if self._news else OK, self._news or f'{release.model} decides'
         return Status('checkpoint', WARN if self.failure and level == OK else level, message, {
-            'state': state, 'checkpoint': release.model, 'checkpoint_sha256': release.weights_sha256,
+            'state': state, 'checkpoint': release.model, 'checkpoint_sha256': release.digest,
             'signed_by': release.signed_by or 'nobody', **self._band.figures(),
             **({'next': waiting.release.model} if waiting is not None else {}),
             **({'rolled_back': self._news} if self._news else {}),

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from test.audit.bench import image_entry, report_entries, text_entry, write_log
 from training.audit.replay import repeat_all
 from training.cli import main
 from vlm_agent_ros.audit.log import AuditLog
+from vlm_agent_ros.checkpoint import weights_digest
 from vlm_agent_ros.config import find_config
 from vlm_agent_ros.nodes.decider import Decider, DeciderSettings
 from vlm_agent_ros.types import Observation
@@ -70,6 +72,16 @@ def test_a_decision_that_differs_is_told_with_both_sides(log, model, monkeypatch
     assert 'logprob' in differing['differs']
     assert differing['logged']['logprob'] != differing['repeated']['logprob']
     assert str(decision.image_stamp_ns)[:8] in capsys.readouterr().out
+
+
+def test_a_log_that_tells_the_digest_of_the_weights_alone_is_repeated(log, model, monkeypatch, tmp_path):
+    decision = next(AuditLog(log).decisions())
+    told = replace(decision, checkpoint_sha256=weights_digest(str(model / 'model.yaml')))
+    text = find_config('cells', 'panda_table').read_text(encoding='utf-8')
+    older = write_log(tmp_path / 'older.mcap', [image_entry(decision.image, decision.image_stamp_ns),
+                                                *report_entries_of(told)], text)
+    monkeypatch.chdir(model)
+    assert replay(older) == 0
 
 
 def report_entries_of(decision):

@@ -303,3 +303,30 @@ def test_what_was_rolled_back_under_the_digest_of_its_weights_stays_away(tmp_pat
         after.admit(known)
     after.admit(known, 'b-0000000000')
     assert dataclasses.replace(GOOD.release, policy_sha256='e' * 64).is_known_as(after.good.digest)
+
+
+def test_where_the_one_to_go_back_to_fails_too_nothing_decides_and_neither_comes_back(line, tmp_path):
+    line.swap(BAD)
+    line.play(False, 6)
+    line.keeper.stage(GOOD)
+    assert line.keeper.take() is GOOD
+    line.play(False, 6)
+    assert line.keeper.way_back is None
+    assert not line.keeper.may_decide
+    assert 'there is no checkpoint to go back to: swap in another' in line.keeper.status().message
+    for each in (GOOD, BAD):
+        with pytest.raises(RolledBack):
+            Ledger(tmp_path / 'state' / 'releases.json').refuse(each.release)
+
+
+def test_a_second_chance_that_cannot_be_remembered_is_none(line, monkeypatch):
+    line.swap(BAD)
+    line.play(False, 6)
+
+    def full(*_):
+        raise OSError(28, 'No space left on device')
+    monkeypatch.setattr('vlm_agent_ros.release.ledger.write_durably', full)
+    with pytest.raises(UserError, match='No space left'):
+        line.ledger.admit(BAD.release, 'b-0000000000')
+    with pytest.raises(RolledBack):
+        line.ledger.admit(BAD.release)

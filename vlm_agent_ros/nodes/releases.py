@@ -167,10 +167,11 @@ class Releases:
         elif self._loading is not None:
             response.message = 'a checkpoint is being loaded: try again when it decides'
         else:
-            loading = self._load_beside(self._load, model, str(self._node.get_parameter('readmit').value))
+            readmit = str(self._node.get_parameter('readmit').value)
+            loading = self._load_beside(self._load, model, readmit)
             while not loading.done():
                 await _NextTurn()
-            response.success, response.message = self._finish(loading)
+            response.success, response.message = self._finish(loading, readmit)
         return response
 
     def _follow(self) -> None:
@@ -196,11 +197,13 @@ class Releases:
         self._loading.add_done_callback(lambda _: executor.wake())
         return self._loading
 
-    def _finish(self, loading: Future[Decider]) -> tuple[bool, str]:
+    def _finish(self, loading: Future[Decider], readmit: str = '') -> tuple[bool, str]:
         """Have what was loaded take over as soon as it may; whether it was loaded, and a sentence."""
         self._loading = None
         try:
-            self._keeper.stage(loading.result())
+            decider = loading.result()
+            self._ledger.admit(decider.release, readmit)  # a copy may have been rolled back while it was loaded
+            self._keeper.stage(decider)
         except UserError as error:
             return False, str(error)
         except Exception as error:  # a library underneath raises what it likes, and the agent goes on as before
@@ -214,15 +217,20 @@ class Releases:
     def _first(self, model: str) -> tuple[Decider, str]:
         """What decides at start: not what was rolled back before, if there is a good one."""
         try:
-            return self._load(model, self._settings.readmit), ''
+            decider = self._load(model, self._settings.readmit)
+            self._ledger.admit(decider.release, self._settings.readmit)
+            return decider, ''
         except RolledBack as error:
             good = self._ledger.good
             if good is None:
                 raise
-            return self._load_back(good), f'{good.model} decides, because {error}'
+            try:
+                return self._load_back(good), f'{good.model} decides, because {error}'
+            except UserError as why:
+                raise UserError(f'{error}; nor is there one to go back to: {why}') from why
 
     def _load(self, model: str, readmit: str) -> Decider:
-        return Decider(replace(self._settings, model=model), partial(self._ledger.admit, readmitted=readmit))
+        return Decider(replace(self._settings, model=model), partial(self._ledger.refuse, readmitted=readmit))
 
     def _load_back(self, good: Release) -> Decider:
         def admit(release: Release) -> None:

@@ -111,8 +111,8 @@ class Ledger:
             self._record.good = None
         self._save()
 
-    def admit(self, release: Release, readmitted: str = '') -> None:
-        """Let a checkpoint in, one that was rolled back only where the operator names it.
+    def refuse(self, release: Release, readmitted: str = '') -> None:
+        """Refuse a checkpoint that was rolled back, unless the operator names it.
 
         Args:
             release: What shall decide.
@@ -120,17 +120,32 @@ class Ledger:
 
         Raises:
             RolledBack: It was, and is not named.
-            UserError: The file cannot be written.
         """
-        digest = next(filter(release.is_known_as, self._record.condemned), '')
-        if not digest:
-            return
-        condemned = self._record.condemned[digest]
-        if len(readmitted) < SHORT or not digest.startswith(readmitted):
-            raise RolledBack(f'{release.model} was rolled back on {condemned.when} ({condemned.reason}): choose '
-                             f'another, or decide that it may try again by the parameter readmit:={digest[:SHORT]}')
-        del self._record.condemned[digest]
-        self._save()
+        for digest, condemned in list(self._record.condemned.items()):
+            if release.is_known_as(digest) and (len(readmitted) < SHORT or not digest.startswith(readmitted)):
+                raise RolledBack(f'{release.model} was rolled back on {condemned.when} ({condemned.reason}): choose '
+                                 f'another, or decide that it may try again by the parameter readmit:={digest[:SHORT]}')
+
+    def admit(self, release: Release, readmitted: str = '') -> None:
+        """Let a checkpoint in that is loaded; one that the operator names is no longer rolled back.
+
+        Args:
+            release: What is about to decide.
+            readmitted: As of ``refuse``.
+
+        Raises:
+            RolledBack: As of ``refuse``.
+            UserError: The file cannot be written, and nothing has changed.
+        """
+        self.refuse(release, readmitted)
+        before = self._record.condemned
+        self._record.condemned = {digest: why for digest, why in before.items() if not release.is_known_as(digest)}
+        if self._record.condemned != before:
+            try:
+                self._save()
+            except UserError:
+                self._record.condemned = before
+                raise
 
     def _save(self) -> None:
         """Write the file: half of one is never there."""

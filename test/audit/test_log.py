@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import yaml
 
 from test.audit.bench import (
     image_entry,
@@ -17,7 +18,7 @@ from test.audit.bench import (
 from vlm_agent_ros.audit import log
 from vlm_agent_ros.audit.log import AuditLog, Correction
 from vlm_agent_ros.audit.mcap_file import read_messages
-from vlm_agent_ros.config import find_config
+from vlm_agent_ros.config import find_config, load_yaml
 from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.topic_names import ARM_COMMAND, CORRECTION, OUTCOME, PROPOSAL
 
@@ -122,6 +123,21 @@ def test_what_was_refused_moved_nothing_and_gets_no_outcome(tmp_path):
     first, second = decisions(tmp_path, [*refused, *one_decision(8)])
     assert (first.verdict, first.rule, first.outcome) == ('refused', 'age', None)
     assert second.outcome is not None
+
+
+@pytest.mark.parametrize(('late_s', 'counts'), [(599, True), (601, False)])
+def test_an_outcome_long_after_the_last_motion_is_of_something_else(tmp_path, late_s, counts):
+    entries = [*one_decision(5)[:6], outcome((5 + late_s) * S, (5 + late_s) * S)]
+    (found,) = decisions(tmp_path, entries)
+    assert (found.verdict, found.outcome is not None) == ('forwarded', counts)
+
+
+def test_the_cell_file_in_the_log_says_how_late_an_outcome_may_come(tmp_path):
+    content = load_yaml(find_config('cells', 'panda_table'))
+    content['autonomy'] = {**content['autonomy'], 'outcome_within_s': 10.0}
+    entries = [*one_decision(5)[:6], outcome(20 * S, 20 * S)]
+    (found,) = AuditLog(write_log(tmp_path / 'a.mcap', entries, yaml.safe_dump(content))).decisions()
+    assert found.outcome is None
 
 
 def test_a_stop_during_the_motion_does_not_undo_that_it_was_forwarded(tmp_path):

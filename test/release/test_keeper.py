@@ -330,3 +330,20 @@ def test_a_second_chance_that_cannot_be_remembered_is_none(line, monkeypatch):
         line.ledger.admit(BAD.release, 'b-0000000000')
     with pytest.raises(RolledBack):
         line.ledger.admit(BAD.release)
+
+
+def test_a_word_hours_after_the_last_motion_is_of_something_else(line):
+    line.decide()
+    line.keeper.episode_ended(False, line.stamp + 2 * 3600 * 10**9)
+    assert line.keeper.status().values['episodes'] == '0'
+    line.decide(command_stamp_ns=str(3 * 3600 * 10**9))  # an operator who took his time to approve it
+    line.keeper.episode_ended(True, 3 * 3600 * 10**9 + 1)
+    assert line.keeper.status().values['success'] == '1 of 1'
+
+
+def test_an_episode_in_which_nothing_has_moved_is_not_judged_by_what_moved_before_its_instruction(line):
+    line.decide()
+    line.keeper.new_task(now_ns=line.stamp + 1)  # perhaps the same again: the first attempt was given up
+    line.keeper.deciding_begins()
+    line.keeper.episode_ended(False, line.stamp + 2)
+    assert line.keeper.status().values['episodes'] == '0'

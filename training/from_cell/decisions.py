@@ -89,6 +89,8 @@ def read_logs(paths: Sequence[Path], cell: Cell, prompt: PromptTemplate, languag
     for path in paths:
         log = AuditLog(path.expanduser())
         log.files = [file for file in log.files if file.resolve() not in read]  # a folder, and a file of it
+        if not log.files:
+            continue
         read.update(file.resolve() for file in log.files)
         shown = demonstrations(log, cell)
         usable = _usable(log.decisions(), shown, cell, prompt, language, counts)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..actions import SkillLanguage
+from ..autonomy import Autonomy
 from ..cot import one_line, text_digest, unescape
 from ..errors import UserError
 from ..message_content import outcome_from, pixels, to_ns, trajectory_from
@@ -42,15 +43,16 @@ _NEW_SESSION_NS = 5_000_000_000  # stamps of one clock are never so far out of o
 _NO_IMAGE = np.empty((0, 0, 3), np.uint8)
 
 
-def join(read: Reader) -> Iterator[LoggedDecision]:
+def join(read: Reader, autonomy: Autonomy) -> Iterator[LoggedDecision]:
     """Decisions in the order of their images.
 
     The log is read twice, so that a correction of an hour later is found while only one image is in memory.
 
     Args:
         read: Gives the messages of some topics, in order; called twice.
+        autonomy: Says for how long after a motion an outcome may be its.
     """
-    pieces = _Pieces()
+    pieces = _Pieces(autonomy)
     for session, message in _sessions(read((*_IMAGES, *_TAKES))):
         if message.name not in _IMAGES:
             pieces.take(session, message)
@@ -98,7 +100,8 @@ class _Pieces:
         reports: Key-values of the chain of thought, and the time of reception.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, autonomy: Autonomy) -> None:
+        self._autonomy = autonomy
         self.reports: dict[Key, tuple[dict[str, str], int]] = {}
         self._shown: set[tuple[str, str]] = set()
         self._texts: dict[str, str] = {}
@@ -175,8 +178,6 @@ class _Pieces:
         said = parse_output(text.encode(), SkillLanguage())
         shown = ' '.join(values[name] for name in sorted(values) if name.startswith('thought.'))
         verdict = self._verdicts.get(key, {})
-        command = verdict.get('command_stamp_ns', '')
-        command_stamp_ns = int(command) if command.isdecimal() else 0
         return LoggedDecision(
             image=image, image_stamp_ns=key[1], task=self._task(values['task'], time_ns), state=values['state'],
             previous=values.get('previous', ''),
@@ -187,7 +188,11 @@ class _Pieces:
             verdict=verdict.get('verdict', ''), rule=verdict.get('rule', ''), mode=verdict.get('mode', ''),
             corrections=tuple(self._corrections.get(key, ())), outcome=self._outcomes_by_decision.get(key),
             time_ns=time_ns, proposal=self._proposals.get(key),
-            commands=tuple(self._commands.get((key[0], command_stamp_ns), ())))
+            commands=tuple(self._commands.get((key[0], self._command_stamp_ns(key)), ())))
+
+    def _command_stamp_ns(self, key: Key) -> int:
+        command = self._verdicts.get(key, {}).get('command_stamp_ns', '')
+        return int(command) if command.isdecimal() else 0
 
     def _task(self, shown: str, time_ns: int) -> str:
         """The instruction of which the operator was shown ``shown``: verbatim, if the log has it."""
@@ -200,13 +205,15 @@ class _Pieces:
 
     @cached_property
     def _outcomes_by_decision(self) -> dict[Key, Outcome]:
-        """Each outcome with the last decision before it that led to a motion."""
+        """Each outcome with the last decision before it that led to a motion, unless that is too long ago."""
         moved = sorted(filter(self._moved, self.reports))
         found: dict[Key, Outcome] = {}
         for key, outcome in sorted(self._outcomes, key=lambda entry: entry[0]):
             before = bisect_left(moved, key)
             if before and moved[before - 1][0] == key[0]:
-                found.setdefault(moved[before - 1], outcome)
+                last = moved[before - 1]
+                if self._autonomy.may_be_of(max(last[1], self._command_stamp_ns(last)), key[1]):
+                    found.setdefault(last, outcome)
         return found
 
     def _moved(self, key: Key) -> bool:

@@ -63,7 +63,7 @@ class Releases:
         self._ledger = Ledger(state_file(node, settings.release_file, f'{cell.name}-releases.json'))
         decider, news = self._first(settings.model)
         self._logged, self._shown = '', False
-        self._keeper = Keeper(decider, cell.rollback, self._ledger, news)
+        self._keeper = Keeper(decider, cell.rollback, self._ledger, news, cell.autonomy)
         _spare_the_collector()
         self._loader = ThreadPoolExecutor(max_workers=1, thread_name_prefix='loader')
         self._loading: Future[Decider] | None = None

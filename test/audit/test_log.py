@@ -140,6 +140,22 @@ def test_the_cell_file_in_the_log_says_how_late_an_outcome_may_come(tmp_path):
     assert found.outcome is None
 
 
+def test_the_same_text_given_again_is_another_instruction_and_its_copy_in_the_next_file_is_not(tmp_path):
+    given = text_entry(TASK, 4 * S)
+    write_log(tmp_path / 'audit_000001.mcap', [given, *one_decision(5)])
+    write_log(tmp_path / 'audit_000002.mcap', [given.again(7 * S), *one_decision(8), text_entry(TASK, 10 * S),
+                                               *one_decision(11)])
+    found = list(AuditLog(tmp_path).decisions())
+    assert [(d.task, d.task_stamp_ns) for d in found] == [(TASK, 4 * S), (TASK, 4 * S), (TASK, 10 * S)]
+
+
+def test_an_outcome_on_an_instruction_that_moved_nothing_is_not_that_of_the_motion_before(tmp_path):
+    entries = [text_entry(TASK, 4 * S), *one_decision(5)[:6], text_entry(TASK, 7 * S),
+               image_entry(image_of(8), 8 * S), *thought_entries(8 * S, 8 * S + 1),
+               verdict(8 * S, 8 * S + 3, 'refused', rule='workspace'), outcome(9 * S, 9 * S + 1)]
+    assert [d.outcome for d in decisions(tmp_path, entries)] == [None, None]
+
+
 def test_a_stop_during_the_motion_does_not_undo_that_it_was_forwarded(tmp_path):
     found = decisions(tmp_path, [*one_decision(5), verdict(5 * S, 5 * S + 5, 'stopped', rule='stop')])
     assert found[0].verdict == 'forwarded'

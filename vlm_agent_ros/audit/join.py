@@ -105,7 +105,7 @@ class _Pieces:
         self.reports: dict[Key, tuple[dict[str, str], int]] = {}
         self._shown: set[tuple[str, str]] = set()
         self._texts: dict[str, str] = {}
-        self._tasks: list[tuple[int, str]] = []
+        self._tasks: list[tuple[int, str, int]] = []
         self._proposals: dict[Key, Trajectory | None] = {}
         self._verdicts: dict[Key, dict[str, str]] = {}
         self._commands: defaultdict[Key, list[Trajectory]] = defaultdict(list)
@@ -123,7 +123,7 @@ class _Pieces:
         self._texts[text_digest(logged.message.data)] = logged.message.data
 
     def _take_task(self, _: int, logged: Logged) -> None:
-        self._tasks.append((logged.time_ns, logged.message.data))
+        self._tasks.append((logged.time_ns, logged.message.data, logged.stamp_ns))
 
     def _take_diagnostics(self, session: int, logged: Logged) -> None:
         for status in logged.message.status:
@@ -178,8 +178,9 @@ class _Pieces:
         said = parse_output(text.encode(), SkillLanguage())
         shown = ' '.join(values[name] for name in sorted(values) if name.startswith('thought.'))
         verdict = self._verdicts.get(key, {})
+        task, task_stamp_ns = self._task(key)
         return LoggedDecision(
-            image=image, image_stamp_ns=key[1], task=self._task(values['task'], time_ns), state=values['state'],
+            image=image, image_stamp_ns=key[1], task=task, state=values['state'],
             previous=values.get('previous', ''),
             thought=said.thought if text else shown, action=said.action if text else values['action'], text=text,
             logprob=float(values['logprob']), value=float(values['value']), temperature=float(values['temperature']),
@@ -187,32 +188,39 @@ class _Pieces:
             checkpoint=values['checkpoint'], checkpoint_sha256=values['checkpoint_sha256'],
             verdict=verdict.get('verdict', ''), rule=verdict.get('rule', ''), mode=verdict.get('mode', ''),
             corrections=tuple(self._corrections.get(key, ())), outcome=self._outcomes_by_decision.get(key),
-            time_ns=time_ns, proposal=self._proposals.get(key),
+            time_ns=time_ns, task_stamp_ns=task_stamp_ns, proposal=self._proposals.get(key),
             commands=tuple(self._commands.get((key[0], self._command_stamp_ns(key)), ())))
 
     def _command_stamp_ns(self, key: Key) -> int:
         command = self._verdicts.get(key, {}).get('command_stamp_ns', '')
         return int(command) if command.isdecimal() else 0
 
-    def _task(self, shown: str, time_ns: int) -> str:
-        """The instruction of which the operator was shown ``shown``: verbatim, if the log has it."""
+    def _task(self, key: Key) -> tuple[str, int]:
+        """The instruction of a decision, verbatim if the log has it, and the stamp of when it was given, else 0."""
+        values, time_ns = self.reports[key]
+        shown = values['task']
         before = bisect_right(self._tasks, time_ns, key=lambda entry: entry[0])
         # The newest before the decision, else the first after it: the two came on different topics.
         for i in (*range(before - 1, -1, -1), *range(before, len(self._tasks))):
             if one_line(self._tasks[i][1]) == shown:
-                return self._tasks[i][1]
-        return shown
+                return self._tasks[i][1:]
+        return shown, 0
 
     @cached_property
     def _outcomes_by_decision(self) -> dict[Key, Outcome]:
-        """Each outcome with the last decision before it that led to a motion, unless that is too long ago."""
-        moved = sorted(filter(self._moved, self.reports))
+        """Each outcome with the last decision before it that led to a motion.
+
+        One that is too long ago, or was made on another instruction than the last decision of all, led to nothing else.
+        """
+        decided = sorted(self.reports)
+        moved = list(filter(self._moved, decided))
         found: dict[Key, Outcome] = {}
         for key, outcome in sorted(self._outcomes, key=lambda entry: entry[0]):
             before = bisect_left(moved, key)
             if before and moved[before - 1][0] == key[0]:
-                last = moved[before - 1]
-                if self._autonomy.may_be_of(max(last[1], self._command_stamp_ns(last)), key[1]):
+                last, of_all = moved[before - 1], decided[bisect_left(decided, key) - 1]
+                if self._autonomy.may_be_of(max(last[1], self._command_stamp_ns(last)), key[1]) \
+                        and self._task(last) == self._task(of_all):
                     found.setdefault(last, outcome)
         return found
 

@@ -74,6 +74,7 @@ class LoggedDecision:
         corrections: What operators would have had instead, in the order in which they said so.
         outcome: What the motion led to, where somebody knows.
         time_ns: When it was received, by the system's clock.
+        task_stamp_ns: When its instruction was given, which tells two of the same text apart.
         proposal: The motion that was proposed.
         commands: What the gate forwarded of it, one part per controller.
     """
@@ -100,5 +101,6 @@ class LoggedDecision:
     corrections: tuple[Correction, ...]
     outcome: Outcome | None
     time_ns: int
+    task_stamp_ns: int = 0
     proposal: Trajectory | None = None
     commands: tuple[Trajectory, ...] = ()

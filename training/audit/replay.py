@@ -101,16 +101,29 @@ class Repeater:
         return policy
 
 
-def repeat_all(log: AuditLog, checkpoint: str, tolerance: float, limit: int = 0) -> Iterator[Repeated]:
+def repeat_all(log: AuditLog, checkpoint: str, tolerance: float, limit: int = 0,
+               left_out: Counter[str] | None = None) -> Iterator[Repeated]:
     """Every decision of which the log has the image, in order, up to ``limit`` of them (0 for all).
+
+    Args:
+        log: Of a cell.
+        checkpoint: As of ``Repeater``.
+        tolerance: As of ``Repeater``.
+        limit: How many.
+        left_out: Counts the others by the reason.
 
     Raises:
         UserError: As ``Repeater.repeat``.
     """
-    repeater = Repeater(log, checkpoint, tolerance)
-    for count, decision in enumerate(decision for decision in log.decisions() if decision.image.size):
+    repeater, count = Repeater(log, checkpoint, tolerance), 0
+    for decision in log.decisions():
         if limit and count >= limit:
             return
+        if not decision.image.size:
+            if left_out is not None:
+                left_out['whose image was dropped, lost or damaged'] += 1
+            continue
+        count += 1
         yield repeater.repeat(decision)
 
 

@@ -109,6 +109,22 @@ def test_other_weights_are_refused_unless_they_are_meant(log, model, monkeypatch
     assert 'of 2 decisions are identical' in capsys.readouterr().out
 
 
+def test_decisions_that_could_not_be_repeated_are_counted_with_the_reason(log, model, monkeypatch, tmp_path, capsys):
+    first, *others = AuditLog(log).decisions()
+    entries = [image_entry(first.image, first.image_stamp_ns), *report_entries_of(first)]
+    for decision in others[:2]:
+        entries += report_entries_of(decision)
+    text = find_config('cells', 'panda_table').read_text(encoding='utf-8')
+    torn = write_log(tmp_path / 'torn.mcap', entries, text)
+    monkeypatch.chdir(model)
+    assert replay(torn, '--out', tmp_path / 'result.json') == 0
+    assert json.loads((tmp_path / 'result.json').read_text())['left_out'] == {
+        'whose image was dropped, lost or damaged': 2}
+    told = capsys.readouterr().out
+    assert '1 of 1 decisions are identical' in told
+    assert '2 were not repeated, whose image was' in told
+
+
 def test_another_prompt_is_refused(log, model, monkeypatch, tmp_path, capsys):
     (tmp_path / 'model.yaml').write_text((model / 'model.yaml').read_text().replace('gripper:', 'hand:'))
     monkeypatch.chdir(tmp_path)

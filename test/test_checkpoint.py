@@ -19,6 +19,7 @@ from vlm_agent_ros.checkpoint import (
     find_policy,
     load_policy,
     open_checkpoint,
+    policy_digest,
     restore_policy,
     save_checkpoint,
     weights_digest,
@@ -227,3 +228,29 @@ def test_the_digest_of_the_weights_is_that_of_what_decides_and_of_nothing_else(t
     first, second, third = (weights_digest(str(tmp_path / name)) for name in ('1', '2', '3'))
     assert first == second
     assert len({first, third, weights_digest(str(vlm_folder))}) == 3
+
+
+@pytest.mark.parametrize('change', [
+    {'lora': LoraSettings(rank=2, alpha=64.0)}, {'prompt': PromptTemplate('task now: {task}')},
+    {'decoding': Decoding(max_thought_chars=0, max_new_tokens=64)}, {'chat_template': '{{ messages }}'},
+    {'decoding': Decoding(constrained=False, max_thought_chars=20, max_new_tokens=64)}])
+def test_the_same_weights_that_would_act_otherwise_are_another_policy(tmp_path, vlm_folder, change):
+    policy = trained(vlm_folder)
+    save_checkpoint(tmp_path / '1', policy, step=1)
+    policy.config = dataclasses.replace(policy.config, **change)
+    save_checkpoint(tmp_path / '2', policy, step=1)
+    assert weights_digest(str(tmp_path / '1')) == weights_digest(str(tmp_path / '2'))
+    assert policy_digest(str(tmp_path / '1')) != policy_digest(str(tmp_path / '2'))
+
+
+def test_another_tokenizer_is_another_policy_and_another_place_or_time_is_not(tmp_path, vlm_folder):
+    for name in ('here', 'there', 'changed'):
+        shutil.copytree(vlm_folder, tmp_path / name)
+        (tmp_path / name / 'tokenizer.json').touch()
+        save_checkpoint(tmp_path / f'{name}.checkpoint', trained(tmp_path / name), step=len(name))
+    here, there = (policy_digest(str(tmp_path / name)) for name in ('here', 'there'))
+    assert here == there
+    (tmp_path / 'changed' / 'tokenizer.json').write_bytes((vlm_folder / 'tokenizer.json').read_bytes() + b' ')
+    assert policy_digest(str(tmp_path / 'changed')) != here
+    of_checkpoints = [policy_digest(str(tmp_path / f'{name}.checkpoint')) for name in ('here', 'there', 'changed')]
+    assert of_checkpoints[0] == of_checkpoints[1] != of_checkpoints[2]

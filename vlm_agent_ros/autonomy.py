@@ -43,3 +43,15 @@ class Autonomy:
     agreement_distance_m: float = bounded(
         0.03, low=0.001, high=1.0,
         help='in shadow, tool positions of proposal and of what was done that are no farther apart agree, m')
+    outcome_within_s: float = bounded(
+        600.0, low=1.0, high=86400.0, help='an outcome whose image is of so long after the last motion began, or more, '
+        'is of something else, s')
+
+    def may_be_of(self, moved_ns: int, judged_ns: int) -> bool:
+        """Whether an outcome may be that of a motion.
+
+        Args:
+            moved_ns: Stamp at which the motion began.
+            judged_ns: Stamp of the image by which it was judged; 0 is unknown.
+        """
+        return judged_ns - moved_ns < self.outcome_within_s * 1e9

@@ -11,7 +11,9 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,12 +56,12 @@ class Bundle:
         """The tensors of ``<name>.safetensors``, on the CPU.
 
         Raises:
-            UserError: The bundle has no such file.
+            UserError: The bundle has no such file, or it has changed since it was verified.
         """
-        from safetensors.torch import load_file
+        from safetensors.torch import load
 
         try:
-            return load_file(self._file(f'{name}.safetensors'))
+            return load(self._content(f'{name}.safetensors'))  # not mapped into memory, where it could still change
         except (OSError, SafetensorError) as error:
             raise UserError(f'{self.path / name}.safetensors cannot be read ({error}): use another copy') from error
 
@@ -67,17 +69,36 @@ class Bundle:
         """The content of ``<name>.json``.
 
         Raises:
-            UserError: The bundle has no such file.
+            UserError: The bundle has no such file, or it has changed since it was verified.
         """
         try:
-            return json.loads(self._file(f'{name}.json').read_text(encoding='utf-8'))
+            return json.loads(self._content(f'{name}.json'))
         except (OSError, ValueError) as error:
             raise UserError(f'{self.path / name}.json cannot be read ({error}): use another copy') from error
 
-    def _file(self, name: str) -> Path:
+    @contextmanager
+    def copy(self) -> Iterator[Path]:
+        """A folder with the files as they were verified, which nobody else can change, for a library that reads one.
+
+        Raises:
+            UserError: A file has changed since it was verified, or there is no room.
+        """
+        with private_copy(self.path, self.files) as folder:
+            for name in self.files:
+                self._check(name, sha256_of(folder / name))
+            yield folder
+
+    def _content(self, name: str) -> bytes:
         if name not in self.files:
             raise UserError(f'{self.path} holds no {name}: it was written for another purpose, choose another')
-        return self.path / name
+        content = (self.path / name).read_bytes()
+        self._check(name, hashlib.sha256(content).hexdigest())
+        return content
+
+    def _check(self, name: str, digest: str) -> None:
+        if digest != self.files[name]:
+            raise UserError(f'{self.path / name} has changed since it was verified: leave the folder alone while it is '
+                            'loaded, and try again')
 
 
 def write_bundle(path: Path, kind: str, fields: Mapping[str, Any], *,
@@ -164,6 +185,25 @@ def _check_names(folder: Path, kind: str, files: Mapping[str, str]) -> None:
     for name in files:
         if name not in entries:
             raise UserError(f'{folder / name} is missing: the {kind} is incomplete, use another copy')
+
+
+@contextmanager
+def private_copy(folder: Path, names: Iterable[str]) -> Iterator[Path]:
+    """A copy of some files of a folder that only this user can change, while it is needed.
+
+    Raises:
+        UserError: A file has gone, or there is no room.
+    """
+    with tempfile.TemporaryDirectory(prefix='vlm_agent_ros_') as place:
+        copy = Path(place) / folder.name
+        try:
+            copy.mkdir()
+            for name in names:
+                shutil.copyfile(folder / name, copy / name)
+        except OSError as error:
+            raise UserError(f'{folder} cannot be copied to {place}, to be loaded from there ({error.strerror}): free '
+                            'space, or set TMPDIR to a folder with room') from error
+        yield copy
 
 
 def is_bundle(path: Path, kind: str) -> bool:

@@ -15,7 +15,8 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from typing import Any
 import torch
 
 from .actions import ActionLanguage, SkillLanguage
-from .bundle import MANIFEST, Bundle, is_bundle, read_bundle, sha256_of, write_bundle
+from .bundle import MANIFEST, Bundle, is_bundle, private_copy, read_bundle, sha256_of, write_bundle
 from .camera import Camera
 from .config import parse
 from .errors import UserError
@@ -43,14 +44,14 @@ _BASE = ('base_sha256', 'processor_sha256', 'quantization', 'chat_template')
 _PACKAGES = ('vlm_agent_ros', 'torch', 'transformers', 'peft', 'llguidance', 'tokenizers')
 
 
-def load_policy(name: str, *, language: ActionLanguage | None = None, prompt: PromptTemplate | None = None,
-                camera: Camera | None = None, trust: TrustedKeys | None = None, constrained: bool | None = None,
-                cot: bool = True, device: str = 'auto', seed: int = 0) -> Policy:
+def load_policy(name: str | Bundle | ModelConfig, *, language: ActionLanguage | None = None,
+                prompt: PromptTemplate | None = None, camera: Camera | None = None, trust: TrustedKeys | None = None,
+                constrained: bool | None = None, cot: bool = True, device: str = 'auto', seed: int = 0) -> Policy:
     """A policy, ready to decide.
 
     Args:
         name: A shipped models file by name, or the path of a models file (YAML), of a checkpoint directory or of a
-            Hugging Face model directory.
+            Hugging Face model directory; or what ``find_policy`` gave for it.
         language: Action language; the skills on a 48 x 48 grid by default.
         prompt: Overrides the models file's ``prompt``; a checkpoint that was trained with another one is refused.
         camera: Where the policy is to be deployed: a checkpoint that was trained with another camera is refused. None
@@ -66,10 +67,10 @@ def load_policy(name: str, *, language: ActionLanguage | None = None, prompt: Pr
             not signed by whom it should.
     """
     language = language or SkillLanguage()
-    found = find_policy(name)
+    found = find_policy(name) if isinstance(name, str) else name
     if not isinstance(found, Bundle):
         if trust is not None:
-            trust.refuse_unsigned(name)
+            trust.refuse_unsigned(name if isinstance(name, str) else found.base)
         return Policy(_adjusted(found, prompt, constrained, cot), language, select_device(device), seed)
     if trust is not None:
         trust.signer(found)
@@ -77,9 +78,31 @@ def load_policy(name: str, *, language: ActionLanguage | None = None, prompt: Pr
         _check_camera(found, camera)
     config = _adjusted(config_of(found), prompt, constrained, cot)
     _verify(found, config, language)
-    policy = Policy(config, language, select_device('cpu' if found.fields.get('dtype') == INT8 else device), seed)
+    with _held(found, config, language, signed=trust is not None and trust.required) as held:
+        policy = Policy(held, language, select_device('cpu' if found.fields.get('dtype') == INT8 else device), seed)
+    policy.config = config
     restore_policy(found, policy)
     return policy
+
+
+@contextmanager
+def _held(bundle: Bundle, config: ModelConfig, language: ActionLanguage, signed: bool) -> Iterator[ModelConfig]:
+    """The content of a models file with a base that is what was verified, whoever writes to its folder meanwhile.
+
+    Transformers reads a directory by itself: where signatures are asked for, that of a merged checkpoint, or of the
+    base of an adapter, is read from a copy.
+    """
+    base = Path(config.base_path)
+    if signed and bundle.fields.get('merged'):
+        with bundle.copy() as folder:
+            yield dataclasses.replace(config, base=str(folder))
+    elif signed and base.is_dir():
+        with private_copy(base, [file.name for file in base.iterdir() if file.is_file()]) as folder:
+            held = dataclasses.replace(config, base=str(folder))
+            _verify(bundle, held, language)
+            yield held
+    else:
+        yield config
 
 
 def find_policy(name: str) -> Bundle | ModelConfig:
@@ -132,6 +155,29 @@ def weights_digest(policy: str | Bundle | ModelConfig) -> str:
         parts += [f'{file} {digest}' for file, digest in sorted(found.files.items())
                   if any(Path(file).match(name) for name in names)]
     return hashlib.sha256('\n'.join(parts).encode()).hexdigest()
+
+
+def policy_digest(policy: str | Bundle | ModelConfig) -> str:
+    """SHA-256 (hex) over all of a policy that decides how it acts, wherever it lies: its identity at a cell.
+
+    Besides the weights these are the scale of the adapters, prompt, decoding, tokenizer and image processor.
+
+    Args:
+        policy: As of ``weights_digest``.
+
+    Raises:
+        UserError: It does not exist or is corrupt.
+    """
+    found = find_policy(policy) if isinstance(policy, str) else policy
+    config = config_of(found) if isinstance(found, Bundle) else found
+    settings = dataclasses.asdict(config)
+    del settings['base']
+    if isinstance(found, Bundle) and found.fields.get('merged'):
+        processor: object = sorted((file, digest) for file, digest in found.files.items()
+                                   if any(Path(file).match(name) for name in _PROCESSOR))
+    else:
+        processor = _digest(config.base_path, _PROCESSOR)
+    return hashlib.sha256(json.dumps([weights_digest(found), processor, settings], sort_keys=True).encode()).hexdigest()
 
 
 def is_checkpoint(path: Path) -> bool:

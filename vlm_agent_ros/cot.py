@@ -23,7 +23,7 @@ class Origin:
         seed: Of the sampling of this very decision.
         threads: Threads of PyTorch, which rounding depends on.
         prompt_sha256: Digest of the prompt's template.
-        checkpoint_sha256: Digest of the weights that decided.
+        checkpoint_sha256: Digest of all that decided: weights, prompt, decoding.
     """
 
     image_stamp_ns: int

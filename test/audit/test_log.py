@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import yaml
 
 from test.audit.bench import (
     image_entry,
@@ -17,7 +18,7 @@ from test.audit.bench import (
 from vlm_agent_ros.audit import log
 from vlm_agent_ros.audit.log import AuditLog, Correction
 from vlm_agent_ros.audit.mcap_file import read_messages
-from vlm_agent_ros.config import find_config
+from vlm_agent_ros.config import find_config, load_yaml
 from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.topic_names import ARM_COMMAND, CORRECTION, OUTCOME, PROPOSAL
 
@@ -122,6 +123,37 @@ def test_what_was_refused_moved_nothing_and_gets_no_outcome(tmp_path):
     first, second = decisions(tmp_path, [*refused, *one_decision(8)])
     assert (first.verdict, first.rule, first.outcome) == ('refused', 'age', None)
     assert second.outcome is not None
+
+
+@pytest.mark.parametrize(('late_s', 'counts'), [(599, True), (601, False)])
+def test_an_outcome_long_after_the_last_motion_is_of_something_else(tmp_path, late_s, counts):
+    entries = [*one_decision(5)[:6], outcome((5 + late_s) * S, (5 + late_s) * S)]
+    (found,) = decisions(tmp_path, entries)
+    assert (found.verdict, found.outcome is not None) == ('forwarded', counts)
+
+
+def test_the_cell_file_in_the_log_says_how_late_an_outcome_may_come(tmp_path):
+    content = load_yaml(find_config('cells', 'panda_table'))
+    content['autonomy'] = {**content['autonomy'], 'outcome_within_s': 10.0}
+    entries = [*one_decision(5)[:6], outcome(20 * S, 20 * S)]
+    (found,) = AuditLog(write_log(tmp_path / 'a.mcap', entries, yaml.safe_dump(content))).decisions()
+    assert found.outcome is None
+
+
+def test_the_same_text_given_again_is_another_instruction_and_its_copy_in_the_next_file_is_not(tmp_path):
+    given = text_entry(TASK, 4 * S)
+    write_log(tmp_path / 'audit_000001.mcap', [given, *one_decision(5)])
+    write_log(tmp_path / 'audit_000002.mcap', [given.again(7 * S), *one_decision(8), text_entry(TASK, 10 * S),
+                                               *one_decision(11)])
+    found = list(AuditLog(tmp_path).decisions())
+    assert [(d.task, d.task_stamp_ns) for d in found] == [(TASK, 4 * S), (TASK, 4 * S), (TASK, 10 * S)]
+
+
+def test_an_outcome_on_an_instruction_that_moved_nothing_is_not_that_of_the_motion_before(tmp_path):
+    entries = [text_entry(TASK, 4 * S), *one_decision(5)[:6], text_entry(TASK, 7 * S),
+               image_entry(image_of(8), 8 * S), *thought_entries(8 * S, 8 * S + 1),
+               verdict(8 * S, 8 * S + 3, 'refused', rule='workspace'), outcome(9 * S, 9 * S + 1)]
+    assert [d.outcome for d in decisions(tmp_path, entries)] == [None, None]
 
 
 def test_a_stop_during_the_motion_does_not_undo_that_it_was_forwarded(tmp_path):

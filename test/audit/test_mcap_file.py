@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from mcap.reader import make_reader
+from mcap.writer import Writer
 from mcap_ros2.decoder import DecoderFactory
 
 from test.audit.bench import image_entry, text_entry
@@ -72,6 +73,44 @@ def test_a_damaged_chunk_is_left_out_and_told_and_the_next_one_read(synced, tmp_
     assert times[:5] == [1, 2, 3, 4, 1000]
     assert times[-1] == 1002
     assert len(times) == 10
+
+
+@pytest.mark.parametrize('closed', [True, False])
+def test_a_chunk_that_was_cut_out_is_told_by_the_summary_or_else_by_the_numbers(synced, tmp_path, caplog, closed):
+    data, whole = synced
+    first, second, third = sorted(whole)
+    path = tmp_path / 'cut.mcap'
+    path.write_bytes(data[:None if closed else third])
+    assert len(messages_of(path)) == 15
+    assert not caplog.text
+    path.write_bytes(data[:first] + data[second:None if closed else third])
+    assert len(messages_of(path)) == 10
+    how = 'its summary tells of 15 messages in 3 chunks, but 10 in 2 are there' if closed else \
+        '5 messages are missing by their numbers'
+    assert f'cut.mcap was changed after it was written ({how})' in caplog.text
+
+
+def test_a_cut_from_which_the_end_is_not_found_again_is_told(synced, tmp_path, caplog):
+    data, whole = synced
+    first, second, _ = sorted(whole)
+    path = tmp_path / 'cut.mcap'
+    path.write_bytes(data[:first - 5] + data[second + 3:])  # within an index, which has no checksum
+    messages_of(path)
+    assert 'what follows a cut cannot be read' in caplog.text
+
+
+def test_numbers_that_another_recorder_took_over_from_its_publishers_say_nothing(tmp_path, caplog):
+    path = tmp_path / 'bag.mcap'
+    with path.open('wb') as stream:
+        writer = Writer(stream)
+        writer.start('ros2', 'another recorder')
+        schema = writer.register_schema('std_msgs/msg/String', 'ros2msg', b'string data')
+        channel = writer.register_channel('/task', 'cdr', schema)
+        for number in (7, 9):
+            writer.add_message(channel, number, b'', number, number)
+        writer.finish()
+    assert len(messages_of(path)) == 2
+    assert not caplog.text
 
 
 def test_what_is_no_log_is_refused_by_name(tmp_path):

@@ -6,8 +6,10 @@ import json
 import re
 import shutil
 import time
+from concurrent.futures import Future
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,11 +24,16 @@ from trajectory_msgs.msg import JointTrajectory
 
 from training.sft.tiny_vlm import TinyVlmConfig, build_tiny_vlm
 from vlm_agent_ros.cell import load_cell
-from vlm_agent_ros.nodes import interface
-from vlm_agent_ros.nodes.decider import Decider, DeciderSettings, release_of
+from vlm_agent_ros.errors import UserError
+from vlm_agent_ros.nodes import interface, releases
+from vlm_agent_ros.nodes.decider import Decider, DeciderSettings, find_release
 from vlm_agent_ros.nodes.messages import image_message, joint_state_message, outcome_message, to_ns
+from vlm_agent_ros.nodes.releases import Releases, ReleaseSettings
+from vlm_agent_ros.release.band import Rollback
 from vlm_agent_ros.release.export import export_checkpoint
+from vlm_agent_ros.release.keeper import Keeper
 from vlm_agent_ros.release.keys import load_private_key, make_keys
+from vlm_agent_ros.release.ledger import Ledger, Release, RolledBack
 from vlm_agent_ros.types import Outcome
 
 AGENT = 'vlm_agent_ros.nodes.agent_node'
@@ -106,7 +113,7 @@ class Bench:
         return self.last('agent_node: checkpoint')
 
     def digest(self, name):
-        return release_of(str(self.shop / name), self.cell).weights_sha256
+        return find_release(str(self.shop / name), self.cell)[0].digest
 
     def decided_by(self):
         return self.last('agent_node: chain of thought').get('checkpoint_sha256')
@@ -179,6 +186,49 @@ def test_a_failing_checkpoint_is_rolled_back_by_itself_and_stays_away_after_a_re
     graph.wait(bench.decided_by)
     assert bench.decided_by() == bench.digest('a')
     graph.wait(lambda: 'was rolled back on' in bench.checkpoint().get('message', ''))
+
+
+CONDEMNED, GOOD = Release('/models/b', 'b' * 64), Release('/models/a', 'a' * 64)
+
+
+def test_another_chance_is_not_spent_where_loading_fails(tmp_path, monkeypatch):
+    path = tmp_path / 'releases.json'
+    Ledger(path).condemn(CONDEMNED, 'it failed')
+
+    def fails(_, admit):
+        admit(CONDEMNED)
+        raise UserError('too little memory')
+    monkeypatch.setattr(releases, 'Decider', fails)
+    with pytest.raises(UserError, match='too little memory'):
+        Releases(None, ReleaseSettings(release_file=str(path), readmit='b' * 12), None, None)
+    with pytest.raises(RolledBack):
+        Ledger(path).refuse(CONDEMNED)
+
+
+def test_what_is_rolled_back_while_another_copy_is_loaded_does_not_take_over(tmp_path):
+    ledger = Ledger(tmp_path / 'releases.json')
+    keeper = Keeper(SimpleNamespace(release=CONDEMNED), Rollback(min_success=0.8), ledger)
+    loading = Future()
+    loading.set_result(SimpleNamespace(release=CONDEMNED))
+    ledger.condemn(CONDEMNED, 'it failed')
+    done, message = Releases._finish(SimpleNamespace(_ledger=ledger, _keeper=keeper), loading)
+    assert not done
+    assert 'was rolled back' in message
+    assert keeper.take() is None
+
+
+def test_a_start_with_neither_the_model_nor_the_one_to_go_back_to_says_both(tmp_path, monkeypatch):
+    path = tmp_path / 'releases.json'
+    Ledger(path).prove(GOOD)
+    Ledger(path).condemn(CONDEMNED, 'it failed')
+
+    def gone(settings, admit):
+        if settings.model == GOOD.model:
+            raise UserError(f'{GOOD.model} does not exist')
+        admit(CONDEMNED)
+    monkeypatch.setattr(releases, 'Decider', gone)
+    with pytest.raises(UserError, match=r'/models/b was rolled back .*; nor is .* /models/a does not exist'):
+        Releases(None, ReleaseSettings(release_file=str(path), model=CONDEMNED.model), None, None)
 
 
 def test_the_memory_of_a_checkpoint_that_has_been_replaced_is_free(shop):

@@ -14,11 +14,12 @@ import pytest
 import torch
 
 from vlm_agent_ros.actions import SkillLanguage
+from vlm_agent_ros.bundle import Bundle
 from vlm_agent_ros.camera import Camera
 from vlm_agent_ros.cell import Cell, load_cell
 from vlm_agent_ros.checkpoint import load_policy, open_checkpoint, save_checkpoint, weights_digest
 from vlm_agent_ros.errors import UserError
-from vlm_agent_ros.nodes.decider import release_of
+from vlm_agent_ros.nodes.decider import find_release
 from vlm_agent_ros.policy.config import Decoding, LoraSettings, ModelConfig
 from vlm_agent_ros.policy.int8 import Int8Linear
 from vlm_agent_ros.policy.policy import Decision, Policy, PolicyInput
@@ -241,7 +242,49 @@ def test_a_bundle_that_was_changed_on_the_way_is_refused_before_anything_in_it_i
 
 def test_the_same_place_with_other_weights_is_another_release(export, tmp_path):
     cell = load_cell('panda_table')
-    first = release_of(str(export()), cell)
-    assert release_of(str(export(dtype='bfloat16')), cell).weights_sha256 != first.weights_sha256
+    first, _ = find_release(str(export()), cell)
+    assert find_release(str(export(dtype='bfloat16')), cell)[0].digest != first.digest
     (tmp_path / 'latest').symlink_to(tmp_path / 'bundle')
-    assert release_of(str(tmp_path / 'latest'), cell).model == str(tmp_path / 'bundle')
+    assert find_release(str(tmp_path / 'latest'), cell)[0].model == str(tmp_path / 'bundle')
+
+
+@pytest.mark.parametrize('merge', [True, False])
+def test_what_takes_the_place_of_a_bundle_after_it_was_verified_is_not_loaded(export, checkpoint, cell, merge, tmp_path,
+                                                                             monkeypatch):
+    path, other = export(merge=merge), tmp_path / 'other'
+    policy = load_policy(str(checkpoint))
+    with torch.no_grad():
+        policy.value_parameters()[0].add_(1.0)
+    save_checkpoint(tmp_path / 'source', policy, step=8, camera=cell.camera)
+    export('other', tmp_path / 'source', merge=merge)
+
+    def verified_then_exchanged(folder: Path) -> Bundle:
+        bundle = open_checkpoint(folder)
+        shutil.rmtree(path)
+        shutil.copytree(other, path)
+        return bundle
+    monkeypatch.setattr('vlm_agent_ros.checkpoint.open_checkpoint', verified_then_exchanged)
+    with pytest.raises(UserError, match=r'bundle/\S+ has changed since it was verified'):
+        load_policy(str(path))
+
+
+def test_files_that_are_exchanged_while_a_library_reads_them_are_not_what_is_loaded(export, base, keys, tmp_path,
+                                                                                    monkeypatch):
+    """The whole model of a merged bundle; of an adapter the base, which its manifest names by digest."""
+    merged, adapter = export('merged'), export('adapter', merge=False)
+    expected = {path: decide(path)[0].text for path in (merged, adapter)}
+
+    files = {file: file.read_bytes() for file in (merged / 'model.safetensors', base / 'model.safetensors')}
+
+    def exchanged_then_read(*arguments: object) -> Policy:
+        for file, content in files.items():
+            file.write_bytes(bytes(len(content)))
+        try:
+            return Policy(*arguments)
+        finally:
+            for file, content in files.items():
+                file.write_bytes(content)
+    monkeypatch.setattr('vlm_agent_ros.checkpoint.Policy', exchanged_then_read)
+    for path, text in expected.items():
+        policy = load_policy(str(path), trust=trusting(tmp_path, keys[1]))
+        assert policy.decide(INPUTS, temperature=1.0, seeds=[1, 2])[0].text == text

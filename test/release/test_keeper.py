@@ -279,3 +279,71 @@ def test_a_word_on_an_episode_of_the_checkpoint_before_is_not_about_the_one_that
     assert line.keeper.status().values['episodes'] == '0'
     line.keeper.episode_ended(True, line.stamp)
     assert line.keeper.status().values['success'] == '1 of 1'
+
+
+def test_the_same_weights_with_other_settings_are_judged_by_themselves(tmp_path):
+    plain, tuned = (dataclasses.replace(GOOD.release, policy_sha256=f'{name}-' + '0' * 58)
+                    for name in ('plain', 'tuned'))
+    line = Line(tmp_path / 'releases.json', Loaded(plain))
+    line.swap(Loaded(tuned))
+    line.play(False, 6)
+    assert line.keeper.way_back == plain
+    line.ledger.admit(plain)
+    with pytest.raises(RolledBack, match='readmit:=tuned-000000'):
+        line.ledger.admit(tuned)
+
+
+def test_what_was_rolled_back_under_the_digest_of_its_weights_stays_away(tmp_path):
+    line = Line(tmp_path / 'releases.json')
+    line.swap(BAD)
+    line.play(False, 6)
+    known = dataclasses.replace(BAD.release, policy_sha256='f' * 64)
+    after = Ledger(tmp_path / 'releases.json')
+    with pytest.raises(RolledBack, match='readmit:=b-0000000000'):
+        after.admit(known)
+    after.admit(known, 'b-0000000000')
+    assert dataclasses.replace(GOOD.release, policy_sha256='e' * 64).is_known_as(after.good.digest)
+
+
+def test_where_the_one_to_go_back_to_fails_too_nothing_decides_and_neither_comes_back(line, tmp_path):
+    line.swap(BAD)
+    line.play(False, 6)
+    line.keeper.stage(GOOD)
+    assert line.keeper.take() is GOOD
+    line.play(False, 6)
+    assert line.keeper.way_back is None
+    assert not line.keeper.may_decide
+    assert 'there is no checkpoint to go back to: swap in another' in line.keeper.status().message
+    for each in (GOOD, BAD):
+        with pytest.raises(RolledBack):
+            Ledger(tmp_path / 'state' / 'releases.json').refuse(each.release)
+
+
+def test_a_second_chance_that_cannot_be_remembered_is_none(line, monkeypatch):
+    line.swap(BAD)
+    line.play(False, 6)
+
+    def full(*_):
+        raise OSError(28, 'No space left on device')
+    monkeypatch.setattr('vlm_agent_ros.release.ledger.write_durably', full)
+    with pytest.raises(UserError, match='No space left'):
+        line.ledger.admit(BAD.release, 'b-0000000000')
+    with pytest.raises(RolledBack):
+        line.ledger.admit(BAD.release)
+
+
+def test_a_word_hours_after_the_last_motion_is_of_something_else(line):
+    line.decide()
+    line.keeper.episode_ended(False, line.stamp + 2 * 3600 * 10**9)
+    assert line.keeper.status().values['episodes'] == '0'
+    line.decide(command_stamp_ns=str(3 * 3600 * 10**9))  # an operator who took his time to approve it
+    line.keeper.episode_ended(True, 3 * 3600 * 10**9 + 1)
+    assert line.keeper.status().values['success'] == '1 of 1'
+
+
+def test_an_episode_in_which_nothing_has_moved_is_not_judged_by_what_moved_before_its_instruction(line):
+    line.decide()
+    line.keeper.new_task(now_ns=line.stamp + 1)  # perhaps the same again: the first attempt was given up
+    line.keeper.deciding_begins()
+    line.keeper.episode_ended(False, line.stamp + 2)
+    assert line.keeper.status().values['episodes'] == '0'

@@ -110,6 +110,22 @@ def test_a_task_that_is_not_allowed_lets_nothing_pass_until_the_next_one(make) -
     assert bench.propose().values['verdict'] == 'forwarded'
 
 
+@pytest.mark.parametrize(('instructed_again', 'later_s', 'told'), [
+    (False, 60.0, '1 approved'), (False, 3600.0, r'autonomy.outcome_within_s (600 s) before'),
+    (True, 60.0, 'nothing was forwarded since the instruction')])
+def test_success_counts_for_what_was_forwarded_on_this_instruction_and_not_long_before(  # type: ignore[no-untyped-def]
+        make, instructed_again: bool, later_s: float, told: str) -> None:
+    bench = make('approve', Autonomy(approved_episodes=1, tracking_tolerance=3.0))
+    bench.gate.decided_by('a' * 64)
+    bench.gate.episode_ended(False)
+    bench.propose()
+    assert bench.gate.approve(True)[0]
+    bench.now += 1.0
+    if instructed_again:
+        bench.gate.task(None)
+    assert told in bench.gate.episode_ended(True, int((bench.now + later_s) * 1e9))
+
+
 def test_a_motion_at_a_tenth_of_the_speed_takes_the_same_path_and_keeps_every_limit(  # type: ignore[no-untyped-def]
         make, kinematics: Kinematics) -> None:
     bench = make('approve', Autonomy(approved_episodes=1, blend_episodes=10, tracking_tolerance=3.0))

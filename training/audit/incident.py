@@ -111,9 +111,10 @@ def collect(log: AuditLog, at_ns: int, window_s: float) -> Incident:
     span = at_ns - round(window_s * _NS), at_ns + round(window_s * _NS)
     incident = Incident(at_ns, window_s)
     wide = span[0] - _JOIN_NS, span[1] + _JOIN_NS
-    incident.decisions.extend(decision for decision in join(lambda topics: log.messages(topics, wide))
+    cell = log.cell()
+    incident.decisions.extend(decision for decision in join(lambda topics: log.messages(topics, wide), cell.autonomy)
                               if span[0] <= decision.time_ns <= span[1])
-    file_ns = round(log.cell().audit.max_file_minutes * 60 * _NS)  # every file begins with the task
+    file_ns = round(cell.audit.max_file_minutes * 60 * _NS)  # every file begins with the task
     before = deque(log.messages((TASK,), (span[0] - file_ns, span[0] - 1)), maxlen=1)
     messages = log.messages((TASK, DIAGNOSTICS, PROPOSAL, ARM_COMMAND, GRIPPER_COMMAND, CORRECTION, OUTCOME), span)
     told: dict[str, Any] = {}

@@ -12,7 +12,7 @@ import torch
 
 from vlm_agent_ros.actions import SkillLanguage
 from vlm_agent_ros.audit.log import AuditLog, LoggedDecision
-from vlm_agent_ros.checkpoint import load_policy, weights_digest
+from vlm_agent_ros.checkpoint import find_policy, load_policy, policy_digest, weights_digest
 from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.nodes.decider import decide_alone
 from vlm_agent_ros.policy.policy import Policy, PolicyInput
@@ -81,16 +81,19 @@ class Repeater:
     def _load(self, decision: LoggedDecision) -> Policy:
         name = self._checkpoint or decision.checkpoint
         try:
-            policy = load_policy(name, language=self._language)
+            found = find_policy(name)
+            policy = load_policy(found, language=self._language)
         except UserError as error:
             if self._checkpoint:
                 raise
             raise UserError(f'{self._log.path} was decided by {name}, which is not found by this name: give its path '
                             'with --checkpoint') from error
-        here = {'other weights': (weights_digest(name), decision.checkpoint_sha256),
-                'another prompt': (policy.prompt.digest(), decision.prompt_sha256)}
-        for what, (now, then) in here.items():
-            if now != then:
+        # Older logs tell the digest of the weights alone.
+        here = {'another prompt': ((policy.prompt.digest(),), decision.prompt_sha256),
+                'other weights or settings': ((policy_digest(found), weights_digest(found)),
+                                              decision.checkpoint_sha256)}
+        for what, ((now, *former), then) in here.items():
+            if then not in (now, *former):
                 said = f'{self._log.path} was decided by {decision.checkpoint} with {what} (SHA-256 {then[:12]}…, here '
                 if not self._checkpoint:
                     raise UserError(f'{said}{now[:12]}…): restore it, or compare on purpose with --checkpoint {name}')
@@ -98,16 +101,29 @@ class Repeater:
         return policy
 
 
-def repeat_all(log: AuditLog, checkpoint: str, tolerance: float, limit: int = 0) -> Iterator[Repeated]:
+def repeat_all(log: AuditLog, checkpoint: str, tolerance: float, limit: int = 0,
+               left_out: Counter[str] | None = None) -> Iterator[Repeated]:
     """Every decision of which the log has the image, in order, up to ``limit`` of them (0 for all).
+
+    Args:
+        log: Of a cell.
+        checkpoint: As of ``Repeater``.
+        tolerance: As of ``Repeater``.
+        limit: How many.
+        left_out: Counts the others by the reason.
 
     Raises:
         UserError: As ``Repeater.repeat``.
     """
-    repeater = Repeater(log, checkpoint, tolerance)
-    for count, decision in enumerate(decision for decision in log.decisions() if decision.image.size):
+    repeater, count = Repeater(log, checkpoint, tolerance), 0
+    for decision in log.decisions():
         if limit and count >= limit:
             return
+        if not decision.image.size:
+            if left_out is not None:
+                left_out['whose image was dropped, lost or damaged'] += 1
+            continue
+        count += 1
         yield repeater.repeat(decision)
 
 

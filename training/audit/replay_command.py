@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,8 +47,9 @@ def run(args: argparse.Namespace) -> int:
     from .replay import repeat_all, summary
 
     log = AuditLog(args.log)
+    left_out: Counter[str] = Counter()
     found = {'log': str(args.log), 'checkpoint': args.checkpoint or None,
-             **summary(repeat_all(log, args.checkpoint, args.tolerance, args.limit))}
+             **summary(repeat_all(log, args.checkpoint, args.tolerance, args.limit, left_out)), 'left_out': left_out}
     if not found['decisions']:
         raise UserError(f'{args.log} holds no decision together with its image: give a log of a time when the agent '
                         'was active')
@@ -75,3 +77,5 @@ def print_result(found: Mapping[str, Any]) -> None:
     if len(differing) > _SHOWN:
         print(f'… and {len(differing) - _SHOWN} more, all of them with --out')
     print(f'{found["identical"]} of {found["decisions"]} decisions are identical')
+    for reason, count in found['left_out'].items():
+        print(f'{count} were not repeated, {reason}')

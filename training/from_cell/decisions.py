@@ -89,6 +89,8 @@ def read_logs(paths: Sequence[Path], cell: Cell, prompt: PromptTemplate, languag
     for path in paths:
         log = AuditLog(path.expanduser())
         log.files = [file for file in log.files if file.resolve() not in read]  # a folder, and a file of it
+        if not log.files:
+            continue
         read.update(file.resolve() for file in log.files)
         shown = demonstrations(log, cell)
         usable = _usable(log.decisions(), shown, cell, prompt, language, counts)
@@ -151,10 +153,10 @@ def _usable(decisions: Iterator[LoggedDecision], shown: dict[int, str], cell: Ce
 
 
 def _split(decisions: Iterator[LoggedDecision]) -> Iterator[tuple[LoggedDecision, ...]]:
-    """Decisions by episode: it ends with an outcome that says so, or with the task."""
+    """Decisions by episode: it ends with an outcome that says so, or when an instruction is given, be it the same."""
     part: list[LoggedDecision] = []
     for decision in decisions:
-        if part and decision.task != part[-1].task:
+        if part and (decision.task, decision.task_stamp_ns) != (part[-1].task, part[-1].task_stamp_ns):
             yield tuple(part)
             part = []
         part.append(decision)

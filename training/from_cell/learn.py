@@ -13,7 +13,7 @@ from typing import Any
 from vlm_agent_ros.actions import ActionError, ActionLanguage, SkillLanguage
 from vlm_agent_ros.audit.log import LoggedDecision
 from vlm_agent_ros.cell import Cell
-from vlm_agent_ros.checkpoint import load_policy, save_checkpoint, weights_digest
+from vlm_agent_ros.checkpoint import find_policy, load_policy, policy_digest, save_checkpoint, weights_digest
 from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.policy.policy import Policy
 
@@ -61,12 +61,14 @@ def _learn(logs: Sequence[Path], config: CellTrainConfig, cell: Cell, path: Path
            started: float) -> dict[str, Any]:
     use_threads(config.update_threads)
     language = SkillLanguage(cell.grid)
-    policy = load_policy(config.model, language=language, camera=cell.camera, constrained=config.constrained,
+    found = find_policy(config.model)
+    policy = load_policy(found, language=language, camera=cell.camera, constrained=config.constrained,
                          cot=config.cot, seed=config.seed)
     data = read_logs(logs, cell, policy.prompt, language)
     require_trainable(policy, config)
     held_out = newest_corrections(data.episodes, config.held_out)
-    learned = make_samples(data.episodes, held_out, policy, language, config, weights_digest(config.model))
+    digests = policy_digest(found), weights_digest(found)  # older logs tell the latter
+    learned = make_samples(data.episodes, held_out, policy, language, config, digests)
     if not learned.samples:
         raise UserError(_nothing(logs, data.counts, learned))
     folder = RunFolder(path)

@@ -45,7 +45,7 @@ def corrected_output(decision: LoggedDecision, policy: Policy) -> Decision | Non
 
 
 def make_samples(episodes: Sequence[LoggedEpisode], held_out: Container[Place], policy: Policy,
-                 language: ActionLanguage, config: CellTrainConfig, checkpoint_sha256: str) -> Learned:
+                 language: ActionLanguage, config: CellTrainConfig, digests: Container[str]) -> Learned:
     """Every decision that says something.
 
     Args:
@@ -54,7 +54,7 @@ def make_samples(episodes: Sequence[LoggedEpisode], held_out: Container[Place], 
         policy: As it is before the first step; with the digest below it is the behaviour policy of the log.
         language: Its actions.
         config: Weights.
-        checkpoint_sha256: Digest of the policy's weights. Outcomes of decisions by others are left out: their
+        digests: By which the log may know the policy. Outcomes of decisions by others are left out: their
             probability under the policy that learns says nothing of how they came about.
     """
     counts: Counter[str] = Counter()
@@ -66,7 +66,7 @@ def make_samples(episodes: Sequence[LoggedEpisode], held_out: Container[Place], 
                 continue
             correction = _correction(decision, episode, policy, config, counts)
             output, advantage = policy.written(decision.text), credit.get(place, 0.0)
-            reason = ('decided by another checkpoint' if decision.checkpoint_sha256 != checkpoint_sha256 else
+            reason = ('decided by another checkpoint' if decision.checkpoint_sha256 not in digests else
                       'the log lacks their output' if not output.legal else '')
             if advantage and reason:
                 counts[f'not reinforced: {reason}'] += 1

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import replace
 from typing import Protocol
 
-from vlm_agent_ros.checkpoint import load_policy, weights_digest
+from vlm_agent_ros.checkpoint import load_policy, policy_digest
 from vlm_agent_ros.errors import UserError
 
 from ..evaluation.evaluate import EvaluationSchedule, Suite
@@ -48,9 +48,9 @@ class SimulatedLine:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._weights = {label: weights_digest(plan.source(label)) for label in LABELS}
-        if self._weights['A'] == self._weights['B']:
-            raise UserError(f'a ({plan.a}) and b ({plan.b}) hold the same weights: name two different checkpoints')
+        self._digests = {label: policy_digest(plan.source(label)) for label in LABELS}
+        if self._digests['A'] == self._digests['B']:
+            raise UserError(f'a ({plan.a}) and b ({plan.b}) are the same policy: name two different checkpoints')
         use_threads(1)
         environment = CellEnvironment(plan.tasks, [plan.world], 'in-process')
         policies = {label: load_policy(plan.source(label), language=environment.language) for label in LABELS}
@@ -63,7 +63,7 @@ class SimulatedLine:
         plan, started = self._plan, time.time()
         label, task = plan.label(number), plan.task(number)
         schedule = EvaluationSchedule(Suite(task, plan.world), [plan.scene(number)])
-        player, blank = self._players[label], PilotEpisode(number, label, self._weights[label], task, started)
+        player, blank = self._players[label], PilotEpisode(number, label, self._digests[label], task, started)
         played = list(player.play(schedule, temperature=plan.temperature or 1.0, greedy=not plan.temperature))
         if not played:
             return replace(blank, lost=player.losses[-1])

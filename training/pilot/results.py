@@ -23,7 +23,7 @@ class PilotEpisode:
     Attributes:
         number: Place in the order of the plan, from 0.
         label: Whose it was, ``A`` or ``B``.
-        checkpoint: Digest of the weights that decided; empty where nobody says.
+        checkpoint: Digest of what decided; empty where nobody says.
         task: Task or instruction.
         started: Wall time of its beginning, s since 1970.
         reached: Its outcome says that the task was done.

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..actions import SkillLanguage
+from ..autonomy import Autonomy
 from ..cot import one_line, text_digest, unescape
 from ..errors import UserError
 from ..message_content import outcome_from, pixels, to_ns, trajectory_from
@@ -42,15 +43,16 @@ _NEW_SESSION_NS = 5_000_000_000  # stamps of one clock are never so far out of o
 _NO_IMAGE = np.empty((0, 0, 3), np.uint8)
 
 
-def join(read: Reader) -> Iterator[LoggedDecision]:
+def join(read: Reader, autonomy: Autonomy) -> Iterator[LoggedDecision]:
     """Decisions in the order of their images.
 
     The log is read twice, so that a correction of an hour later is found while only one image is in memory.
 
     Args:
         read: Gives the messages of some topics, in order; called twice.
+        autonomy: Says for how long after a motion an outcome may be its.
     """
-    pieces = _Pieces()
+    pieces = _Pieces(autonomy)
     for session, message in _sessions(read((*_IMAGES, *_TAKES))):
         if message.name not in _IMAGES:
             pieces.take(session, message)
@@ -98,11 +100,12 @@ class _Pieces:
         reports: Key-values of the chain of thought, and the time of reception.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, autonomy: Autonomy) -> None:
+        self._autonomy = autonomy
         self.reports: dict[Key, tuple[dict[str, str], int]] = {}
         self._shown: set[tuple[str, str]] = set()
         self._texts: dict[str, str] = {}
-        self._tasks: list[tuple[int, str]] = []
+        self._tasks: list[tuple[int, str, int]] = []
         self._proposals: dict[Key, Trajectory | None] = {}
         self._verdicts: dict[Key, dict[str, str]] = {}
         self._commands: defaultdict[Key, list[Trajectory]] = defaultdict(list)
@@ -120,7 +123,7 @@ class _Pieces:
         self._texts[text_digest(logged.message.data)] = logged.message.data
 
     def _take_task(self, _: int, logged: Logged) -> None:
-        self._tasks.append((logged.time_ns, logged.message.data))
+        self._tasks.append((logged.time_ns, logged.message.data, logged.stamp_ns))
 
     def _take_diagnostics(self, session: int, logged: Logged) -> None:
         for status in logged.message.status:
@@ -175,10 +178,9 @@ class _Pieces:
         said = parse_output(text.encode(), SkillLanguage())
         shown = ' '.join(values[name] for name in sorted(values) if name.startswith('thought.'))
         verdict = self._verdicts.get(key, {})
-        command = verdict.get('command_stamp_ns', '')
-        command_stamp_ns = int(command) if command.isdecimal() else 0
+        task, task_stamp_ns = self._task(key)
         return LoggedDecision(
-            image=image, image_stamp_ns=key[1], task=self._task(values['task'], time_ns), state=values['state'],
+            image=image, image_stamp_ns=key[1], task=task, state=values['state'],
             previous=values.get('previous', ''),
             thought=said.thought if text else shown, action=said.action if text else values['action'], text=text,
             logprob=float(values['logprob']), value=float(values['value']), temperature=float(values['temperature']),
@@ -186,27 +188,40 @@ class _Pieces:
             checkpoint=values['checkpoint'], checkpoint_sha256=values['checkpoint_sha256'],
             verdict=verdict.get('verdict', ''), rule=verdict.get('rule', ''), mode=verdict.get('mode', ''),
             corrections=tuple(self._corrections.get(key, ())), outcome=self._outcomes_by_decision.get(key),
-            time_ns=time_ns, proposal=self._proposals.get(key),
-            commands=tuple(self._commands.get((key[0], command_stamp_ns), ())))
+            time_ns=time_ns, task_stamp_ns=task_stamp_ns, proposal=self._proposals.get(key),
+            commands=tuple(self._commands.get((key[0], self._command_stamp_ns(key)), ())))
 
-    def _task(self, shown: str, time_ns: int) -> str:
-        """The instruction of which the operator was shown ``shown``: verbatim, if the log has it."""
+    def _command_stamp_ns(self, key: Key) -> int:
+        command = self._verdicts.get(key, {}).get('command_stamp_ns', '')
+        return int(command) if command.isdecimal() else 0
+
+    def _task(self, key: Key) -> tuple[str, int]:
+        """The instruction of a decision, verbatim if the log has it, and the stamp of when it was given, else 0."""
+        values, time_ns = self.reports[key]
+        shown = values['task']
         before = bisect_right(self._tasks, time_ns, key=lambda entry: entry[0])
         # The newest before the decision, else the first after it: the two came on different topics.
         for i in (*range(before - 1, -1, -1), *range(before, len(self._tasks))):
             if one_line(self._tasks[i][1]) == shown:
-                return self._tasks[i][1]
-        return shown
+                return self._tasks[i][1:]
+        return shown, 0
 
     @cached_property
     def _outcomes_by_decision(self) -> dict[Key, Outcome]:
-        """Each outcome with the last decision before it that led to a motion."""
-        moved = sorted(filter(self._moved, self.reports))
+        """Each outcome with the last decision before it that led to a motion.
+
+        One that is too long ago, or was made on another instruction than the last decision of all, led to nothing else.
+        """
+        decided = sorted(self.reports)
+        moved = list(filter(self._moved, decided))
         found: dict[Key, Outcome] = {}
         for key, outcome in sorted(self._outcomes, key=lambda entry: entry[0]):
             before = bisect_left(moved, key)
             if before and moved[before - 1][0] == key[0]:
-                found.setdefault(moved[before - 1], outcome)
+                last, of_all = moved[before - 1], decided[bisect_left(decided, key) - 1]
+                if self._autonomy.may_be_of(max(last[1], self._command_stamp_ns(last)), key[1]) \
+                        and self._task(last) == self._task(of_all):
+                    found.setdefault(last, outcome)
         return found
 
     def _moved(self, key: Key) -> bool:

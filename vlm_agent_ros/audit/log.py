@@ -12,6 +12,7 @@ from mcap.records import Channel
 from mcap_ros2.decoder import DecoderFactory
 
 from .. import topic_names
+from ..autonomy import Autonomy
 from ..cell import Cell
 from ..config import parse
 from ..errors import UserError
@@ -92,7 +93,11 @@ class AuditLog:
         Raises:
             UserError: A file cannot be read.
         """
-        return join(self.messages)
+        try:
+            autonomy = self.cell().autonomy
+        except UserError:  # a bag that something else recorded
+            autonomy = Autonomy()
+        return join(self.messages, autonomy)
 
     def span_ns(self) -> tuple[int, int]:
         """Reception of the first and the last message.

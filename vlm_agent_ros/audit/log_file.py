@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections import Counter
 from pathlib import Path
 
 from mcap.well_known import MessageEncoding, Profile, SchemaEncoding
@@ -41,6 +42,7 @@ class LogFile:
         self._writer = Writer(self._stream)
         self._schemas: dict[str, int] = {}
         self._channels: dict[Topic, int] = {}
+        self._counts: Counter[int] = Counter()
         self._synced, self._synced_messages, self._pending, self._summary = 0, 0, 0, _SUMMARY_BYTES
         try:
             self._writer.start(Profile.ROS2, f'vlm_agent_ros {__version__}')
@@ -72,7 +74,10 @@ class LogFile:
         self.messages += 1
         self._pending += entry.size
         # Times of a file are not negative; what a message says of itself stands in its data as it is.
-        self._writer.add_message(self._channels[topic], max(0, entry.time_ns), entry.data, max(0, entry.stamp_ns))
+        channel = self._channels[topic]
+        self._counts[channel] += 1
+        self._writer.add_message(channel, max(0, entry.time_ns), entry.data, max(0, entry.stamp_ns),
+                                 self._counts[channel])
 
     def sync(self) -> None:
         """Have everything on the disk.

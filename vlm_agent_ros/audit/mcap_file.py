@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import struct
+from collections import Counter
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
@@ -14,7 +15,7 @@ import zstandard
 from mcap.data_stream import ReadDataStream
 from mcap.exceptions import McapError
 from mcap.opcode import Opcode
-from mcap.records import Channel, Chunk, Message, Metadata, Schema
+from mcap.records import Channel, Chunk, Header, Message, Metadata, Schema, Statistics
 from mcap.stream_reader import breakup_chunk
 from mcap.writer import MCAP0_MAGIC
 
@@ -31,8 +32,8 @@ _DAMAGED = (McapError, ValueError, struct.error, RuntimeError, zstandard.ZstdErr
 def read_messages(path: Path) -> Iterator[tuple[Schema, Channel, Message]]:
     """Messages in the order in which they were written.
 
-    A file that was cut anywhere gives what its whole chunks hold; a chunk whose checksum does not fit is left out, with
-    a warning in the log of Python.
+    A file that was cut anywhere gives what its whole chunks hold; a chunk whose checksum does not fit is left out. A
+    warning in the log of Python tells that, and what is missing by the file's own count.
 
     Raises:
         UserError: It cannot be read, or is no MCAP file.
@@ -83,7 +84,9 @@ def read_metadata(path: Path, name: str) -> dict[str, str]:
 
 
 def _records(path: Path) -> Iterator[Schema | Channel | Message]:
+    count, opcode = _Count(), 0
     for opcode, content in _whole_records(path):
+        count.chunks += opcode == Opcode.CHUNK
         reader = _READERS.get(opcode)
         if reader is None:
             continue
@@ -91,12 +94,70 @@ def _records(path: Path) -> Iterator[Schema | Channel | Message]:
             records = reader(content)
         except _DAMAGED as error:
             _LOG.warning('%s: a part of %d bytes is damaged and left out (%s)', path, len(content), error)
+            count.damaged = True
             continue
-        yield from records
+        for record in records:
+            if not count.take(record):
+                yield record
+    cut = count.cut(_is_closed(path) and opcode != Opcode.FOOTER)
+    if cut:
+        _LOG.warning('%s was changed after it was written (%s): use another copy', path, cut)
+
+
+class _Count:
+    """What was read of a file, against what the file says of itself.
+
+    Attributes:
+        chunks: Damaged ones included.
+        damaged: Something was left out, and told.
+    """
+
+    def __init__(self) -> None:
+        self.chunks, self.damaged = 0, False
+        self._messages = self._missing = 0
+        self._told: Statistics | None = None
+        self._numbered = False
+        self._last: Counter[int] = Counter()
+
+    def take(self, record: Any) -> bool:
+        """Count a record; whether it is of no other use."""
+        if isinstance(record, Header):
+            # Others number as their publishers do, or not at all.
+            self._numbered = record.library.startswith('vlm_agent_ros')
+        elif isinstance(record, Statistics):
+            self._told = record
+        elif isinstance(record, Message):
+            self._messages += 1
+            if self._numbered and record.sequence:
+                self._missing += max(0, record.sequence - self._last[record.channel_id] - 1)
+                self._last[record.channel_id] = record.sequence
+        return isinstance(record, (Header, Statistics))
+
+    def cut(self, torn: bool) -> str:
+        """What is missing, in a clause; empty where nothing shows.
+
+        Args:
+            torn: Its records do not lead to its end.
+        """
+        told = self._told
+        if told is not None and (self.chunks != told.chunk_count
+                                 or (self._messages != told.message_count and not self.damaged)):
+            return (f'its summary tells of {told.message_count} messages in {told.chunk_count} chunks, but '
+                    f'{self._messages} in {self.chunks} are there')
+        if self._missing and not self.damaged:
+            return f'{self._missing} messages are missing by their numbers'
+        return 'what follows a cut cannot be read' if torn and not self.damaged else ''
+
+
+def _is_closed(path: Path) -> bool:
+    """Whether a file ends as one that its writer has closed."""
+    with path.open('rb') as stream:
+        return stream.seek(0, os.SEEK_END) > 2 * len(MCAP0_MAGIC) and \
+            stream.seek(-len(MCAP0_MAGIC), os.SEEK_END) > 0 and stream.read() == MCAP0_MAGIC
 
 
 def _whole_records(path: Path, at_most: int | None = None) -> Iterator[tuple[int, bytes]]:
-    """Opcode and content of every top-level record that lies wholly within the file, before its summary.
+    """Opcode and content of every top-level record that lies wholly within the file, those of its summary included.
 
     Args:
         path: The file.
@@ -120,7 +181,7 @@ def _next(stream: IO[bytes], size: int, at_most: int | None) -> tuple[int, bytes
         return None
     opcode, length = _HEAD.unpack(head)
     # Opcode 0 does not exist: blocks that were allocated but not written before a power cut read as zeros.
-    if opcode in (0, Opcode.DATA_END) or stream.tell() + length > size:
+    if opcode == 0 or stream.tell() + length > size:
         return None
     end = stream.tell() + length
     content = stream.read(length if at_most is None else min(length, at_most))
@@ -133,8 +194,10 @@ def _chunk(content: bytes) -> list[Any]:
 
 
 _READERS: dict[int, Callable[[bytes], list[Any]]] = {
+    Opcode.HEADER: lambda content: [Header.read(ReadDataStream(BytesIO(content)))],
     Opcode.CHUNK: _chunk,
     Opcode.SCHEMA: lambda content: [Schema.read(ReadDataStream(BytesIO(content)))],
     Opcode.CHANNEL: lambda content: [Channel.read(ReadDataStream(BytesIO(content)))],
     Opcode.MESSAGE: lambda content: [Message.read(ReadDataStream(BytesIO(content)), len(content))],
+    Opcode.STATISTICS: lambda content: [Statistics.read(ReadDataStream(BytesIO(content)))],
 }

@@ -67,13 +67,14 @@ class LoggedDecision:
         threads: Threads of PyTorch.
         prompt_sha256: Digest of the prompt's template.
         checkpoint: Name of the checkpoint.
-        checkpoint_sha256: Digest of its weights.
+        checkpoint_sha256: Its digest (``policy_digest``); in older logs that of its weights.
         verdict: The gate's last word: ``forwarded``, ``refused``, ``shadow``, …
         rule: The safety rule that was hit.
         mode: The gate's mode.
         corrections: What operators would have had instead, in the order in which they said so.
         outcome: What the motion led to, where somebody knows.
         time_ns: When it was received, by the system's clock.
+        task_stamp_ns: When its instruction was given, which tells two of the same text apart.
         proposal: The motion that was proposed.
         commands: What the gate forwarded of it, one part per controller.
     """
@@ -100,5 +101,6 @@ class LoggedDecision:
     corrections: tuple[Correction, ...]
     outcome: Outcome | None
     time_ns: int
+    task_stamp_ns: int = 0
     proposal: Trajectory | None = None
     commands: tuple[Trajectory, ...] = ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +13,11 @@ from ..actions import ActionError, SkillLanguage
 from ..agent import Agent
 from ..bundle import Bundle
 from ..cell import Cell, load_cell
-from ..checkpoint import find_policy, load_policy, weights_digest
+from ..checkpoint import find_policy, load_policy, policy_digest, weights_digest
 from ..config import bounded
 from ..cot import CotReport, Origin
 from ..motion import MotionError
+from ..policy.config import ModelConfig
 from ..policy.policy import Decision, Policy, PolicyInput
 from ..release.ledger import Release
 from ..release.trust import TrustedKeys
@@ -59,8 +61,11 @@ class Decided:
             checkpoint=self.checkpoint, image_age_ms=image_age_ms, refusal=self.refusal, origin=self.origin)
 
 
-def release_of(model: str, cell: Cell) -> Release:
+def find_release(model: str, cell: Cell) -> tuple[Release, Bundle | ModelConfig]:
     """What would be loaded, found, verified and trusted; its weights are not loaded yet.
+
+    Returns:
+        What a cell remembers of it, and what ``load_policy`` takes.
 
     Raises:
         UserError: It does not exist, is corrupt, or is not signed by whom the cell trusts.
@@ -68,10 +73,12 @@ def release_of(model: str, cell: Cell) -> Release:
     path = Path(model).expanduser()
     name = str(path.resolve()) if path.is_dir() else model  # `latest` may point elsewhere when it is gone back to
     found, trust = find_policy(name), TrustedKeys(cell.trust, cell.path)
+    signer = None
     if isinstance(found, Bundle):
-        return Release(name, weights_digest(found), trust.signer(found) or '')
-    trust.refuse_unsigned(name)
-    return Release(name, weights_digest(found))
+        signer = trust.signer(found)
+    else:
+        trust.refuse_unsigned(name)
+    return Release(name, weights_digest(found), signer or '', policy_digest(found)), found
 
 
 class Decider:
@@ -79,20 +86,21 @@ class Decider:
 
     Args:
         settings: What decides, and how.
-        release: Of the model in the settings; found by default.
+        admit: Called with what is about to be loaded; raises UserError where it must not decide.
 
     Raises:
         UserError: Cell, model or checkpoint are missing or unusable, or the cell does not trust them.
     """
 
-    def __init__(self, settings: DeciderSettings, release: Release | None = None) -> None:
+    def __init__(self, settings: DeciderSettings, admit: Callable[[Release], None] = lambda release: None) -> None:
         torch.set_num_threads(settings.threads)
         self.cell = load_cell(settings.cell)
-        self.checkpoint = Path(settings.model).name
         self._settings = settings
         language = SkillLanguage(self.cell.grid)
-        self.release = release or release_of(settings.model, self.cell)
-        self._policy = load_policy(settings.model, language=language, camera=self.cell.camera,
+        self.release, found = find_release(settings.model, self.cell)
+        admit(self.release)
+        self.checkpoint = Path(self.release.model).name
+        self._policy = load_policy(found, language=language, camera=self.cell.camera,
                                    trust=TrustedKeys(self.cell.trust, self.cell.path))
         self._agent = Agent(self.cell, self._policy.prompt, language)
         self._prompt_sha256 = self._policy.prompt.digest()
@@ -114,7 +122,7 @@ class Decider:
         origin = Origin(
             observation.stamp_ns, self.cell.gripper_state(observation.joint_names, observation.joint_positions),
             previous, self._settings.temperature, (self._settings.seed << 32) + self._decisions, self._settings.threads,
-            self._prompt_sha256, self.release.weights_sha256)
+            self._prompt_sha256, self.release.digest)
         decision = decide_alone(self._policy, inputs, origin.temperature, origin.seed)
         trajectory, refusal = None, ''
         if not decision.legal:

@@ -267,7 +267,7 @@ class GateNode(ManagedNode):
             self.get_logger().warning(str(error), throttle_duration_sec=5.0)
             return
         if outcome.terminated or outcome.truncated:
-            self._gate_or_raise().episode_ended(outcome.success)
+            self._gate_or_raise().episode_ended(outcome.success, to_ns(message.header.stamp))
 
     # --- proposals and commands ---------------------------------------------------------------------------------
 

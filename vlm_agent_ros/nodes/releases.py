@@ -6,6 +6,7 @@ import gc
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
@@ -19,7 +20,7 @@ from ..release.keeper import Keeper
 from ..release.ledger import Ledger, Release, RolledBack
 from ..status import OK
 from . import interface
-from .decider import Decided, Decider, DeciderSettings, release_of
+from .decider import Decided, Decider, DeciderSettings
 from .lifecycle import ManagedNode
 from .messages import outcome_from, to_ns
 from .own_files import state_file
@@ -62,7 +63,7 @@ class Releases:
         self._ledger = Ledger(state_file(node, settings.release_file, f'{cell.name}-releases.json'))
         decider, news = self._first(settings.model)
         self._logged, self._shown = '', False
-        self._keeper = Keeper(decider, cell.rollback, self._ledger, news)
+        self._keeper = Keeper(decider, cell.rollback, self._ledger, news, cell.autonomy)
         _spare_the_collector()
         self._loader = ThreadPoolExecutor(max_workers=1, thread_name_prefix='loader')
         self._loading: Future[Decider] | None = None
@@ -166,10 +167,11 @@ class Releases:
         elif self._loading is not None:
             response.message = 'a checkpoint is being loaded: try again when it decides'
         else:
-            loading = self._load_beside(self._load, model, str(self._node.get_parameter('readmit').value))
+            readmit = str(self._node.get_parameter('readmit').value)
+            loading = self._load_beside(self._load, model, readmit)
             while not loading.done():
                 await _NextTurn()
-            response.success, response.message = self._finish(loading)
+            response.success, response.message = self._finish(loading, readmit)
         return response
 
     def _follow(self) -> None:
@@ -195,11 +197,13 @@ class Releases:
         self._loading.add_done_callback(lambda _: executor.wake())
         return self._loading
 
-    def _finish(self, loading: Future[Decider]) -> tuple[bool, str]:
+    def _finish(self, loading: Future[Decider], readmit: str = '') -> tuple[bool, str]:
         """Have what was loaded take over as soon as it may; whether it was loaded, and a sentence."""
         self._loading = None
         try:
-            self._keeper.stage(loading.result())
+            decider = loading.result()
+            self._ledger.admit(decider.release, readmit)  # a copy may have been rolled back while it was loaded
+            self._keeper.stage(decider)
         except UserError as error:
             return False, str(error)
         except Exception as error:  # a library underneath raises what it likes, and the agent goes on as before
@@ -213,23 +217,26 @@ class Releases:
     def _first(self, model: str) -> tuple[Decider, str]:
         """What decides at start: not what was rolled back before, if there is a good one."""
         try:
-            return self._load(model, self._settings.readmit), ''
+            decider = self._load(model, self._settings.readmit)
+            self._ledger.admit(decider.release, self._settings.readmit)
+            return decider, ''
         except RolledBack as error:
             good = self._ledger.good
             if good is None:
                 raise
-            return self._load_back(good), f'{good.model} decides, because {error}'
+            try:
+                return self._load_back(good), f'{good.model} decides, because {error}'
+            except UserError as why:
+                raise UserError(f'{error}; nor is there one to go back to: {why}') from why
 
     def _load(self, model: str, readmit: str) -> Decider:
-        release = release_of(model, load_cell(self._settings.cell))
-        self._ledger.admit(release, readmit)
-        return Decider(replace(self._settings, model=release.model), release)
+        return Decider(replace(self._settings, model=model), partial(self._ledger.refuse, readmitted=readmit))
 
     def _load_back(self, good: Release) -> Decider:
-        release = release_of(good.model, load_cell(self._settings.cell))
-        if release.weights_sha256 != good.weights_sha256:
-            raise UserError(f'{good.model} is no longer what it was when it was good: swap in another')
-        return Decider(replace(self._settings, model=release.model), release)
+        def admit(release: Release) -> None:
+            if not release.is_known_as(good.digest):
+                raise UserError(f'{good.model} is no longer what it was when it was good: swap in another')
+        return Decider(replace(self._settings, model=good.model), admit)
 
 
 class _NextTurn:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Generic, Protocol, TypeVar
 
+from ..autonomy import Autonomy
 from ..errors import UserError
 from ..safety.verdict import is_gate_hit
 from ..status import ERROR, OK, WARN, Status
@@ -33,6 +34,7 @@ class Keeper(Generic[D]):
         limits: The cell's section ``rollback``.
         ledger: What is remembered on disk.
         news: How it came that this one decides, if there is something to tell.
+        autonomy: Of the cell: for how long after a motion an outcome may be its.
 
     Attributes:
         deciding: The checkpoint that decides.
@@ -40,7 +42,9 @@ class Keeper(Generic[D]):
         failure: What went wrong in going back or in remembering it; empty otherwise.
     """
 
-    def __init__(self, deciding: D, limits: Rollback, ledger: Ledger, news: str = '') -> None:
+    def __init__(self, deciding: D, limits: Rollback, ledger: Ledger, news: str = '',
+                 autonomy: Autonomy | None = None) -> None:
+        self._autonomy = autonomy or Autonomy()
         self.deciding, self._limits, self._ledger = deciding, limits, ledger
         self._staged: D | None = None
         self._news = news
@@ -51,8 +55,8 @@ class Keeper(Generic[D]):
         self._band = Band(self._limits)
         self.breach: Breach | None = None
         self.failure, self._stuck = '', False
-        self._open = self._moved = False
-        self._begun_ns = self._since_ns = 0
+        self._open = False
+        self._moved_ns = self._begun_ns = self._since_ns = 0
         self._proposed: dict[int, bool] = {}
 
     # --- what happens -------------------------------------------------------------------------------------------
@@ -85,13 +89,11 @@ class Keeper(Generic[D]):
         Args:
             values: Of its diagnostic status.
         """
-        stamp, verdict = values.get('image_stamp_ns', ''), values.get('verdict', '')
-        # Anybody may write to /diagnostics; a number of thousands of digits is an error to Python.
-        stamp_ns = int(stamp) if stamp.isdecimal() and len(stamp) <= _DIGITS else 0
+        stamp_ns, verdict = _stamp(values, 'image_stamp_ns'), values.get('verdict', '')
         if verdict not in ('forwarded', 'shadow', 'refused') or not self._proposed.pop(stamp_ns, False):
             return  # somebody else's, repeated, or not the last word
         if verdict == 'forwarded':
-            self._moved = True
+            self._moved_ns = max(stamp_ns, _stamp(values, 'command_stamp_ns'))
         if verdict != 'refused' or is_gate_hit(values.get('rule', '')):
             self._band.motion(clean=verdict != 'refused' and not values.get('clamped'))
         self._judge()
@@ -101,7 +103,7 @@ class Keeper(Generic[D]):
         self._open, self._begun_ns = False, now_ns
 
     def episode_ended(self, success: bool, image_stamp_ns: int) -> None:
-        """Somebody who knows has judged an episode; it counts if the checkpoint has moved the robot since the last.
+        """Somebody who knows has judged an episode; it counts if the checkpoint has moved the robot in it.
 
         Args:
             success: Of the episode.
@@ -109,9 +111,10 @@ class Keeper(Generic[D]):
         """
         if image_stamp_ns and image_stamp_ns <= self._since_ns:
             return  # of an episode that another checkpoint has played
-        if self._moved:
+        if self._moved_ns and self._autonomy.may_be_of(self._moved_ns, image_stamp_ns) \
+                and not self._moved_ns < self._begun_ns < image_stamp_ns:
             self._band.episode(success)
-        self._moved = False
+        self._moved_ns = 0
         if image_stamp_ns > self._begun_ns:
             self._open = False
         self._judge()
@@ -122,7 +125,7 @@ class Keeper(Generic[D]):
         self.breach = self._band.breach()
         if self.breach is not None:
             self._news = ''
-            if self._staged is not None and self._staged.release.weights_sha256 == self.deciding.release.weights_sha256:
+            if self._staged is not None and self._staged.release.digest == self.deciding.release.digest:
                 self._staged = None  # another copy of what was just found bad
             self._remember(partial(self._ledger.condemn, self.deciding.release, self.breach.reason))
         elif self._band.full:
@@ -184,8 +187,14 @@ class Keeper(Generic[D]):
         else:
             state, level, message = 'deciding', WARN if self._news else OK, self._news or f'{release.model} decides'
         return Status('checkpoint', WARN if self.failure and level == OK else level, message, {
-            'state': state, 'checkpoint': release.model, 'checkpoint_sha256': release.weights_sha256,
+            'state': state, 'checkpoint': release.model, 'checkpoint_sha256': release.digest,
             'signed_by': release.signed_by or 'nobody', **self._band.figures(),
             **({'next': waiting.release.model} if waiting is not None else {}),
             **({'rolled_back': self._news} if self._news else {}),
             **({'failure': self.failure} if self.failure else {})})
+
+
+def _stamp(values: dict[str, str], name: str) -> int:
+    """A stamp (ns) of a status, to which anybody may write; a number of thousands of digits is an error to Python."""
+    stamp = values.get(name, '')
+    return int(stamp) if stamp.isdecimal() and len(stamp) <= _DIGITS else 0

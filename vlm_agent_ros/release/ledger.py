@@ -25,13 +25,24 @@ class Release:
 
     Attributes:
         model: What was asked for, as an absolute path where it is one.
-        weights_sha256: Digest of its weights.
+        weights_sha256: Digest of its weights, by which state files from before ``policy_sha256`` know it.
         signed_by: Fingerprint of the trusted key that signed it; empty where the cell trusts anyone.
+        policy_sha256: Digest of all that decides how it acts; empty in a state file from before it.
     """
 
     model: str = bounded(help='checkpoint, model directory or models file')
     weights_sha256: str = bounded(help='digest of the weights')
     signed_by: str = bounded('', help='fingerprint of the key that signed it')
+    policy_sha256: str = bounded('', help='digest of all that decides how it acts')
+
+    @property
+    def digest(self) -> str:
+        """Its identity."""
+        return self.policy_sha256 or self.weights_sha256
+
+    def is_known_as(self, digest: str) -> bool:
+        """Whether a digest, perhaps one that an earlier version told, is this release's."""
+        return digest in (self.digest, self.weights_sha256)
 
 
 @dataclass(frozen=True)
@@ -95,13 +106,13 @@ class Ledger:
         Raises:
             UserError: The file cannot be written; it is remembered until the process ends all the same.
         """
-        self._record.condemned[release.weights_sha256] = Condemned(release.model, reason, time.strftime('%F %T'))
-        if self._record.good is not None and self._record.good.weights_sha256 == release.weights_sha256:
+        self._record.condemned[release.digest] = Condemned(release.model, reason, time.strftime('%F %T'))
+        if self._record.good is not None and release.is_known_as(self._record.good.digest):
             self._record.good = None
         self._save()
 
-    def admit(self, release: Release, readmitted: str = '') -> None:
-        """Let a checkpoint in, one that was rolled back only where the operator names it.
+    def refuse(self, release: Release, readmitted: str = '') -> None:
+        """Refuse a checkpoint that was rolled back, unless the operator names it.
 
         Args:
             release: What shall decide.
@@ -109,17 +120,32 @@ class Ledger:
 
         Raises:
             RolledBack: It was, and is not named.
-            UserError: The file cannot be written.
         """
-        digest = release.weights_sha256
-        condemned = self._record.condemned.get(digest)
-        if condemned is None:
-            return
-        if len(readmitted) < SHORT or not digest.startswith(readmitted):
-            raise RolledBack(f'{release.model} was rolled back on {condemned.when} ({condemned.reason}): choose '
-                             f'another, or decide that it may try again by the parameter readmit:={digest[:SHORT]}')
-        del self._record.condemned[digest]
-        self._save()
+        for digest, condemned in list(self._record.condemned.items()):
+            if release.is_known_as(digest) and (len(readmitted) < SHORT or not digest.startswith(readmitted)):
+                raise RolledBack(f'{release.model} was rolled back on {condemned.when} ({condemned.reason}): choose '
+                                 f'another, or decide that it may try again by the parameter readmit:={digest[:SHORT]}')
+
+    def admit(self, release: Release, readmitted: str = '') -> None:
+        """Let a checkpoint in that is loaded; one that the operator names is no longer rolled back.
+
+        Args:
+            release: What is about to decide.
+            readmitted: As of ``refuse``.
+
+        Raises:
+            RolledBack: As of ``refuse``.
+            UserError: The file cannot be written, and nothing has changed.
+        """
+        self.refuse(release, readmitted)
+        before = self._record.condemned
+        self._record.condemned = {digest: why for digest, why in before.items() if not release.is_known_as(digest)}
+        if self._record.condemned != before:
+            try:
+                self._save()
+            except UserError:
+                self._record.condemned = before
+                raise
 
     def _save(self) -> None:
         """Write the file: half of one is never there."""

@@ -113,13 +113,18 @@ class Ladder:
         self._flaws.append(f'stop: {cause}')
         return self._consequence(self._limits.on_stop, f'stop: {cause}')
 
-    def episode_ended(self, success: bool) -> str:
+    def episode_ended(self, success: bool, flaw: str = '') -> str:
         """Somebody who knows has judged an episode.
+
+        Args:
+            success: Of the episode.
+            flaw: Why that is not about what was forwarded; empty where it is.
 
         Returns:
             A sentence that says whether it counts, and for what.
         """
-        motions, flaws, evidence = self._motions, self._flaws, self._evidence.current
+        motions, evidence = self._motions, self._evidence.current
+        flaws = [*self._flaws, *([flaw] if flaw else [])]
         if self.mode == 'approve' and not self._evidence.checkpoint:
             flaws = [*flaws, 'nobody has told which checkpoint decides']
         self._new_episode()

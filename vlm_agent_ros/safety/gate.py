@@ -87,6 +87,7 @@ class Gate:
         self._pending: _Pending | None = None
         self._unanswered = False  # the proposal that waited last has gone without an answer
         self._answered_s = -math.inf
+        self._moved_ns = 0
         self._counts: Counter[str] = Counter()
         self._told_faults: tuple[str, ...] = ()
 
@@ -131,9 +132,19 @@ class Gate:
                                       'by now'), self._pending.stamp_ns)
             self._tell(self.mode_status('another checkpoint decides'))
 
-    def episode_ended(self, success: bool) -> str:
-        """The line or the operator has judged an episode; a sentence that says what it counts for."""
-        message = self._ladder.episode_ended(success)
+    def episode_ended(self, success: bool, judged_ns: int = 0) -> str:
+        """The line or the operator has judged an episode; a sentence that says what it counts for.
+
+        Args:
+            success: Of the episode.
+            judged_ns: Stamp of the image by which the line has judged it.
+        """
+        autonomy, flaw = self._cell.autonomy, ''
+        if self._moved_ns and not autonomy.may_be_of(self._moved_ns, judged_ns):
+            flaw = f'the last motion was more than autonomy.outcome_within_s ({autonomy.outcome_within_s:g} s) before'
+        elif self._moved_ns < self._inputs.task_ns < judged_ns:
+            flaw = 'nothing was forwarded since the instruction'
+        message = self._ladder.episode_ended(success, flaw)
         self._tell(self.mode_status(message))
         return message
 
@@ -217,6 +228,7 @@ class Gate:
         trajectory = slowed(verdict.trajectory, speed)
         command_ns = self._send(trajectory)
         self.supervisor.command(trajectory)
+        self._moved_ns = max(self._clocks.stamp_ns(), command_ns)
         self._inputs.moved()
         self._ladder.moved()
         self._verdict('forwarded', reason, stamp_ns, verdict.violations,

@@ -29,6 +29,7 @@ class Inputs:
     Attributes:
         measured: None before the first joint state.
         task_since_s: When the newest instruction came (monotonic); None before the first one.
+        task_ns: The same by the cell's stamps; 0 where it cannot be compared with others.
         task_violation: What it breaks, if anything.
         proposal_at_s: When the newest proposal came (monotonic).
     """
@@ -39,7 +40,7 @@ class Inputs:
         self.task_violation: Violation | None = None
         self.proposal_at_s: float | None = None
         self._images: deque[int] = deque(maxlen=_REMEMBERED_IMAGES)
-        self._task_ns = self._late_states = 0
+        self.task_ns = self._late_states = 0
 
     def joint_state(self, measured: Measured) -> bool:
         """Whether it is the newest; one that was overtaken on its way tells neither where the arm is nor how fast.
@@ -52,7 +53,7 @@ class Inputs:
             return False
         if late:
             self._images.clear()
-            self._task_ns = 0
+            self.task_ns = 0
         self.measured, self._late_states = measured, 0
         return True
 
@@ -62,7 +63,7 @@ class Inputs:
 
     def task(self, violation: Violation | None, now_s: float, now_ns: int) -> None:
         """An instruction has come, at a monotonic time and at one of the cell's stamps."""
-        self.task_since_s, self._task_ns, self.task_violation = now_s, now_ns, violation
+        self.task_since_s, self.task_ns, self.task_violation = now_s, now_ns, violation
 
     def moved(self) -> None:
         """A motion begins: what the camera has seen until now is no longer what lies there."""
@@ -73,7 +74,7 @@ class Inputs:
         if stamp_ns not in self._images:
             return Violation('age', age_s, limit_s, 'the camera has published no image of the stamp that the proposal '
                              'rests on, or none since a motion was forwarded')
-        if stamp_ns < self._task_ns - _SAME_MOMENT_NS:
+        if stamp_ns < self.task_ns - _SAME_MOMENT_NS:
             return Violation('superseded', 'another instruction', 'the same', 'the image that the proposal rests on is '
                              'older than the instruction')
         return None

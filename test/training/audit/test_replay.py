@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from test.audit.bench import image_entry, report_entries, text_entry, write_log
 from training.audit.replay import repeat_all
 from training.cli import main
 from vlm_agent_ros.audit.log import AuditLog
+from vlm_agent_ros.checkpoint import weights_digest
 from vlm_agent_ros.config import find_config
 from vlm_agent_ros.nodes.decider import Decider, DeciderSettings
 from vlm_agent_ros.types import Observation
@@ -72,6 +74,16 @@ def test_a_decision_that_differs_is_told_with_both_sides(log, model, monkeypatch
     assert str(decision.image_stamp_ns)[:8] in capsys.readouterr().out
 
 
+def test_a_log_that_tells_the_digest_of_the_weights_alone_is_repeated(log, model, monkeypatch, tmp_path):
+    decision = next(AuditLog(log).decisions())
+    told = replace(decision, checkpoint_sha256=weights_digest(str(model / 'model.yaml')))
+    text = find_config('cells', 'panda_table').read_text(encoding='utf-8')
+    older = write_log(tmp_path / 'older.mcap', [image_entry(decision.image, decision.image_stamp_ns),
+                                                *report_entries_of(told)], text)
+    monkeypatch.chdir(model)
+    assert replay(older) == 0
+
+
 def report_entries_of(decision):
     """What was told of a logged decision, once more."""
     from vlm_agent_ros.cot import CotReport, Origin
@@ -95,6 +107,22 @@ def test_other_weights_are_refused_unless_they_are_meant(log, model, monkeypatch
     assert '--checkpoint model.yaml' in told
     assert replay(log, '--checkpoint', 'model.yaml', '--limit', 2) == 1
     assert 'of 2 decisions are identical' in capsys.readouterr().out
+
+
+def test_decisions_that_could_not_be_repeated_are_counted_with_the_reason(log, model, monkeypatch, tmp_path, capsys):
+    first, *others = AuditLog(log).decisions()
+    entries = [image_entry(first.image, first.image_stamp_ns), *report_entries_of(first)]
+    for decision in others[:2]:
+        entries += report_entries_of(decision)
+    text = find_config('cells', 'panda_table').read_text(encoding='utf-8')
+    torn = write_log(tmp_path / 'torn.mcap', entries, text)
+    monkeypatch.chdir(model)
+    assert replay(torn, '--out', tmp_path / 'result.json') == 0
+    assert json.loads((tmp_path / 'result.json').read_text())['left_out'] == {
+        'whose image was dropped, lost or damaged': 2}
+    told = capsys.readouterr().out
+    assert '1 of 1 decisions are identical' in told
+    assert '2 were not repeated, whose image was' in told
 
 
 def test_another_prompt_is_refused(log, model, monkeypatch, tmp_path, capsys):

@@ -42,6 +42,7 @@ class Said:
     thought: str = 'so pick 40 40'
     action: str = 'pick 40 40'
     task: str = TASK
+    given_again: bool = False
     state: str = STATE
     logprob: float = -1.0
     value: float = 0.0
@@ -133,7 +134,7 @@ class _Log:
     def add(self, said: Said) -> None:
         self._time_ns += 1_000_000_000
         stamp_ns, text = self._time_ns, format_output(said.thought, said.action)
-        if said.task != self._task:
+        if said.task != self._task or said.given_again:
             self._task = said.task
             self._put(topic_names.TASK, String(data=said.task))
         buffer = io.BytesIO()

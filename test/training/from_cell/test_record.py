@@ -66,6 +66,17 @@ def test_what_was_corrected_in_words_that_are_no_action_is_not_taken_for_approve
     assert pq.read_table(next((tmp_path / 'd' / 'data').glob('*.parquet'))).column('rare').to_pylist() == [['approved']]
 
 
+def test_what_was_approved_before_the_same_instruction_was_given_again_is_of_an_attempt_that_nobody_judged(
+        small_cell, write_log, tmp_path):
+    rng = np.random.default_rng(0)
+    images = [lit(rng, True), lit(rng, False)]
+    log = write_log([Said(images[0], verdict='forwarded', mode='approve'),
+                     Said(images[1], verdict='forwarded', mode='approve', given_again=True, outcome=END)])
+    out = tmp_path / 'dataset'
+    assert main(['record', '--from-cell', str(log), '--out', str(out), '--model', str(small_cell.model)]) == 0
+    assert np.array_equal(DemonstrationDataset.load([out]).images, np.array(images[1:]))
+
+
 def test_sft_reads_it(small_cell, write_log, tmp_path):
     rng = np.random.default_rng(0)
     log = write_log(Said(lit(rng, True), correction={'action': 'pick 36 24'}) for _ in range(8))

@@ -14,6 +14,7 @@ from typing import Any
 
 from vlm_agent_ros.checkpoint import is_checkpoint, load_policy, open_checkpoint
 from vlm_agent_ros.errors import UserError
+from vlm_agent_ros.policy.config import tells_prompt
 
 from ..progress import Progress
 from ..session import machine, use_threads, versions
@@ -82,8 +83,8 @@ class Evaluator:
         return player
 
     def _player(self, source: str) -> Player:
-        # A checkpoint has the prompt that it was trained with; another one is refused when it is asked for.
-        own_prompt = is_checkpoint(Path(source)) and not hasattr(self._options, 'prompt')
+        # What was trained with a prompt has it; a checkpoint refuses another one.
+        own_prompt = (is_checkpoint(Path(source)) or tells_prompt(source)) and not hasattr(self._options, 'prompt')
         policy = load_policy(source, language=self._environment.language,
                              constrained=False if self._options.unconstrained else None,
                              prompt=None if own_prompt else self._environment.prompt)

@@ -93,9 +93,14 @@ def normalise_group(returns: np.ndarray) -> np.ndarray:
     return (returns - returns.mean()) / (returns.std() + 1e-6)
 
 
-def scaled(advantages: np.ndarray) -> np.ndarray:
-    """Unit variance over an update's decisions, and their mean as it was."""
-    return advantages / (advantages.std() + 1e-8)
+def gains(advantages: np.ndarray, normalise: bool) -> np.ndarray:
+    """How much more than expected each decision of an update earned; in units of their spread if ``normalise``.
+
+    Expected is what the value head says, or what decisions earned on average where that is more: to a head that does
+    not reach the returns, because rewards are large, every decision would be a gain.
+    """
+    over = advantages - max(float(advantages.mean()), 0.0)
+    return over / (advantages.std() + 1e-8) if normalise else over
 
 
 def standardise(advantages: np.ndarray) -> np.ndarray:

@@ -52,7 +52,8 @@ def grounding_metrics(turns: Iterable[Turn]) -> dict[str, float]:
 def thought_collapse(episodes: Sequence[Episode]) -> dict[str, float]:
     """Share of decisions whose thought was also written for another image or instruction, of another seed.
 
-    Within a seed a scene may look a little different and still call for the same words, after a missed grasp say.
+    Within a seed a scene may look a little different and still call for the same words, after a missed grasp say. Empty
+    where nothing is thought.
     """
     written: dict[str, set[tuple[int, str, int]]] = {}
     thoughts = []
@@ -61,7 +62,7 @@ def thought_collapse(episodes: Sequence[Episode]) -> dict[str, float]:
             seen = (episode.slot.request.seed, turn.input.prompt, hash(turn.input.image.tobytes()))
             thoughts.append((turn.decision.thought, seen))
             written.setdefault(turn.decision.thought, set()).add(seen)
-    if not thoughts:
+    if not any(thought for thought, _ in thoughts):
         return {}
     repeated = sum(any(other[0] != seen[0] and other[1:] != seen[1:] for other in written[thought])
                    for thought, seen in thoughts)

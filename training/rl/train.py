@@ -104,11 +104,14 @@ def policy_of(config: TrainConfig, environment: Environment, device: str = 'auto
         UserError: As of ``load_policy``, or it does not fit into the memory of its device.
     """
     from vlm_agent_ros.checkpoint import load_policy
+    from vlm_agent_ros.policy.config import tells_prompt
 
     from ..device_memory import with_memory_advice
 
+    prompt = None if tells_prompt(config.model) and not config.prompt else environment.prompt
+
     def load() -> Policy:
-        return load_policy(config.model, language=environment.language, prompt=environment.prompt,
+        return load_policy(config.model, language=environment.language, prompt=prompt,
                            constrained=config.constrained, cot=config.cot, device=device, seed=config.seed)
 
     return with_memory_advice(load, 'loading the model', 'choose a smaller one, or dtype or quantization in its '

@@ -38,6 +38,8 @@ from .run_folder import RunFolder
 from .staleness import corrected
 from .training_state import restore_training, save_training
 
+_EARNED = 0.01, 30.0  # what an episode may earn (magnitude) with the default step sizes and value_clip
+
 
 @dataclass
 class RunState:
@@ -157,6 +159,9 @@ class Trainer:
         best = self.folder.checkpoints / 'best'
         if self.config.select == 'best' and best.exists():
             restore_training(best, self.learner)
+        elif self.config.select == 'best':
+            self.progress.say(f'warning: the last checkpoint is evaluated: there were fewer than best_window '
+                              f'({self.config.best_window}) updates, so that none is the best')
         return self._evaluate('after', *self.config.scene) if self.config.eval_episodes else None
 
     def _evaluate(self, name: str, task: str, world: str) -> EvaluationResult:
@@ -228,7 +233,15 @@ class Trainer:
         schedule = TrainingSchedule(config, state.opened, state.decisions)
         player.checkpoint, player.lost = f'update {state.update}', 0
         waited = dataclasses.replace(player.clock)
-        rollout = collect(player, schedule, config, temperature, lambda episode: phase.advance(len(episode.turns)))
+        earned: list[float] = []
+
+        def ended_episode(episode: Episode) -> None:
+            phase.advance(len(episode.turns))
+            earned.append(abs(sum(turn.outcome.reward for turn in episode.turns if turn.outcome is not None)))
+
+        rollout = collect(player, schedule, config, temperature, ended_episode)
+        if not state.update:
+            self._check_rewards(sum(earned) / max(len(earned), 1))
         played = time.perf_counter()
         use_threads(config.update_threads)
         samples, figures = rollout.samples, dict(player.figures)
@@ -261,10 +274,17 @@ class Trainer:
             'decisions_per_second': rollout.decisions / (ended - started), 'memory_mib': self.memory.mib,
         }
 
+    def _check_rewards(self, earned: float) -> None:
+        """Say where rewards are of an order for which no step size of the value head is meant."""
+        low, high = _EARNED
+        if earned and not low <= earned <= high:
+            self.progress.say(f'warning: an episode earns about {earned:.1g}, and values are learned between {low:g} '
+                              f'and {high:g}: scale the rewards, e.g. with gymnasium.wrappers.TransformReward')
+
     def _collapsed(self, metrics: dict[str, float]) -> bool:
         """Whether the thoughts say too much the same of different scenes; a policy without thoughts never does."""
-        limit = self.config.collapse_alarm if self.policy.config.decoding.max_thought_chars else 1.0
-        return limit < 1.0 and metrics['thought_collapse'] >= limit
+        limit = self.config.collapse_alarm
+        return limit < 1.0 and metrics.get('thought_collapse', -1.0) >= limit
 
     def _figures(self, row: dict[str, Any]) -> str:
         """The line that shows an update."""

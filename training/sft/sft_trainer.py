@@ -178,9 +178,16 @@ class SftTrainer:
             'config': _plain(self.config),
         }
         write_atomically(self.folder / 'sft_summary.json', json.dumps(summary, indent=2) + '\n')
-        _save_model(self.folder, model, self.processor, load_model_config(self.config.model))
+        _save_model(self.folder, model, self.processor, self._settings())
         shutil.rmtree(self.folder / 'sft_state', ignore_errors=True)
         return summary
+
+    def _settings(self) -> ModelConfig:
+        """Those of the models file, with the prompt that the demonstrations have, where they all tell the same."""
+        settings, templates = load_model_config(self.config.model), set(self.data.dataset.templates)
+        template = templates.pop() if len(templates) == 1 else ''
+        return dataclasses.replace(settings, prompt=dataclasses.replace(
+            settings.prompt, template=template or settings.prompt.template))
 
     # -- training
 

@@ -66,7 +66,7 @@ class Episode:
     """A finished (or running) episode of one world.
 
     Attributes:
-        instruction: The task as the world worded it.
+        instruction: The task as the world worded it at the beginning.
         final: What the policy sees after the last turn.
     """
 
@@ -183,7 +183,8 @@ class Player:
             answers = self._collect(waiting, schedule)
             for world, (observation, outcome) in answers.items():
                 episode = self._running[world]
-                episode.instruction = observation.task
+                if outcome is None:
+                    episode.instruction = observation.task
                 previous = episode.turns[-1].decision.memory if episode.turns else ''
                 seen = self.commander_of(episode.slot.request.world).observe(observation, previous)
                 if outcome is not None:

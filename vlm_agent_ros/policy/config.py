@@ -74,6 +74,11 @@ MODELS_FILE = 'vlm_agent.yaml'
 """In a model directory: how the model is prompted and decoded, as a models file without ``base``."""
 
 
+def tells_prompt(name: str) -> bool:
+    """Whether a model directory says itself how it is prompted, as one does that ``vlm-agent sft`` has made."""
+    return (Path(name).expanduser() / MODELS_FILE).is_file()
+
+
 def model_config_of_directory(path: Path) -> ModelConfig:
     """What a model directory says of itself, else the shipped models file of it, else the defaults; it is the base.
 

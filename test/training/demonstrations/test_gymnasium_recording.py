@@ -13,8 +13,11 @@ import sim_worlds.games  # noqa: F401 - registers them
 from training.cli import main
 from training.demonstrations.dataset import DemonstrationDataset
 from training.seeds import DEMONSTRATION_START
+from training.sft.sft_trainer import SftConfig, SftTrainer, Stage
+from training.sft.tiny_vlm import TinyVlmConfig
 from vlm_agent_ros.actions import DiscreteLanguage
 from vlm_agent_ros.checkpoint import load_policy
+from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.policy.output import format_output
 from vlm_agent_ros.policy.prompt import PromptTemplate
 
@@ -103,6 +106,33 @@ def test_without_thoughts_a_prompt_of_its_own_tells_the_action_of_the_turn_befor
     assert record(registered(says=('it is open', 'right')), tmp_path, '--prompt', '{task} before: {previous}') == 0
     dataset = DemonstrationDataset.load([tmp_path]).without_thoughts(PromptTemplate('no memory, as of a models file'))
     assert list(dataset.prompts) == ['before: nothing', 'door 1 before: right'] * 3
+
+
+def test_what_is_tuned_on_a_recording_is_prompted_as_the_recording_says(tmp_path, monkeypatch):
+    env_id = registered()
+    assert record(env_id, tmp_path / 'd', '--prompt', 'which door? {task}') == 0
+    sizes = TinyVlmConfig(image_size=32, patch_size=16, vision_width=16, vision_layers=1, text_width=16, text_layers=1,
+                          heads=2)
+    none = Stage(0)
+    config = SftConfig(data=(str(tmp_path / 'd'),), architecture=sizes, vision=none, text=Stage(1, 2, 1e-2, 1),
+                       joint=none, grounding_weight=0.0)
+    trainer = SftTrainer(config, tmp_path / 'model', 'cpu')
+    trainer.train()
+    trainer.finish()
+    prompts = []
+
+    def load(name, *, prompt=None, **settings):
+        prompts.append(load_policy(name, prompt=prompt, **settings).prompt.template)
+        raise UserError('seen')
+
+    monkeypatch.setattr('training.evaluation.evaluator.load_policy', load)
+    monkeypatch.setattr('vlm_agent_ros.checkpoint.load_policy', load)
+    environment = ['--env', 'gymnasium', '--env-id', env_id, '--actions', *ACTIONS]
+    model = str(tmp_path / 'model')
+    for command in (['evaluate', '--checkpoint', model], ['train', '--model', model, '--runs-dir', str(tmp_path)]):
+        assert main([*command, *environment]) == 2
+        assert main([*command, *environment, '--prompt', 'another one {task}']) == 2
+    assert prompts == ['which door? {task}', 'another one {task}'] * 2
 
 
 def test_a_recording_under_another_prompt_is_refused(tmp_path, capsys):

@@ -209,6 +209,18 @@ def test_what_earned_less_than_expected_has_no_gain_however_little_the_others_ea
     assert all(sample.gain < 0.0 for sample in samples)
 
 
+@pytest.mark.parametrize('algorithm', ['ppo', 'turn_ppo'])
+def test_what_earned_no_more_than_the_others_has_no_gain_however_little_was_expected(make_toy, algorithm):
+    toy = make_toy(algorithm=algorithm, gamma=0.0)
+    player = Player(toy.policy, toy.worlds, toy.commander_of)
+    with torch.no_grad():
+        toy.policy.value_head.fill_(-100.0)  # as where rewards are larger than a value head learns to say
+    samples = collect(player, TrainingSchedule(toy.config), toy.config, 1.0).samples
+    best = max(sample.value_target for sample in samples)
+    assert {sample.gain > 0.0 for sample in samples} == {True, False}
+    assert all((sample.gain > 0.0) == (sample.value_target == best) for sample in samples)
+
+
 def test_a_gradient_that_is_no_number_is_told(make_toy):
     toy = make_toy()
     player = Player(toy.policy, toy.worlds, toy.commander_of)

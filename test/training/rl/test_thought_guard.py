@@ -105,6 +105,7 @@ def test_thoughts_collapse_where_they_are_the_same_for_another_scene(policy):
     assert collapse(episode(1, one, later)) == 0.0  # the same scene, a moment later
     assert collapse(episode(1, one), episode(2, same)) == 0.0  # another seed, but nothing else to be seen
     assert collapse(episode(1, one, turn(policy, FALSE, image=1)), episode(2, later)) == pytest.approx(2 / 3)
+    assert not thought_collapse([episode(1, turn(policy, '', image=0)), episode(2, turn(policy, '', image=1))])
 
 
 def test_the_true_thought_can_be_written_under_the_grammar(policy):

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -122,6 +123,13 @@ def test_thoughts_that_ignore_the_scene_raise_an_alarm_everywhere_a_user_looks(f
     assert main([*command, '--run-name', 'quiet', '--collapse-alarm', '1']) == 0
     assert 'warning' not in capsys.readouterr().out
     assert [row['collapse_alarm'] for row in rows(tmp_path / 'quiet')] == [0]
+
+
+@pytest.mark.parametrize(('earned', 'told'), [(100.5, '1e+02'), (4e-7, '4e-07'), (1.2, ''), (0.0, '')])
+def test_rewards_of_an_order_that_no_value_is_learned_in_are_told(earned, told):
+    said = []
+    Trainer._check_rewards(SimpleNamespace(progress=SimpleNamespace(say=said.append)), earned)
+    assert [told in line for line in said] == ([True] if told else [])
 
 
 def test_a_run_without_chain_of_thought_writes_none_and_its_checkpoint_remembers(flags, tmp_path, capsys):

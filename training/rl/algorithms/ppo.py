@@ -14,7 +14,7 @@ import torch
 from vlm_agent_ros.policy.policy import Policy
 
 from ...worlds.episodes import Episode
-from ..gae import leave_one_out, returns_to_go, scaled, standardise
+from ..gae import gains, leave_one_out, returns_to_go, standardise
 from ..losses import value_loss
 from .base import Algorithm, Batch, Sample, anchors_of, rewards_of, turn_advantages
 
@@ -30,12 +30,12 @@ class PPO(Algorithm):
         if config.baseline == 'group':
             returns = [returns_to_go(rewards_of(e, config.illegal_penalty), config.gamma) for e in episodes]
             flat = _group_advantages(episodes, config.anchor, returns, flat)
-        gains = scaled(flat) if config.normalise_advantages else flat
+        gained = gains(flat, config.normalise_advantages)
         if config.normalise_advantages:
             flat = standardise(flat)
         turns = [turn for episode in episodes for turn in episode.turns]
         return [Sample(turn.input, turn.decision, float(advantage), float(target), gain=float(gain))
-                for turn, advantage, target, gain in zip(turns, flat, np.concatenate(targets), gains)]
+                for turn, advantage, target, gain in zip(turns, flat, np.concatenate(targets), gained)]
 
     def loss(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """See Algorithm."""

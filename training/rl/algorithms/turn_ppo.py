@@ -17,7 +17,7 @@ import torch
 from vlm_agent_ros.policy.policy import Decision, Policy
 
 from ...worlds.episodes import Episode, Turn
-from ..gae import scaled, standardise, token_advantages
+from ..gae import gains, standardise, token_advantages
 from ..losses import policy_loss, token_mean, value_loss
 from .base import Algorithm, Batch, Sample, turn_advantages
 
@@ -56,14 +56,14 @@ class TurnPPO(Algorithm):
         by_token = [token_advantages(v, target, config.token_gamma, config.token_gae_lambda)
                     for v, target in zip(values, turn_targets)]
         targets = [advantage + value for advantage, value in zip(by_token, values)]
-        gains = scaled(by_turn) if config.normalise_advantages else by_turn
+        gained = gains(by_turn, config.normalise_advantages)
         if config.normalise_advantages:
             by_turn, flat = standardise(by_turn), standardise(np.concatenate(by_token))
             by_token = np.split(flat, np.cumsum([len(row) for row in by_token])[:-1])
         return [TokenSample(turn.input, turn.decision, float(advantage), float(turn_target), old_values=value,
                             token_advantages=per_token, token_targets=target, gain=float(gain))
                 for turn, advantage, turn_target, value, per_token, target, gain in zip(
-                    turns, by_turn, turn_targets, values, by_token, targets, gains)]
+                    turns, by_turn, turn_targets, values, by_token, targets, gained)]
 
     def loss(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """See Algorithm."""

@@ -85,7 +85,7 @@ class MetricsLog:
         Raises:
             UserError: There is no space left.
         """
-        row = {key: round(value, 6) if isinstance(value, float) else value for key, value in row.items()}
+        row = {key: float(f'{value:.7g}') if isinstance(value, float) else value for key, value in row.items()}
         self.rows.append(row)
         try:
             with open(self.path, 'a', encoding='utf-8') as file:

@@ -199,6 +199,9 @@ class Trainer:
             if row['collapse_alarm']:
                 self.progress.say(f'warning: in update {row["update"]} {row["thought_collapse"]:.0%} of the thoughts '
                                   'were also written for another scene (thought collapse): raise guard_coef')
+            if row.get('kept_share') == 0.0:
+                self.progress.say(f'warning: update {row["update"]} taught nothing: in no group did some episodes '
+                                  'succeed and others fail (dynamic_sampling)')
             self._evaluate_between()
             self._boundary = self._copy()
             self._checkpoint(final=False)

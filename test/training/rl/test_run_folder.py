@@ -126,6 +126,13 @@ def test_a_resumed_run_continues_its_metrics_where_the_checkpoint_was_made(tmp_p
     assert list(tmp_path.glob('events.out.tfevents.*'))
 
 
+def test_a_small_figure_is_not_rounded_away(tmp_path):
+    log = MetricsLog(tmp_path)
+    log.write({'update': 1, 'decisions_total': 1, 'learning_rate': 1.25e-7, 'success': 1 / 3})
+    log.close()
+    assert (rows(tmp_path)[0]['learning_rate'], rows(tmp_path)[0]['success']) == (1.25e-7, 0.3333333)
+
+
 def test_memory_is_that_of_the_process_tree():
     memory = PeakMemory()
     memory.sample()

@@ -64,6 +64,11 @@ class CellWorld:
         """Simulated time since construction in nanoseconds; monotonic, never rewound."""
         return self._steps * 1_000_000_000 // PHYSICS_HZ
 
+    @property
+    def ends_at_rest(self) -> bool:
+        """Whether the episode ends with the first turn in which no motion is wanted."""
+        return self._task.ends_at_rest
+
     def reset(self, request: EpisodeRequest) -> Observation:
         """Start an episode.
 

@@ -6,7 +6,8 @@ by itself after one has ended.
 
 A command is a trajectory for the arm, for the gripper, or two of the same header stamp, which are one motion. Unlike
 joint_trajectory_controller, which reads the stamp as the time at which to start, the cell starts at once. A
-trajectory without points holds the position, as it does there; in lock step it is a turn without motion.
+trajectory without points holds the position, as it does there; in lock step it is a turn in which no motion is wanted,
+and free-running that is what nothing for ``patience_s`` is.
 """
 
 from __future__ import annotations
@@ -70,6 +71,8 @@ class Parameters:
     rate_hz: float = bounded(10.0, low=0.5, high=60.0, help='rate of images and joint states when free-running, Hz')
     pause_s: float = bounded(2.0, low=0.0, high=3600.0,
                              help='wait between two episodes when free-running, s')
+    patience_s: float = bounded(20.0, low=0.1, high=3600.0, help='when free-running, a task that ends where no motion '
+                                'is wanted ends after so long without one, s')
     parent_pid: int = bounded(0, low=0, help='end with this process, which must be the parent; 0 for none')
     episode: Episode = Episode()
 
@@ -87,7 +90,7 @@ class WorldNode(Node):
         self._latest: Observation | None = None
         self._half: tuple[str, int, Trajectory] | None = None
         self._moving = False
-        self._wall = time.monotonic()
+        self._wall = self._resting_since = time.monotonic()
         self._next_episode: float | None = None
         self._open_topics()
         if self._settings.lock_step:
@@ -162,7 +165,7 @@ class WorldNode(Node):
         self._finish()
 
     def _finish(self) -> None:
-        self._moving = False
+        self._moving, self._resting_since = False, time.monotonic()
         observation, outcome = self._world.finish()
         self._publish(observation)
         self._outcome_topic.publish(outcome_message(outcome, observation.stamp_ns))
@@ -180,7 +183,11 @@ class WorldNode(Node):
         period = CONTROL_STEPS / PHYSICS_HZ
         steps = min(int((now - self._wall) / period), int(2.0 / self._settings.rate_hz / period) + 1)
         self._wall = now if (now - self._wall) > 1.0 else self._wall + steps * period
-        if not self._moving:
+        waits = self._world.ends_at_rest and self._next_episode is None
+        if not self._moving and waits and now - self._resting_since > self._settings.patience_s:
+            self._world.begin(None)  # an agent that wants no motion proposes none
+            self._finish()
+        elif not self._moving:
             self._publish(self._world.idle(steps * period))
         elif all(self._world.advance() for _ in range(steps)):
             self._publish(self._world.observe())
@@ -210,7 +217,7 @@ class WorldNode(Node):
     def _reset(self, request: EpisodeRequest) -> None:
         observation = self._world.reset(request)
         self._drop_half()
-        self._moving, self._next_episode = False, None
+        self._moving, self._next_episode, self._resting_since = False, None, time.monotonic()
         self._task_topic.publish(String(data=observation.task))
         self._publish(observation)
 

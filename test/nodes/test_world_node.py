@@ -97,6 +97,14 @@ def test_lock_step_moves_nothing_between_commands_and_repeats_what_may_have_been
     assert clock == sorted(clock)
 
 
+@pytest.mark.parametrize(('task', 'ends'), [('inspect', True), ('pick', False)])
+def test_a_free_running_line_moves_on_where_nothing_has_been_wanted_for_long(bench, graph, task, ends):
+    graph.start(MODULE, rate_hz=10.0, patience_s=4.0, pause_s=60.0, episode__task=task)
+    graph.wait(lambda: bench.image)
+    graph.spin(8.0)
+    assert [outcome_from(message, '').terminated for message in bench.outcome] == [True] * ends
+
+
 def test_half_a_command_is_carried_out_alone(bench, graph, cell):
     graph.start(MODULE, rate_hz=20.0)
     graph.wait(lambda: bench.joints and bench.gripper.get_subscription_count())
@@ -121,7 +129,7 @@ def test_reset_refuses_what_does_not_exist_in_one_sentence(bench, graph):
 
 def test_every_parameter_is_described(bench, graph):
     graph.start(MODULE, lock_step=True)
-    names = ['world', 'lock_step', 'rate_hz', 'pause_s', 'episode.seed', 'episode.task', 'episode.world',
+    names = ['world', 'lock_step', 'rate_hz', 'pause_s', 'patience_s', 'episode.seed', 'episode.task', 'episode.world',
              'episode.split']
     request = DescribeParameters.Request(names=names)
     for descriptor in graph.call(DescribeParameters, 'world_node/describe_parameters', request).descriptors:

@@ -58,6 +58,16 @@ def test_place_and_stack_keep_squeezing_until_they_release_at_their_height(cell,
     assert gripper[0] == cell.robot.gripper_closed and gripper[-1] == cell.robot.gripper_open
 
 
+@pytest.mark.parametrize(('fingers', 'commanded'), [
+    (0.043, 0.04), (0.04, 0.04), (0.0395, 0.0395),  # open
+    (0.0365, 0.0), (0.022, 0.0), (0.0, 0.0)])  # around a cube across its diagonal, around one, around nothing
+def test_a_hold_goes_nowhere_and_lets_go_of_nothing(cell, planner, measured, fingers, commanded):
+    measured[-1] = fingers
+    held = planner.hold(cell.robot.joints, measured)
+    assert held.joint_names == cell.robot.joints and not held.velocities.any()
+    np.testing.assert_allclose(held.positions, [[*measured[:-1], commanded]])
+
+
 def test_same_request_gives_the_same_bits(cell, planner, measured):
     first, second = (planner.plan(Pick(12, 20), cell.robot.joints, measured) for _ in range(2))
     assert first.positions.tobytes() == second.positions.tobytes()

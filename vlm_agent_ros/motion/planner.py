@@ -15,7 +15,7 @@ from .kinematics import Kinematics, MotionError
 
 # Tool z down, the fingers closing along the base frame's y axis.
 TOOL_DOWN = np.diag([1.0, -1.0, -1.0])
-_OPEN_SHARE = 0.05  # of its stroke, within which a gripper is where it opens to
+_OPEN_SHARE = 0.05  # of its stroke by which a gripper may be closed that holds nothing
 _DIRECTIONS = {'left': (-1.0, 0.0), 'right': (1.0, 0.0), 'up': (0.0, -1.0), 'down': (0.0, 1.0)}
 
 
@@ -74,8 +74,8 @@ class SkillPlanner:
         """
         robot = self.cell.robot
         position = np.array([joint_positions[joint_names.index(name)] for name in robot.joints], dtype=np.float64)
-        fingers, stroke = position[len(robot.arm_joints):], abs(robot.gripper_open - robot.gripper_closed)
-        if np.abs(fingers - robot.gripper_open).max() > _OPEN_SHARE * stroke:
+        fingers = position[len(robot.arm_joints):]
+        if ((robot.gripper_open - fingers) / (robot.gripper_open - robot.gripper_closed)).max() > _OPEN_SHARE:
             fingers[:] = robot.gripper_closed
         return Trajectory(robot.joints, np.array([1_000_000]),
                           np.clip(position, self.kinematics.lower, self.kinematics.upper)[None],

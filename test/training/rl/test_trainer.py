@@ -132,6 +132,14 @@ def test_rewards_of_an_order_that_no_value_is_learned_in_are_told(earned, told):
     assert [told in line for line in said] == ([True] if told else [])
 
 
+def test_a_run_too_short_to_have_a_best_checkpoint_says_so(flags, tmp_path, capsys):
+    command = [*flags, '--eval-episodes', '0', '--decisions', '5', '--runs-dir', str(tmp_path), '--select']
+    assert main([*command, 'best', '--run-name', 'best']) == 0
+    assert 'fewer than best_window (5) updates' in capsys.readouterr().out
+    assert main([*command, 'last', '--run-name', 'last']) == 0
+    assert 'best_window' not in capsys.readouterr().out
+
+
 def test_a_run_without_chain_of_thought_writes_none_and_its_checkpoint_remembers(flags, tmp_path, capsys):
     assert main([*flags, '--no-cot', '--collapse-alarm', '0', '--guard-coef', '1', '--eval-episodes', '0',
                  '--decisions', '5', '--runs-dir', str(tmp_path), '--run-name', 'mute']) == 0

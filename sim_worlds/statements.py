@@ -24,7 +24,7 @@ _SEPARATOR = re.compile(r'\s*,\s*')
 _CELL = '([0-9]{2}) ([0-9]{2})'
 _AT = re.compile(f'(.+) at {_CELL}')
 _OVER = re.compile(r'(.+) over ((?:-?[0-9]+\.[0-9] ?){8})')
-_ACTION = re.compile(f'so (?:done|(?:pick|place|stack) {_CELL}|push {_CELL} (?:left|right|up|down))')
+_MOTION = re.compile(f'(?:pick|place|stack) {_CELL}|push {_CELL} (?:left|right|up|down)')
 _TABLE = 'table'
 
 Cell = tuple[int, int]
@@ -82,7 +82,7 @@ def judge(thought: str, scene: str) -> list[bool]:
     verdicts = []
     for part in statements:
         if part.startswith('so '):
-            verdicts.append(len(statements) > 1 and _follows(part, stated, items, table))
+            verdicts.append(len(statements) > 1 and _follows(part.removeprefix('so '), stated, items, table))
         elif place := _place(part):
             verdicts.append(any(place.name == true.name and _is_at(place.cell, true)
                                 and not (true.region is not None and _taken(place.cell, left)) for true in items))
@@ -119,26 +119,27 @@ def _place(statement: str) -> Place | None:
     return Place(match[1], (int(match[2]), int(match[3]))) if match else None
 
 
-def _follows(conclusion: str, stated: list[Place], items: list[Place], table: Place | None) -> bool:
-    match = _ACTION.fullmatch(conclusion)
-    if match is None:
-        return False  # whatever it says, it is no action
-    numbers = [int(number) for number in match.groups() if number is not None]
-    if not numbers:
-        return True  # done
-    cell = numbers[0], numbers[1]
+def _aim(action: str) -> Cell | None:
+    """The cell at which an action is aimed; None where it moves nothing, or is no action."""
+    match = _MOTION.fullmatch(action)
+    return (int(match[1] or match[3]), int(match[2] or match[4])) if match else None
+
+
+def _follows(action: str, stated: list[Place], items: list[Place], table: Place | None) -> bool:
+    cell = _aim(action)
+    if cell is None:
+        return action == 'done'  # whatever else it says, it is no action
     if any(_near(cell, place.cell) for place in stated):
         return True
-    return conclusion.startswith('so place ') and (table is None or _is_at(cell, table)) and not any(
+    return action.startswith('place ') and (table is None or _is_at(cell, table)) and not any(
         _near(cell, item.cell, CLEARANCE) if item.region is None else _beyond(cell, item.region) <= TOLERANCE
         for item in items)
 
 
 def _not_picked(items: list[Place], action: str) -> list[Place]:
     """What stays where it is in an action: all but one of what it picks up."""
-    skill, _, cell = action.partition(' ')
-    at = _place(f'it at {cell}') if skill == 'pick' else None
-    picked = next((item for item in items if item.region is None and at and _near(at.cell, item.cell)), None)
+    cell = _aim(action) if action.startswith('pick ') else None
+    picked = next((item for item in items if item.region is None and cell and _near(cell, item.cell)), None)
     return [item for item in items if item is not picked]
 
 

@@ -83,20 +83,23 @@ class CellCommander:
         if not decision.legal:
             match = self._search.search(decision.text) if self._search else None
             if match is None:
-                return Command(self.agent.hold(observation), 'illegal', 'the output holds no legal action')
+                return self._rejected(observation, 'illegal', 'the output holds no legal action')
             action = match[0]
         try:
             trajectory = self.agent.plan(action, observation)
         except ActionError as error:
-            return Command(self.agent.hold(observation), 'illegal', str(error))
+            return self._rejected(observation, 'illegal', str(error))
         except MotionError as error:
-            return Command(self.agent.hold(observation), 'unplannable', str(error))
+            return self._rejected(observation, 'unplannable', str(error))
         if trajectory is None:
             return Command(None)
         verdict = self.rules.judge(trajectory, observation)
         if verdict.rejection is not None:
-            return Command(self.agent.hold(observation), 'refused', verdict.rejection.message)
+            return self._rejected(observation, 'refused', verdict.rejection.message)
         return Command(verdict.trajectory)
+
+    def _rejected(self, observation: Observation, rejection: str, detail: str) -> Command:
+        return Command(self.agent.hold(observation), rejection, detail)
 
     def marker(self, action: str) -> tuple[float, float] | None:
         """See Commander."""

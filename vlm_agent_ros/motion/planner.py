@@ -51,7 +51,7 @@ class SkillPlanner:
         if isinstance(command, Done):
             return None
         robot = self.cell.robot
-        measured = np.array([joint_positions[joint_names.index(name)] for name in robot.joints], dtype=np.float64)
+        measured = self._measured(joint_names, joint_positions)
         arm, gripper = measured[:len(robot.arm_joints)], float(measured[len(robot.arm_joints)])
         if isinstance(command, Pick):
             waypoints = self._pick(command)
@@ -73,13 +73,17 @@ class SkillPlanner:
         What is held stays squeezed, and a gripper that is where it opens to stays open.
         """
         robot = self.cell.robot
-        position = np.array([joint_positions[joint_names.index(name)] for name in robot.joints], dtype=np.float64)
+        position = self._measured(joint_names, joint_positions)
         fingers = position[len(robot.arm_joints):]
         if ((robot.gripper_open - fingers) / (robot.gripper_open - robot.gripper_closed)).max() > _OPEN_SHARE:
             fingers[:] = robot.gripper_closed
         return Trajectory(robot.joints, np.array([1_000_000]),
                           np.clip(position, self.kinematics.lower, self.kinematics.upper)[None],
                           np.zeros((1, len(position))))
+
+    def _measured(self, joint_names: tuple[str, ...], joint_positions: np.ndarray) -> np.ndarray:
+        """(joints,) float64 in the order of ``cell.robot.joints``; a copy."""
+        return np.array([joint_positions[joint_names.index(name)] for name in self.cell.robot.joints], dtype=np.float64)
 
     def _pick(self, command: Pick) -> list[_Waypoint]:
         motion, robot = self.cell.motion, self.cell.robot

@@ -121,7 +121,7 @@ class Ledger:
         Raises:
             RolledBack: It was, and is not named.
         """
-        for digest, condemned in list(self._record.condemned.items()):
+        for digest, condemned in self._record.condemned.items():
             if release.is_known_as(digest) and (len(readmitted) < SHORT or not digest.startswith(readmitted)):
                 raise RolledBack(f'{release.model} was rolled back on {condemned.when} ({condemned.reason}): choose '
                                  f'another, or decide that it may try again by the parameter readmit:={digest[:SHORT]}')

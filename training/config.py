@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -229,6 +230,31 @@ class TrainConfig(LearningConfig, EnvironmentConfig):
     def temperature_at(self, decisions: int) -> float:
         """Sampling temperature of an update that starts after so many decisions."""
         return self.temperature + (self.temperature_final - self.temperature) * self.progress(decisions)
+
+
+_READ_IF_ON = {'guard_scope': 'guard_coef', 'guard_anneal': 'guard_coef', 'guard_replay': 'guard_coef',
+               'guard_memory': 'guard_replay', 'max_importance': 'max_staleness', 'worker_gpus': 'workers',
+               'thought_weight': 'cot', 'collapse_alarm': 'cot'}
+_READ_BY = {'token_gamma': ('turn_ppo',), 'token_gae_lambda': ('turn_ppo',), 'step_weight': ('gigpo',),
+            'baseline': ('ppo',), 'gae_lambda': ('ppo', 'turn_ppo'), 'normalise_advantages': ('ppo', 'turn_ppo'),
+            'gamma': ('ppo', 'turn_ppo', 'gigpo'), 'anchor': ('ppo', 'gigpo'),
+            'ratio_level': ('ppo', 'grpo', 'gigpo')}
+
+
+def unread(config: TrainConfig, given: Iterable[str]) -> list[str]:
+    """What somebody has set and nothing reads, a sentence each.
+
+    Args:
+        config: The run.
+        given: Names of the fields that were asked for; those that have their default are left out.
+    """
+    asked = [name for name in given if name in {**_READ_IF_ON, **_READ_BY}
+             and getattr(config, name) != getattr(TrainConfig, name)]
+    off = [f'{name} has no effect while {_READ_IF_ON[name]} is off' for name in asked
+           if name in _READ_IF_ON and not getattr(config, _READ_IF_ON[name])]
+    other = [f'{name} has no effect with algorithm {config.algorithm}: it is for {", ".join(_READ_BY[name])}'
+             for name in asked if config.algorithm not in _READ_BY.get(name, (config.algorithm,))]
+    return off + other
 
 
 C = TypeVar('C', bound=TrainConfig)

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from training.cli import config_overrides, main, parse_arguments, without_ros_arguments
-from training.config import TrainConfig, as_mapping, load_train_config
+from training.config import TrainConfig, as_mapping, load_train_config, unread
 from training.rl.train import configuration
 from vlm_agent_ros.config import parse
 from vlm_agent_ros.errors import UserError
@@ -36,6 +36,16 @@ def test_flags_override_the_file_and_the_file_overrides_the_defaults(tmp_path):
     path = yaml_file(tmp_path, clip=0.25, epochs=7)
     config = load_train_config(path, {'epochs': 2, 'attach': ['a'], 'worlds': 1})
     assert (config.clip, config.epochs, config.attach, config.gamma) == (0.25, 2, ('a',), TrainConfig().gamma)
+
+
+def test_an_option_that_the_others_leave_without_effect_is_told():
+    def told(**given):
+        return unread(load_train_config('ppo', given), given)
+    assert told(guard_coef=0.0, guard_replay=3.0) == ['guard_replay has no effect while guard_coef is off']
+    assert told(step_weight=2.0) == ['step_weight has no effect with algorithm ppo: it is for gigpo']
+    assert told(algorithm='turn_ppo', baseline='group', group_size=4, token_gamma=0.9) == [
+        'baseline has no effect with algorithm turn_ppo: it is for ppo']
+    assert told(guard_coef=0.0, guard_replay=0.0, gae_lambda=0.5, thought_weight=0.2) == []
 
 
 def test_a_list_that_holds_what_begins_like_an_option_is_given_as_json():

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlm_agent_ros.errors import UserError
 
-from ..config import TrainConfig, load_train_config
+from ..config import TrainConfig, load_train_config, unread
 
 if TYPE_CHECKING:  # these bring PyTorch and the simulator with them
     from vlm_agent_ros.policy.policy import Policy
@@ -52,8 +52,12 @@ def run(args: argparse.Namespace) -> None:
         return
     if args.cell is not None:
         raise UserError('--cell belongs to --from-cell: a world file names its cell, give --world')
+    from ..cli import config_overrides
+
     started = time.perf_counter()
     config, resume = configuration(args)
+    for words in unread(config, config_overrides(args)):
+        print(f'warning: {words}', flush=True)
     path = _run_path(config, resume, hasattr(args, 'run_name'))
 
     environment = environment_of(config)

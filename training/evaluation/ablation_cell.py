@@ -106,7 +106,9 @@ def _evaluate_arguments(folder: Path, evaluation: FinalEvaluation) -> list[str]:
     splits = ['--split', *evaluation.splits] if any(evaluation.splits) else []
     where = ['--task', *evaluation.tasks, '--world', *evaluation.worlds, *splits, '--transport', config.transport]
     if config.env == 'gymnasium':
-        where = ['--env', 'gymnasium', '--env-id', config.env_id, '--import', config.import_, '--prompt', config.prompt,
+        # Without one it is the model's own, which an empty --prompt would replace by the general one.
+        prompt = [f'--prompt={config.prompt}'] if config.prompt else []
+        where = ['--env', 'gymnasium', '--env-id', config.env_id, '--import', config.import_, *prompt,
                  '--actions', json.dumps(config.actions)]
     return ['evaluate', '--checkpoint', str(checkpoint), *where,
             '--episodes', str(evaluation.episodes), '--temperature', str(config.eval_temperature),

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from training.cli import main
-from training.evaluation.ablation_cell import train_arguments
+from training.cli import main, parse_arguments
+from training.config import as_mapping
+from training.evaluation.ablation_cell import _evaluate_arguments, train_arguments
 from training.evaluation.ablation_grid import load_ablation
 from training.evaluation.ablation_page import render_ablation, render_markdown
 from training.evaluation.ablation_results import band, decisions_to, trailing_mean
@@ -96,6 +97,14 @@ def test_the_shipped_grids_are_valid(tmp_path, monkeypatch):
     ({'grid': {'clip': [0.1]}, 'evaluate': {'splits': ['hidden']}}, 'grid.yaml: evaluate.splits: no split named'),
     ({'grid': {'clip': [0.1]}, 'evaluate': {'tasks': ['pick', 'pick']}}, 'evaluate.tasks names one of them twice'),
     ({'grid': {'clip': [0.1]}, 'evaluate': {'splits': ['unseen-cell']}}, 'are trained in'),
+    ({'grid': {'world': ['panda_table', 'shifted']}, 'base': {'transport': 'in-process', 'world': 'panda_table'},
+      'evaluate': {'splits': ['unseen-cell'], 'worlds': ['shifted']}}, 'are trained in shifted'),
+    ({'grid': {'clip': [0.1]}, 'base': {'transport': 'in-process', 'world': 'shifted', 'own_world': 'panda_table'},
+      'evaluate': {'splits': ['unseen-cell'], 'worlds': ['panda_table']}}, 'are trained in panda_table'),
+    ({'grid': {'clip': [0.1]}, 'evaluate': {'splits': ['', 'seen']}}, 'evaluate.splits names no split'),
+    ({'grid': {'env_id': ['vlm_agent_ros/NumberLine-v0', 'vlm_agent_ros/TwoCards-v0']}, 'base': {
+        'env': 'gymnasium', 'env_id': 'vlm_agent_ros/NumberLine-v0', 'import': 'sim_worlds.games',
+        'actions': ['+', '-']}}, 'env_id cannot be varied'),
 ])
 def test_a_bad_grid_is_refused_in_one_sentence_before_anything_starts(content, said, tmp_path, capsys):
     path = write_grid(tmp_path, **content)
@@ -103,6 +112,30 @@ def test_a_bad_grid_is_refused_in_one_sentence_before_anything_starts(content, s
     captured = capsys.readouterr()
     assert said in captured.err and captured.err.count('\n') == 1 and captured.out == ''
     assert list(tmp_path.iterdir()) == [tmp_path / 'grid.yaml']
+
+
+@pytest.mark.parametrize(('name', 'said'), [('out.md', 'out.md must end in .json'), ('', 'is a directory'),
+                                            ('grid.yaml/out.json', 'cannot be written')])
+def test_a_place_for_the_result_that_will_not_do_is_refused_before_anything_starts(name, said, tmp_path, capsys):
+    """Beside out.md the table would be out.md as well."""
+    path, runs = write_grid(tmp_path, grid={'clip': [0.1]}), tmp_path / 'runs'
+    (tmp_path / 'folder.json').mkdir()
+    out = tmp_path / (name or 'folder.json')
+    assert main(['ablate', path, '--runs-dir', str(runs), '--out', str(out)]) == 2
+    assert said in capsys.readouterr().err.splitlines()[-1] and not runs.exists()
+
+
+def test_the_prompt_of_a_model_that_tells_its_own_holds_for_the_evaluation_as_well(tmp_path):
+    base = {'env': 'gymnasium', 'env_id': 'vlm_agent_ros/NumberLine-v0', 'import': 'sim_worlds.games',
+            'actions': ['+', '-'], 'guard_coef': 0.0}
+    for prompt, given in (('', None), ('--- {task}', '--- {task}')):
+        path = write_grid(tmp_path, base={**base, 'prompt': prompt}, grid={'clip': [0.1]})
+        ablation = load_ablation(path, str(tmp_path / repr(given)))
+        cell, = (cell for cell in ablation.cells if cell.config.seed == 0)
+        cell.folder.mkdir(parents=True)
+        (cell.folder / 'training.yaml').write_text(yaml.safe_dump(as_mapping(cell.config)))
+        args = parse_arguments(_evaluate_arguments(cell.folder, ablation.evaluate))
+        assert getattr(args, 'prompt', None) == given
 
 
 def test_a_run_begins_once_and_goes_on_from_then_on(tmp_path):

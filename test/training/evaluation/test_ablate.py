@@ -13,10 +13,10 @@ import yaml
 
 from training.cli import main, parse_arguments
 from training.config import as_mapping
-from training.evaluation.ablation_cell import _evaluate_arguments, train_arguments
+from training.evaluation.ablation_cell import _evaluate_arguments, is_evaluated, train_arguments
 from training.evaluation.ablation_grid import load_ablation
 from training.evaluation.ablation_page import render_ablation, render_markdown
-from training.evaluation.ablation_results import band, decisions_to, trailing_mean
+from training.evaluation.ablation_results import band, collect, decisions_to, trailing_mean
 
 ROOT = Path(__file__).resolve().parents[3]
 pytestmark = pytest.mark.timeout(600)  # several whole processes, on machines that do other things too
@@ -213,6 +213,25 @@ def test_an_ablation_in_a_gymnasium_environment_measures_as_it_trains(brief_mode
     measured = [json.loads(file.read_text()) for file in sorted(tmp_path.glob('runs/grid/*/seed0/evaluation.json'))]
     assert [(result['illegal_rule'], result['constrained']) for result in measured] == [
         ('auto', False), ('first_match', False)]
+
+
+def test_runs_that_were_measured_in_another_order_are_told_by_their_suite(small_grid, tmp_path):
+    """A grid whose tasks have changed places since is the same grid."""
+    content = {**yaml.safe_load(Path(small_grid).read_text()), 'seeds': [0]}
+    content['evaluate'] = {'tasks': ['place', 'pick'], 'episodes': 1}
+    ablation = load_ablation(write_grid(tmp_path, **content), str(tmp_path))
+    for cell, order in zip(ablation.cells, (('pick', 'place'), ('place', 'pick'))):
+        cell.folder.mkdir(parents=True)
+        (cell.folder / 'summary.json').write_text(json.dumps({
+            'decisions': 4, 'wall_s': 1.0, 'stopped': '', 'versions': {}, 'machine': {}}))
+        (cell.folder / 'evaluation.json').write_text(json.dumps({'temperature': 0.0, 'suites': [
+            {'task': task, 'world': 'panda_table', 'split': '', 'success': float(task == 'pick'), 'n': 1,
+             'ci95': [0.0, 1.0], 'lost_seeds': [], 'episodes': [
+                 {'seed': 500_000_000, 'success': task == 'pick', 'return': 0.0, 'turns': 1}]} for task in order]}))
+        assert is_evaluated(cell.folder, ablation.evaluate)
+    for variant in collect(ablation, {})['variants']:
+        for suites in (variant['suites'], variant['runs'][0]['suites']):
+            assert [suite['task'] for suite in suites] == ['place', 'pick']
 
 
 def test_a_run_that_fails_is_left_out_and_told(ablated, small_grid, tmp_path, capsys):

@@ -67,12 +67,16 @@ class DemonstrationDataset:
         """Read and check datasets as one; their episodes stay apart.
 
         Args:
-            paths: Folders of datasets, or single parquet files.
+            paths: Folders of datasets, or single parquet files; what is named twice is read once.
 
         Raises:
             UserError: One is missing, incomplete, damaged or does not fit the format or the others, or all are empty.
         """
-        sources = [_files(path) for path in paths]
+        sources, read = [], set[Path]()
+        for path in paths:
+            files = [file for file in _files(path) if file.resolve() not in read]  # a folder, and a file of it
+            read.update(file.resolve() for file in files)
+            sources.append(files)
         info, samples, templates = _inspect([file for files in sources for file in files])
         if not samples:
             raise UserError(f'{", ".join(map(str, paths))}: no decisions in it, record more episodes')

@@ -52,8 +52,12 @@ def _rows(files: Sequence[Path]) -> Iterator[dict[str, Any]]:
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     lines = [head, ['---'] * len(head), *rows]
-    return '\n'.join('| ' + ' | '.join(f'{cell:,}' if type(cell) is int else str(cell) for cell in line) + ' |'
-                     for line in lines)
+    return '\n'.join('| ' + ' | '.join(map(_cell, line)) + ' |' for line in lines)
+
+
+def _cell(value: Any) -> str:
+    # A prompt has several lines, and may hold what divides cells.
+    return f'{value:,}' if type(value) is int else '<br>'.join(str(value).replace('|', r'\|').splitlines())
 
 
 _CARD = """---

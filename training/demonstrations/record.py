@@ -85,6 +85,8 @@ def run(args: argparse.Namespace) -> None:
         print(record_from_cell(args.from_cell, args.out.expanduser(), args.cell,
                                getattr(args, 'model', 'tiny_vlm')))
         return
+    if args.cell:
+        raise UserError('--cell belongs to --from-cell: a world file names its cell, give --world')
     for name, low in (('scenes', 0), ('episodes', 0), ('workers', 1)):
         if getattr(args, name, low) < low:
             raise UserError(f'--{name} is {getattr(args, name)}, but must be at least {low}')

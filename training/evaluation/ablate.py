@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from vlm_agent_ros.errors import UserError
 
+from ..metrics import require_writable
 from .ablation_grid import Ablation, Cell, load_ablation
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f'--jobs is {args.jobs}, but must be at least 1')
     ablation = load_ablation(args.grid, args.runs_dir)
     out = args.out or Path('docs/results') / f'{ablation.name}.json'
+    if out.suffix != '.json':
+        raise UserError(f'{out} must end in .json, beside which table (.md) and page (.html) are written')
     _check(ablation, args.jobs)
     from .ablation_cell import is_evaluated, is_trained
 
@@ -53,6 +56,7 @@ def run(args: argparse.Namespace) -> None:
     _print_plan(ablation, waiting)
     if args.dry_run:
         return
+    require_writable(out)
     lost = _run_all(ablation, waiting, args.jobs)
     from .ablation_page import write_results
     from .ablation_results import collect

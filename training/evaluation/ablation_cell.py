@@ -11,6 +11,7 @@ import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 
@@ -21,6 +22,9 @@ from vlm_agent_ros.nodes.process import NodeProcess, end_with_parent
 from ..config import TrainConfig, as_mapping, load_train_config
 from ..metrics import write_atomically
 from .ablation_grid import Cell, FinalEvaluation
+
+if TYPE_CHECKING:
+    from .evaluate import Suite
 
 SETTINGS = 'training.yaml'
 SUMMARY = 'summary.json'
@@ -52,12 +56,17 @@ def is_trained(folder: Path) -> bool:
 
 def is_evaluated(folder: Path, evaluation: FinalEvaluation) -> bool:
     """Whether the final checkpoint has been measured on the episodes that are asked for."""
-    from .evaluate import make_plan
     from .evaluator import plan_of, read_evaluation
 
     path = folder / EVALUATION
-    plan = make_plan(evaluation.tasks, evaluation.worlds, evaluation.splits, evaluation.episodes)
-    return path.exists() and plan_of(read_evaluation(path)) == plan
+    return path.exists() and plan_of(read_evaluation(path)) == plan_of_grid(evaluation)
+
+
+def plan_of_grid(evaluation: FinalEvaluation) -> dict[Suite, list[int]]:
+    """The held-out seeds of every suite, in the order of the grid file."""
+    from .evaluate import make_plan
+
+    return make_plan(evaluation.tasks, evaluation.worlds, evaluation.splits, evaluation.episodes)
 
 
 def start(cell: Cell, evaluation: FinalEvaluation) -> NodeProcess:
@@ -106,7 +115,9 @@ def _evaluate_arguments(folder: Path, evaluation: FinalEvaluation) -> list[str]:
     splits = ['--split', *evaluation.splits] if any(evaluation.splits) else []
     where = ['--task', *evaluation.tasks, '--world', *evaluation.worlds, *splits, '--transport', config.transport]
     if config.env == 'gymnasium':
-        where = ['--env', 'gymnasium', '--env-id', config.env_id, '--import', config.import_, '--prompt', config.prompt,
+        # Without one it is the model's own, which an empty --prompt would replace by the general one.
+        prompt = [f'--prompt={config.prompt}'] if config.prompt else []
+        where = ['--env', 'gymnasium', '--env-id', config.env_id, '--import', config.import_, *prompt,
                  '--actions', json.dumps(config.actions)]
     return ['evaluate', '--checkpoint', str(checkpoint), *where,
             '--episodes', str(evaluation.episodes), '--temperature', str(config.eval_temperature),

@@ -105,6 +105,9 @@ def load_ablation(name: str, runs_dir: str) -> Ablation:
             owned = {'runs_dir': runs_dir, 'run_name': f'{path.stem}/{variant}/seed{seed}', 'seed': seed,
                      'eval_episodes': 0, **({'attach': []} if plain.env == 'cell' else {})}
             cells.append(Cell(variant, merge(TrainConfig, base, {**fields, **owned}, f'{path}: {variant}')))
+    if len({(cell.config.env, cell.config.env_id) for cell in cells} | {(plain.env, plain.env_id)}) > 1:
+        raise UserError(f'{path}: env and env_id cannot be varied, because all runs are measured on the same episodes: '
+                        'make an ablation of each environment')
     task, world = plain.scene
     asked = grid.evaluate
     if plain.env == 'gymnasium' and (asked.tasks or asked.worlds or asked.splits):
@@ -116,13 +119,16 @@ def load_ablation(name: str, runs_dir: str) -> Ablation:
         if len(set(named)) < len(named):
             raise UserError(f'{path}: evaluate.{key} names one of them twice: leave it out')
     for split in asked.splits:
+        if not split:
+            raise UserError(f'{path}: evaluate.splits names no split in one place: write seen, or leave it out')
         try:
             check_split(split)
         except UserError as error:
             raise UserError(f'{path}: evaluate.splits: {error}') from error
-    if 'unseen-cell' in asked.splits and plain.world in evaluate.worlds:
-        raise UserError(f'{path}: evaluate.splits names unseen-cell, but the runs are trained in {plain.world}, which '
-                        'evaluate.worlds then may not be: name another world there')
+    seen = {world for cell in cells for world in (cell.config.world, cell.config.own_world)}
+    if 'unseen-cell' in asked.splits and (both := [world for world in evaluate.worlds if world in seen]):
+        raise UserError(f'{path}: evaluate.splits names unseen-cell, but the runs are trained in {both[0]}, or their '
+                        'model was (own_world), which evaluate.worlds then may not be: name another world there')
     return Ablation(path.stem, variants, tuple(cells), evaluate, grid.target, content)
 
 

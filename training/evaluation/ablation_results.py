@@ -14,7 +14,7 @@ import numpy as np
 from vlm_agent_ros.errors import UserError
 
 from ..metrics import read_rows
-from .ablation_cell import EVALUATION, SUMMARY
+from .ablation_cell import EVALUATION, SUMMARY, plan_of_grid
 from .ablation_grid import Ablation, Cell
 from .evaluate import Suite
 from .evaluator import read_evaluation, suite_of
@@ -91,7 +91,7 @@ def collect(ablation: Ablation, lost: Mapping[Cell, str]) -> dict[str, Any]:
         raise UserError(f'every run of {ablation.name} was lost; the first one {next(iter(lost.values()))}')
     runs: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for cell in finished:
-        runs[cell.variant].append(_run(cell, ablation.target))
+        runs[cell.variant].append(_run(cell, ablation))
     machines = [run.pop('machine') for of_variant in runs.values() for run in of_variant]
     versions = [run.pop('versions') for of_variant in runs.values() for run in of_variant]
     return {
@@ -103,16 +103,19 @@ def collect(ablation: Ablation, lost: Mapping[Cell, str]) -> dict[str, Any]:
     }
 
 
-def _run(cell: Cell, target: float) -> dict[str, Any]:
+def _run(cell: Cell, ablation: Ablation) -> dict[str, Any]:
     """One finished run."""
     summary = json.loads((cell.folder / SUMMARY).read_text(encoding='utf-8'))
     rows = read_rows(cell.folder / 'metrics.jsonl')
     evaluation, window = read_evaluation(cell.folder / EVALUATION), cell.config.best_window
+    records, plan = {suite_of(record): record for record in evaluation['suites']}, plan_of_grid(ablation.evaluate)
     return {
         'seed': cell.config.seed, 'decisions': summary['decisions'], 'wall_s': summary['wall_s'],
-        'stopped': summary['stopped'], 'window': window, 'decisions_to_target': decisions_to(rows, target, window),
-        'suites': [{key: value for key, value in record.items() if key not in ('episodes', 'lost_seeds')}
-                   for record in evaluation['suites']],
+        'stopped': summary['stopped'], 'window': window,
+        'decisions_to_target': decisions_to(rows, ablation.target, window),
+        # They may have been measured in another order.
+        'suites': [{key: value for key, value in records[suite].items() if key not in ('episodes', 'lost_seeds')}
+                   for suite in plan],
         'curves': {key: trailing_mean(rows, key, window) for key in CURVES},
         'versions': summary['versions'], 'machine': summary['machine'],
     }

@@ -60,7 +60,12 @@ def run(args: argparse.Namespace) -> None:
     if results:
         _refuse_stated_plan(args, bool(models))
         check_paired([(labels[label], plan_of(result)) for label, result in results.items()])
+        for label in models:
+            if (path := folder / f'{label}.json').resolve() in {Path(labels[r]).resolve() for r in results}:
+                raise UserError(f'{path} would be overwritten by the result of {labels[label]}: choose another --out')
     plan = plan_of(next(iter(results.values()))) if results else plan_from(args)
+    if results and models:
+        _check_environment(plan, args)
     worlds = [(labels[label], worlds_of(result)) for label, result in results.items()]
     environment = environment_of(plan, args) if models else None
     if environment is not None:
@@ -80,12 +85,32 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _refuse_stated_plan(args: argparse.Namespace, models: bool) -> None:
-    if args.temperature and not models:
-        raise UserError('--temperature was given, but nothing is played: leave it out, or name a model')
     for name in ('task', 'world', 'split', 'episodes'):
         if getattr(args, name) is not None:
             raise UserError(f'--{name} was given together with a result: its tasks, worlds and seeds are those of the '
                             f'comparison, so leave --{name} out')
+    if models:
+        return
+    from ..cli import parse_arguments
+
+    unsaid = vars(parse_arguments(['compare', *args.sources]))
+    for name, value in vars(args).items():
+        if name != 'out' and value != unsaid.get(name):
+            flag = '--' + name.replace('_', '-')
+            raise UserError(f'{flag} was given, but nothing is played: leave it out, or name a model')
+
+
+def _check_environment(plan: dict[Suite, list[int]], args: argparse.Namespace) -> None:
+    """Refuse to play in another environment than that of the results, whose suites it would be told under."""
+    env_id = getattr(args, 'env_id', None) if getattr(args, 'env', 'cell') == 'gymnasium' else None
+    for suite in plan:
+        own = suite.task if suite.world == 'gymnasium' else None
+        if env_id is not None and env_id != own:
+            raise UserError(f'--env-id {env_id} is not what the result is of, {suite}: evaluate all models in one '
+                            'environment')
+        if env_id is None and own is not None:
+            raise UserError(f'the result is of {suite}, but a model is to be played too: add --env gymnasium --env-id '
+                            f'{own} with its --import and --actions')
 
 
 def _evaluate(models: dict[str, str], plan: dict[Suite, list[int]], environment: Environment,

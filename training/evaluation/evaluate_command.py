@@ -63,6 +63,8 @@ def check_options(args: argparse.Namespace) -> None:
             raise UserError(f'{flag} is {value}, but must be at least 1')
     if not 0.0 <= args.temperature <= 5.0:
         raise UserError(f'--temperature is {args.temperature}, but must be between 0 and 5')
+    if args.attach and args.transport == 'in-process':
+        raise UserError('--attach names running ROS worlds, but --transport is in-process: leave one of them out')
     check_illegal_rule(args.illegal_rule, getattr(args, 'env', 'cell'))
 
 

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from vlm_agent_ros.checkpoint import is_checkpoint, load_policy, open_checkpoint
+from vlm_agent_ros.config import find_config
 from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.policy.config import tells_prompt
 
@@ -122,9 +123,18 @@ def _check_cell_is_unseen(source: str, plan: Iterable[Suite]) -> None:
         config = bundle.document('train_config') if 'train_config.json' in bundle.files else {}
         trained |= {config.get('world'), config.get('own_world')}
         model = config.get('model', '')
-    seen = next((world for world in worlds if world in trained), None)
+    places = {_place(world) for world in trained if world}
+    seen = next((world for world in worlds if _place(world) in places), None)
     if seen is not None:
         raise UserError(f'{source} was trained in {seen}, which is no unseen cell to it: name another --world')
+
+
+def _place(world: str) -> str:
+    """A world file by its place, as both its name and a path give it; the name where it is not on this machine."""
+    try:
+        return str(find_config('worlds', world).resolve())
+    except UserError:
+        return world
 
 
 def read_evaluation(path: Path) -> dict[str, Any]:

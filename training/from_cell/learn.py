@@ -52,7 +52,7 @@ def learn_from_cell(logs: Sequence[Path], config: CellTrainConfig, world: str) -
     path = new_run_path(config.runs_dir, config.run_name or time.strftime('from-cell-%Y%m%d-%H%M%S'))
     with contextlib.ExitStack() as opened:
         measurement = None
-        if world:
+        if world and config.eval_episodes:
             measurement = opened.enter_context(contextlib.closing(Measurement(config, world, path / 'logs')))
         return _learn(logs, config, cell, path, measurement, started)
 
@@ -93,6 +93,7 @@ def newest_corrections(episodes: Sequence[LoggedEpisode], share: float) -> dict[
     A random share would hold the images of a moment later than those that were learned from.
     """
     corrected = [(place, d) for e in episodes for place, d in e.placed() if said(d)]
+    corrected.sort(key=lambda placed: placed[1].time_ns)  # logs may be named in any order
     count = round(share * len(corrected)) if len(corrected) >= _FEWEST else 0
     return dict(corrected[len(corrected) - count:])
 

@@ -60,9 +60,9 @@ def _hero(decision: Mapping[str, Any]) -> str:
     alpha = decision['difference']['alpha']
     return (f'<p class="hero">{said} <small>after {decision["episodes"]} episodes{lost}</small></p>'
             f'<p>Difference in success, B less A: between {100 * low:+.1f} and {100 * high:+.1f} points, with '
-            f'{1 - alpha:.0%} confidence at every look. Evidence against equal success: '
-            f'{decision["difference"]["e_value"]:.3g}; {1 / alpha:.3g} and more would be chance in {alpha:.0%} of '
-            'pilots at most.</p>')
+            f'{100 * (1 - alpha):.10g}% confidence at every look. Evidence against equal success: '
+            f'{decision["difference"]["e_value"]:.3g}; {1 / alpha:.3g} and more would be chance in '
+            f'{100 * alpha:.10g}% of pilots at most.</p>')
 
 
 def _sequence(decision: Mapping[str, Any]) -> str:

@@ -260,6 +260,21 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path, other, message):
     assert (tmp_path / other).read_text() == 'mine' and not (tmp_path / '.recording').exists()
 
 
+def test_what_is_named_twice_is_read_once(tmp_path, monkeypatch):
+    """An episode that is there twice would be trained on and held out."""
+    folder = write(tmp_path / 'd', rows(4), rows(2))
+    monkeypatch.chdir(tmp_path)
+    shard = next(folder.glob('data/*.parquet'))
+    dataset = DemonstrationDataset.load([folder, Path('d'), shard])
+    assert len(dataset) == 6 and len(np.unique(dataset.episodes)) == 2
+
+
+def test_the_card_stays_a_table_whatever_the_settings_say(tmp_path):
+    info = DatasetInfo(recording={'prompt': 'left | right?\nAnswer: {task}'})
+    card = (write(tmp_path, rows(2), info=info) / 'README.md').read_text()
+    assert r'| prompt | left \| right?<br>Answer: {task} |' in card.splitlines()
+
+
 def test_the_card_counts_tasks_splits_outcomes_and_rare_events(tmp_path):
     outcome = Outcome(0.5, True, False, True, 0, 1, 7, {'cost': 1.0})
     won = rows(4, task='place', split='seen', outcome=outcome, episode_outcome=EpisodeOutcome(True, 1.0, 2))

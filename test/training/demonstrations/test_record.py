@@ -121,6 +121,12 @@ def test_numbers_that_no_recording_may_have_are_refused_before_anything_is_writt
     assert said in error and error.count('\n') == 1 and not (tmp_path / 'd').exists()
 
 
+def test_the_cell_of_a_log_is_refused_where_no_log_is_named(tmp_path, capsys):
+    out = tmp_path / 'out'
+    assert main(['record', '--cell', 'my_cell.yaml', '--out', str(out), *OPTIONS]) == 2
+    assert '--cell belongs to --from-cell' in capsys.readouterr().err and not out.exists()
+
+
 def test_every_task_is_recorded_with_its_mistakes(tmp_path):
     count = len(TASKS)
     assert main(['record', '--tasks', *TASKS, '--scenes', str(count), '--episodes', str(count), '--mistakes', '0.6',

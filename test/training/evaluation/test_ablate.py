@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from training.cli import main
-from training.evaluation.ablation_cell import train_arguments
+from training.cli import main, parse_arguments
+from training.config import as_mapping
+from training.evaluation.ablation_cell import _evaluate_arguments, is_evaluated, train_arguments
 from training.evaluation.ablation_grid import load_ablation
 from training.evaluation.ablation_page import render_ablation, render_markdown
-from training.evaluation.ablation_results import band, decisions_to, trailing_mean
+from training.evaluation.ablation_results import band, collect, decisions_to, trailing_mean
 
 ROOT = Path(__file__).resolve().parents[3]
 pytestmark = pytest.mark.timeout(600)  # several whole processes, on machines that do other things too
@@ -96,6 +97,14 @@ def test_the_shipped_grids_are_valid(tmp_path, monkeypatch):
     ({'grid': {'clip': [0.1]}, 'evaluate': {'splits': ['hidden']}}, 'grid.yaml: evaluate.splits: no split named'),
     ({'grid': {'clip': [0.1]}, 'evaluate': {'tasks': ['pick', 'pick']}}, 'evaluate.tasks names one of them twice'),
     ({'grid': {'clip': [0.1]}, 'evaluate': {'splits': ['unseen-cell']}}, 'are trained in'),
+    ({'grid': {'world': ['panda_table', 'shifted']}, 'base': {'transport': 'in-process', 'world': 'panda_table'},
+      'evaluate': {'splits': ['unseen-cell'], 'worlds': ['shifted']}}, 'are trained in shifted'),
+    ({'grid': {'clip': [0.1]}, 'base': {'transport': 'in-process', 'world': 'shifted', 'own_world': 'panda_table'},
+      'evaluate': {'splits': ['unseen-cell'], 'worlds': ['panda_table']}}, 'are trained in panda_table'),
+    ({'grid': {'clip': [0.1]}, 'evaluate': {'splits': ['', 'seen']}}, 'evaluate.splits names no split'),
+    ({'grid': {'env_id': ['vlm_agent_ros/NumberLine-v0', 'vlm_agent_ros/TwoCards-v0']}, 'base': {
+        'env': 'gymnasium', 'env_id': 'vlm_agent_ros/NumberLine-v0', 'import': 'sim_worlds.games',
+        'actions': ['+', '-']}}, 'env_id cannot be varied'),
 ])
 def test_a_bad_grid_is_refused_in_one_sentence_before_anything_starts(content, said, tmp_path, capsys):
     path = write_grid(tmp_path, **content)
@@ -103,6 +112,30 @@ def test_a_bad_grid_is_refused_in_one_sentence_before_anything_starts(content, s
     captured = capsys.readouterr()
     assert said in captured.err and captured.err.count('\n') == 1 and captured.out == ''
     assert list(tmp_path.iterdir()) == [tmp_path / 'grid.yaml']
+
+
+@pytest.mark.parametrize(('name', 'said'), [('out.md', 'out.md must end in .json'), ('', 'is a directory'),
+                                            ('grid.yaml/out.json', 'cannot be written')])
+def test_a_place_for_the_result_that_will_not_do_is_refused_before_anything_starts(name, said, tmp_path, capsys):
+    """Beside out.md the table would be out.md as well."""
+    path, runs = write_grid(tmp_path, grid={'clip': [0.1]}), tmp_path / 'runs'
+    (tmp_path / 'folder.json').mkdir()
+    out = tmp_path / (name or 'folder.json')
+    assert main(['ablate', path, '--runs-dir', str(runs), '--out', str(out)]) == 2
+    assert said in capsys.readouterr().err.splitlines()[-1] and not runs.exists()
+
+
+def test_the_prompt_of_a_model_that_tells_its_own_holds_for_the_evaluation_as_well(tmp_path):
+    base = {'env': 'gymnasium', 'env_id': 'vlm_agent_ros/NumberLine-v0', 'import': 'sim_worlds.games',
+            'actions': ['+', '-'], 'guard_coef': 0.0}
+    for prompt, given in (('', None), ('--- {task}', '--- {task}')):
+        path = write_grid(tmp_path, base={**base, 'prompt': prompt}, grid={'clip': [0.1]})
+        ablation = load_ablation(path, str(tmp_path / repr(given)))
+        cell, = (cell for cell in ablation.cells if cell.config.seed == 0)
+        cell.folder.mkdir(parents=True)
+        (cell.folder / 'training.yaml').write_text(yaml.safe_dump(as_mapping(cell.config)))
+        args = parse_arguments(_evaluate_arguments(cell.folder, ablation.evaluate))
+        assert getattr(args, 'prompt', None) == given
 
 
 def test_a_run_begins_once_and_goes_on_from_then_on(tmp_path):
@@ -180,6 +213,25 @@ def test_an_ablation_in_a_gymnasium_environment_measures_as_it_trains(brief_mode
     measured = [json.loads(file.read_text()) for file in sorted(tmp_path.glob('runs/grid/*/seed0/evaluation.json'))]
     assert [(result['illegal_rule'], result['constrained']) for result in measured] == [
         ('auto', False), ('first_match', False)]
+
+
+def test_runs_that_were_measured_in_another_order_are_told_by_their_suite(small_grid, tmp_path):
+    """A grid whose tasks have changed places since is the same grid."""
+    content = {**yaml.safe_load(Path(small_grid).read_text()), 'seeds': [0]}
+    content['evaluate'] = {'tasks': ['place', 'pick'], 'episodes': 1}
+    ablation = load_ablation(write_grid(tmp_path, **content), str(tmp_path))
+    for cell, order in zip(ablation.cells, (('pick', 'place'), ('place', 'pick'))):
+        cell.folder.mkdir(parents=True)
+        (cell.folder / 'summary.json').write_text(json.dumps({
+            'decisions': 4, 'wall_s': 1.0, 'stopped': '', 'versions': {}, 'machine': {}}))
+        (cell.folder / 'evaluation.json').write_text(json.dumps({'temperature': 0.0, 'suites': [
+            {'task': task, 'world': 'panda_table', 'split': '', 'success': float(task == 'pick'), 'n': 1,
+             'ci95': [0.0, 1.0], 'lost_seeds': [], 'episodes': [
+                 {'seed': 500_000_000, 'success': task == 'pick', 'return': 0.0, 'turns': 1}]} for task in order]}))
+        assert is_evaluated(cell.folder, ablation.evaluate)
+    for variant in collect(ablation, {})['variants']:
+        for suites in (variant['suites'], variant['runs'][0]['suites']):
+            assert [suite['task'] for suite in suites] == ['place', 'pick']
 
 
 def test_a_run_that_fails_is_left_out_and_told(ablated, small_grid, tmp_path, capsys):

@@ -115,10 +115,41 @@ def test_what_cannot_be_compared_ends_in_one_sentence(results, tmp_path, capsys)
         assert said in error and error.count('\n') == 1 and not out.exists()
 
 
+def test_a_model_is_not_played_in_another_environment_than_that_of_the_results(results, tmp_path, capsys):
+    line = ['--env', 'gymnasium', '--env-id', 'vlm_agent_ros/NumberLine-v0', '--import', 'sim_worlds.games',
+            '--actions', '+', '-']
+    cell, cards, game = evaluation([1, 0], world='panda_table'), evaluation([1]), evaluation([1])
+    cards['suites'][0] |= {'task': 'vlm_agent_ros/TwoCards-v0', 'world': 'gymnasium'}
+    game['suites'][0] |= {'task': 'vlm_agent_ros/NumberLine-v0', 'world': 'gymnasium'}
+    a, b, c = results(a=cell, b=cards, c=game)
+    for source, options, said in ((a, line, 'NumberLine-v0 is not what the result is of, place in panda_table'),
+                                  (b, line, 'NumberLine-v0 is not what the result is of, vlm_agent_ros/TwoCards-v0'),
+                                  (c, [], '--env gymnasium --env-id vlm_agent_ros/NumberLine-v0')):
+        assert main(['compare', source, 'tiny_vlm_actions', *options, '--out', str(tmp_path / 'out')]) == 2
+        error = capsys.readouterr().err
+        assert said in error and error.count('\n') == 1 and not (tmp_path / 'out').exists()
+
+
+def test_a_result_is_not_overwritten_by_that_of_another_model(results, tmp_path, capsys):
+    mine, = results(B=evaluation([1, 0], world='panda_table'))
+    before = (tmp_path / 'B.json').read_text()
+    assert main(['compare', mine, 'expert', '--out', str(tmp_path)]) == 2
+    assert 'B.json would be overwritten' in capsys.readouterr().err
+    assert (tmp_path / 'B.json').read_text() == before
+
+
+@pytest.mark.parametrize('option', [['--unconstrained'], ['--worlds', '3'], ['--env', 'cell'],
+                                    ['--illegal-rule', 'first_match'], ['--transport', 'in-process']])
+def test_options_of_playing_are_refused_where_nothing_is_played(results, tmp_path, capsys, option):
+    a, = results(a=evaluation([1, 0]))
+    assert main(['compare', a, a, *option, '--out', str(tmp_path / 'out')]) == 2
+    assert f'{option[0]} was given, but nothing is played' in capsys.readouterr().err
+
+
 def test_a_folder_that_cannot_be_written_to_is_told_before_anything_is_played(results, tmp_path, capsys):
     a, = results(a=evaluation([1, 0], world='panda_table'))
-    for sources in ([a, a], ['expert', a]):
-        assert main(['compare', *sources, '--transport', 'in-process', '--out', a]) == 2
+    for sources in ([a, a], ['expert', a, '--transport', 'in-process']):
+        assert main(['compare', *sources, '--out', a]) == 2
         error = capsys.readouterr().err
         assert f'{a}/compare.json cannot be written' in error and error.count('\n') == 1
 

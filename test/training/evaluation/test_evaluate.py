@@ -11,6 +11,7 @@ from training.evaluation.evaluator import _check_cell_is_unseen
 from training.seeds import evaluation_seeds
 from training.worlds.episodes import Player
 from vlm_agent_ros.checkpoint import load_policy, save_checkpoint
+from vlm_agent_ros.config import resource_root
 from vlm_agent_ros.errors import UserError
 
 
@@ -70,6 +71,20 @@ def test_the_cell_that_a_checkpoint_was_trained_in_is_no_unseen_one(tmp_path, vl
     for name in ('shifted', 'later', 'made_in'):
         with pytest.raises(UserError, match='was trained in shifted, which is no unseen cell to it: name another'):
             _check_cell_is_unseen(str(tmp_path / name), plan)
+
+
+def test_a_world_that_a_checkpoint_was_trained_in_is_none_unseen_by_its_path(tmp_path, vlm_folder):
+    policy, path = load_policy(str(vlm_folder)), str(resource_root() / 'config' / 'worlds' / 'shifted.yaml')
+    for name, trained, asked in (('name', 'shifted', path), ('path', path, 'shifted')):
+        save_checkpoint(tmp_path / name, policy, step=1, documents={'train_config': {
+            'world': trained, 'own_world': '/another/machine.yaml'}})
+        with pytest.raises(UserError, match='which is no unseen cell to it'):
+            _check_cell_is_unseen(str(tmp_path / name), [Suite('place', asked, 'unseen-cell')])
+
+
+def test_running_worlds_are_not_named_where_worlds_are_played_in_process(capsys):
+    assert main(['evaluate', '--transport', 'in-process', '--attach', '/world_0']) == 2
+    assert '--attach names running ROS worlds' in capsys.readouterr().err
 
 
 def test_seeds_that_no_world_could_play_are_named(make_toy):

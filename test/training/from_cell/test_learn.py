@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import yaml
 
 from training.cli import main
+from training.from_cell.decisions import LoggedEpisode
+from training.from_cell.learn import newest_corrections
 from vlm_agent_ros.actions import SkillLanguage
 from vlm_agent_ros.checkpoint import load_policy
 from vlm_agent_ros.types import Outcome
@@ -56,6 +59,22 @@ def test_a_systematic_error_is_put_right_by_a_hundred_corrections(small_cell, wr
                               greedy=True)
     assert np.mean([d.action == RIGHT[side] for d, side in zip(decisions, sides)]) > 0.9
     assert {d.thought for d in decisions} <= {f'so {action}' for action in RIGHT}
+
+
+def test_the_newest_corrections_are_held_out_in_whatever_order_logs_are_named():
+    def episode(number, *times):
+        return LoggedEpisode(number, tuple(SimpleNamespace(corrections=('no',), time_ns=time) for time in times))
+
+    later_log_first = [episode(0, *range(100, 106)), episode(1, *range(6))]
+    assert list(newest_corrections(later_log_first, 0.25)) == [(0, 3), (0, 4), (0, 5)]
+
+
+def test_no_episode_is_measured_in_a_world_where_none_is_asked_for(small_cell, write_log, tmp_path):
+    rng = np.random.default_rng(0)
+    log = write_log([Said(lit(rng, True), verdict='refused', rule='approval', correction={'action': RIGHT[1]})])
+    assert main([*arguments(small_cell, tmp_path, log, epochs=1, transport='in-process'), '--world', 'panda_table',
+                 '--eval-episodes', '0']) == 0
+    assert summary(tmp_path)['before']['simulation'] is None
 
 
 def test_rewarded_decisions_become_more_likely_and_punished_ones_less(small_cell, write_log, tmp_path):

@@ -88,6 +88,11 @@ def test_a_checkpoint_that_earns_no_more_never_pays_back_however_little_it_cost(
     assert all(row['a'] is None or row['a'] == row['a'] for row in decide(plan, [])['costs'])
 
 
+def test_the_page_never_says_that_it_is_certain(play):
+    page = render_decision(decide(replace(PLAN, alpha=0.001), play(PLAN, [1], [1])))
+    assert 'with 99.9% confidence' in page and 'would be chance in 0.1% of' in page
+
+
 def test_the_page_says_it_all_and_escapes_what_others_wrote(play):
     plan = Plan(EVIL, 'other', (EVIL,), max_episodes=40, costs=replace(COSTS, currency=EVIL, false_alarm_kpi=EVIL))
     decision = decide(plan, play(plan, [0] * 9, [1] * 9, kpi={EVIL: 1.0}, gate_hits=1, corrections=1))

@@ -60,10 +60,12 @@ class PromptEncoder:
             and whatever else the architecture takes.
         """
         self.tokenizer.padding_side = padding_side
+        texts, begin = [self.chat_text(prompt) for prompt in prompts], self.tokenizer.bos_token
         encoded = self.processor(
             images=[[image] for image in images],
-            text=[self.chat_text(prompt) for prompt in prompts],
-            add_special_tokens=False,
+            text=texts,
+            # As in transformers' own ``apply_chat_template``: LLaVA's leaves the first token to the tokenizer.
+            add_special_tokens=begin is None or not texts[0].startswith(begin),
             padding=True,
             return_tensors='pt',
         )
@@ -76,8 +78,20 @@ class PromptEncoder:
 
     def encode_output(self, text: str) -> torch.Tensor:
         """(tokens,) int64 of an output with the end-of-sequence token, as supervised training teaches it."""
-        ids = self.tokenizer(text, add_special_tokens=False)['input_ids']
+        ids, _ = self.tokenize_outputs([text])[0]
         return torch.tensor([*ids, self.tokenizer.eos_token_id])
+
+    def tokenize_outputs(self, texts: Sequence[str]) -> list[tuple[list[int], list[int]]]:
+        """Token ids of outputs, and where in its text (characters) each token ends; the end of the sequence is left out.
+
+        An output goes on where a prompt ended. Tokenizers of the sentencepiece kind write a space before what they take
+        for the beginning of a text, which the grammar would not let through: they are given a line break before it.
+        """
+        encoded = self.tokenizer(['\n' + text for text in texts], add_special_tokens=False,
+                                 return_offsets_mapping=True)
+        tokens = [[(token, end - 1) for token, (_, end) in zip(ids, offsets) if end > 1]
+                  for ids, offsets in zip(encoded['input_ids'], encoded['offset_mapping'])]
+        return [([token for token, _ in kept], [end for _, end in kept]) for kept in tokens]
 
     def check_actions(self, language: ActionLanguage, limit: int) -> None:
         """Refuse actions that could never be written in ``limit`` tokens.

@@ -82,7 +82,7 @@ class PromptEncoder:
         return torch.tensor([*ids, self.tokenizer.eos_token_id])
 
     def tokenize_outputs(self, texts: Sequence[str]) -> list[tuple[list[int], list[int]]]:
-        """Token ids of outputs, and where in its text (characters) each token ends; the end of the sequence is left out.
+        """Token ids of outputs, and where in its text (characters) each token ends; without the end of the sequence.
 
         An output goes on where a prompt ended. Tokenizers of the sentencepiece kind write a space before what they take
         for the beginning of a text, which the grammar would not let through: they are given a line break before it.

@@ -12,6 +12,8 @@ from ..actions import ActionLanguage, DiscreteLanguage
 from ..errors import UserError
 from .output import format_output
 
+_PROBE = 'task\nstate'  # a template that knows plain texts only prints a list, in which this is not found
+
 
 class PromptEncoder:
     """One user message, an image and a text, for any Hugging Face VLM processor.
@@ -21,12 +23,16 @@ class PromptEncoder:
         source: Name of the model, for messages.
 
     Raises:
-        UserError: The processor has no chat template, or one that does not take an image.
+        UserError: The processor has no chat template, or one that does not take an image and a text, or its tokenizer
+            knows no end of a text.
     """
 
     def __init__(self, processor: Any, source: str) -> None:
         self.processor, self._source = processor, source
         self.tokenizer = processor.tokenizer
+        if self.tokenizer.eos_token_id is None:
+            raise UserError(f'the tokenizer of {source} has no eos_token, by which an output ends: name it in its '
+                            'tokenizer_config.json')
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         added = self.tokenizer.added_tokens_decoder
@@ -34,11 +40,13 @@ class PromptEncoder:
         texts = {*self.tokenizer.all_special_tokens, *(t.content for t in added.values() if t.special)}
         self._special_texts = sorted((t for t in texts if t.strip()), key=len, reverse=True)
         try:
-            self.chat_text('task')
+            self.encode([np.zeros((64, 64, 3), np.uint8)], [_PROBE])
+            if _PROBE not in self.chat_text(_PROBE):
+                raise ValueError('it does not repeat the text')
         except Exception as error:  # jinja and the processors raise what they like
             raise UserError(
                 f'{source} has no chat template for one image and one text ({error}): choose an instruction-tuned '
-                'model, or add a chat_template.jinja to its directory'
+                'model, or give it a chat_template in the models file, or a chat_template.jinja in its directory'
             ) from error
 
     def chat_text(self, prompt: str) -> str:

@@ -161,6 +161,20 @@ def test_a_base_model_that_is_gone_is_named(tmp_path, vlm_folder):
         load_policy(str(tmp_path / 'c'))
 
 
+@pytest.mark.parametrize('name', ['model', './model', 'nobody/model'])
+def test_a_base_model_that_neither_lies_here_nor_comes_from_the_hub_is_named(tmp_path, vlm_folder, monkeypatch, name):
+    if name != 'nobody/model':
+        shutil.copytree(vlm_folder, tmp_path / 'model')
+        monkeypatch.chdir(tmp_path)
+        save_checkpoint(tmp_path / 'c', trained(Path('model')), step=1)
+        monkeypatch.chdir(tmp_path / 'c')  # what a relative path is relative to
+    with pytest.raises(UserError, match=f'the base model {name} is no directory below .*connect to the hub$'):
+        policy_digest(ModelConfig(base=name))
+    if name == 'model':
+        with pytest.raises(UserError, match='the base model model is no directory below'):
+            load_policy(str(tmp_path / 'c'))
+
+
 def test_a_base_model_that_was_exchanged_since_it_was_first_read_is_another_one(tmp_path, vlm_folder):
     base = Path(shutil.copytree(vlm_folder, tmp_path / 'base'))
     save_checkpoint(tmp_path / 'c', trained(base), step=1)

@@ -26,7 +26,7 @@ import torch
 from .actions import ActionLanguage, SkillLanguage
 from .bundle import MANIFEST, Bundle, is_bundle, private_copy, read_bundle, sha256_of, write_bundle
 from .camera import Camera
-from .config import parse
+from .config import parse, resource_root
 from .errors import UserError
 from .policy.config import LoraSettings, ModelConfig, load_model_config, model_config_of_directory
 from .policy.loading import select_device
@@ -317,7 +317,13 @@ def _digest(base: str, patterns: tuple[str, ...]) -> str:
         if folder.is_absolute():
             raise UserError(f'the base model {base} is not there any more: restore it, or name it anew in the models '
                             'file')
-        return _commit(base)
+        try:
+            return _commit(base)
+        except Exception as error:  # the hub's client raises what it likes
+            reason = str(error).strip().split('\n')[0]
+            raise UserError(f'the base model {base} is no directory below {Path.cwd()} or {resource_root()}, and the '
+                            f'hub does not give it ({reason}): go to where it lies, name it anew in the models file, '
+                            'or connect to the hub') from error
     found = {file for pattern in patterns for file in folder.glob(pattern)}
     if patterns == _WEIGHTS and not any(folder.glob('*.safetensors')):
         found.update(folder.glob('*.bin'))  # which are loaded only then

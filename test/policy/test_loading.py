@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 
@@ -10,12 +11,14 @@ import torch
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 
+from vlm_agent_ros.actions import SkillLanguage
 from vlm_agent_ros.checkpoint import load_policy
 from vlm_agent_ros.config import resource_root
 from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.policy.config import LoraSettings, ModelConfig, load_model_config
 from vlm_agent_ros.policy.loading import add_lora, load_base, select_device
 from vlm_agent_ros.policy.merged_lora import MergedLora
+from vlm_agent_ros.policy.policy import Policy
 
 CPU = torch.device('cpu')
 
@@ -110,6 +113,26 @@ def test_a_model_without_a_chat_template_is_refused(tmp_path, vlm_folder):
     shutil.copytree(vlm_folder, folder)
     (folder / 'chat_template.jinja').unlink()
     with pytest.raises(UserError, match='chat template'):
+        load_policy(str(folder))
+
+
+@pytest.mark.parametrize('template', [
+    "{% for m in messages %}{% for p in m['content'] %}{{ p['text'] }}{% endfor %}{% endfor %}",
+    "{% for m in messages %}<image>{{ m['content'] | string }}{% endfor %}",
+    '<image> describe it',
+])
+def test_a_chat_template_that_shows_no_image_or_not_the_text_is_refused(vlm_folder, template):
+    with pytest.raises(UserError, match=r'no chat template for one image and one text .* models file'):
+        Policy(ModelConfig(base=str(vlm_folder), chat_template=template), SkillLanguage(48), CPU)
+
+
+def test_a_tokenizer_that_knows_no_end_of_a_text_is_refused(tmp_path, vlm_folder):
+    folder = tmp_path / 'model'
+    shutil.copytree(vlm_folder, folder)
+    settings = json.loads((folder / 'tokenizer_config.json').read_text(encoding='utf-8'))
+    del settings['eos_token']
+    (folder / 'tokenizer_config.json').write_text(json.dumps(settings), encoding='utf-8')
+    with pytest.raises(UserError, match='eos_token'):
         load_policy(str(folder))
 
 

@@ -37,6 +37,21 @@ def test_what_is_no_output_of_the_language_is_illegal(text):
     assert not parse_output(text.encode(), LANGUAGE).legal
 
 
+@pytest.mark.parametrize('text', [
+    '{"thoughts": "x", "seen": {"action": "done"}, "action": "pick 10 20"}',
+    '{"thoughts": "x", "action": "done", "action": "pick 10 20"}',
+    '{"seen": {"thoughts": "y"}, "thoughts": "x", "action": "done"}',
+])
+def test_an_output_whose_json_says_something_else_than_what_is_found_first_is_illegal(text):
+    assert not parse_output(text.encode(), LANGUAGE).legal
+
+
+def test_half_of_a_pair_of_escapes_is_shown_as_no_text_and_a_whole_pair_as_its_character():
+    parsed = parse_output(b'{"thoughts": "a \\ud83d b \\ud83d\\ude00", "action": "done"}', LANGUAGE)
+    assert (parsed.thought, parsed.legal) == ('a \ufffd b \U0001f600', False)
+    assert parse_output(b'{"thoughts": "\\ud83d\\ude00", "action": "done"}', LANGUAGE).legal
+
+
 def test_a_malformed_output_still_shows_its_thought_and_action():
     parsed = parse_output(b'Sure! {"thoughts": "a \\"b\\"", "action": "pick 10 20"} done', LANGUAGE)
     assert (parsed.legal, parsed.thought, parsed.action) == (False, 'a "b"', 'pick 10 20')

@@ -10,6 +10,7 @@ import torch
 
 from vlm_agent_ros.actions import DiscreteLanguage
 from vlm_agent_ros.policy.config import LoraSettings
+from vlm_agent_ros.policy.output import format_output
 from vlm_agent_ros.policy.sampling import Sampler
 
 SEEDS = [11, 12, 13, 14, 15]
@@ -235,6 +236,14 @@ def test_an_inadmissible_action_of_a_free_text_is_illegal_though_the_policy_know
                     for language in (DiscreteLanguage(['pick 01 02']), None))
     decisions = policy.decide([other, whole], temperature=1.0, seeds=SEEDS[:2])
     assert [d.action for d in decisions] == ['done', 'done'] and [d.legal for d in decisions] == [False, True]
+
+
+@pytest.mark.parametrize('thought', ['grün', 'x' * 31])
+def test_what_the_grammar_rules_out_cannot_be_learned_from(make_policy, thought):
+    """Its log-probability is the lowest number that there is, and so would be the loss."""
+    text = format_output(thought, 'done')
+    assert not make_policy().written(text).legal
+    assert make_policy(constrained=False).written(text).legal
 
 
 def test_more_sets_of_actions_than_are_kept_compiled_give_the_same_masks(make_policy, inputs, monkeypatch):

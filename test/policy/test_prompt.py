@@ -27,6 +27,10 @@ def test_a_task_cannot_break_out_of_its_line_or_use_placeholders():
     assert len(text) == len('task: \ngripper: open') + prompt.max_task_chars
 
 
+def test_half_of_a_pair_of_characters_does_not_reach_the_tokenizer_which_takes_text_only():
+    assert PromptTemplate('{task} {previous}').render('a\ud800b', 'open', LANGUAGE, 'c\udfff') == 'a b c'
+
+
 def test_the_turn_before_is_told_on_one_line_and_cannot_use_placeholders():
     prompt = PromptTemplate('task: {task}\nbefore: {previous}')
     assert prompt.render('sort', '', LANGUAGE) == 'task: sort\nbefore: nothing'

@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from vlm_agent_ros.checkpoint import load_policy, open_checkpoint, save_checkpoi
 from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.nodes.decider import find_release
 from vlm_agent_ros.policy.config import Decoding, LoraSettings, ModelConfig
-from vlm_agent_ros.policy.int8 import Int8Linear
+from vlm_agent_ros.policy.int8 import Int8Linear, quantize
 from vlm_agent_ros.policy.policy import Decision, Policy, PolicyInput
 from vlm_agent_ros.policy.prompt import PromptTemplate
 from vlm_agent_ros.release.export import export_checkpoint
@@ -147,6 +148,18 @@ def test_an_8_bit_layer_is_within_half_a_step_of_the_layer_that_it_came_from():
     inputs = torch.randn(5, 48)
     with torch.no_grad():
         assert float((layer(inputs) - linear(inputs)).abs().max()) < 0.05
+
+
+def test_layers_whose_weights_are_read_by_others_stay_as_they_are():
+    """As in the pooling of SigLIP; such a bundle ended the first decision with a traceback."""
+    attention, linear = torch.nn.MultiheadAttention(8, 2), torch.nn.Linear(8, 8)
+    model = torch.nn.Sequential(attention, linear)
+    model.config, model.get_output_embeddings = SimpleNamespace(), lambda: None
+    values = torch.randn(3, 1, 8)
+    before = attention(values, values, values)[0]
+    quantize(model)
+    assert type(model[1]) is Int8Linear
+    torch.testing.assert_close(model[0](values, values, values)[0], before)
 
 
 @pytest.mark.parametrize(('options', 'message'), [

@@ -69,7 +69,7 @@ def unpacked_corrections(images: dict[str, torch.Tensor], texts: list[Any], poli
     samples = []
     for number, (prompt, text, learned) in enumerate(texts):
         said = policy.written(text)
-        if policy.constraint.admits(said.token_ids):
+        if said.legal:
             samples.append(Sample(PolicyInput(images[str(number)].numpy(), prompt), said, 0.0,
                                   correction=Correction(said, np.array(learned, np.float32))))
     return samples

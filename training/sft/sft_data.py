@@ -113,16 +113,14 @@ class SftData:
                 texts.append(format_output(str(thought), str(action)))
             except ValueError as error:
                 raise UserError(f'sample {row} of the demonstrations: {error}; record it again') from error
-        tokenizer = self.encoder.tokenizer
-        encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
-        length = max(map(len, encoded['input_ids'])) + 1
-        ids = np.full((len(texts), length), tokenizer.eos_token_id, np.int64)
+        encoded = self.encoder.tokenize_outputs(texts)
+        length = max(len(tokens) for tokens, _ in encoded) + 1
+        ids = np.full((len(texts), length), self.encoder.tokenizer.eos_token_id, np.int64)
         mask, in_action = np.zeros(ids.shape, bool), np.zeros(ids.shape, bool)
         numbers = np.full(ids.shape, -1, np.int64)
-        for row, (tokens, offsets, text) in enumerate(zip(encoded['input_ids'], encoded['offset_mapping'], texts)):
-            ends = np.array([end for _, end in offsets])
+        for row, ((tokens, ends), text) in enumerate(zip(encoded, texts)):
             ids[row, : len(tokens)], mask[row, : len(tokens) + 1] = tokens, True
-            in_action[row, : len(tokens)] = ends > text.rindex(SCAFFOLD[1]) + len(SCAFFOLD[1])
+            in_action[row, : len(tokens)] = np.array(ends) > text.rindex(SCAFFOLD[1]) + len(SCAFFOLD[1])
             for match in _NUMBER.finditer(text):
                 numbers[row, np.searchsorted(ends, match.end())] = int(match[0])
         return tuple(torch.from_numpy(array) for array in (ids, mask, numbers, in_action))

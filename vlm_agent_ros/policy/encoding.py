@@ -12,6 +12,8 @@ from ..actions import ActionLanguage, DiscreteLanguage
 from ..errors import UserError
 from .output import format_output
 
+_PROBE = 'task\nstate'  # a template that knows plain texts only prints a list, in which this is not found
+
 
 class PromptEncoder:
     """One user message, an image and a text, for any Hugging Face VLM processor.
@@ -21,12 +23,16 @@ class PromptEncoder:
         source: Name of the model, for messages.
 
     Raises:
-        UserError: The processor has no chat template, or one that does not take an image.
+        UserError: The processor has no chat template, or one that does not take an image and a text, or its tokenizer
+            knows no end of a text.
     """
 
     def __init__(self, processor: Any, source: str) -> None:
         self.processor, self._source = processor, source
         self.tokenizer = processor.tokenizer
+        if self.tokenizer.eos_token_id is None:
+            raise UserError(f'the tokenizer of {source} has no eos_token, by which an output ends: name it in its '
+                            'tokenizer_config.json')
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         added = self.tokenizer.added_tokens_decoder
@@ -34,11 +40,13 @@ class PromptEncoder:
         texts = {*self.tokenizer.all_special_tokens, *(t.content for t in added.values() if t.special)}
         self._special_texts = sorted((t for t in texts if t.strip()), key=len, reverse=True)
         try:
-            self.chat_text('task')
+            self.encode([np.zeros((64, 64, 3), np.uint8)], [_PROBE])
+            if _PROBE not in self.chat_text(_PROBE):
+                raise ValueError('it does not repeat the text')
         except Exception as error:  # jinja and the processors raise what they like
             raise UserError(
                 f'{source} has no chat template for one image and one text ({error}): choose an instruction-tuned '
-                'model, or add a chat_template.jinja to its directory'
+                'model, or give it a chat_template in the models file, or a chat_template.jinja in its directory'
             ) from error
 
     def chat_text(self, prompt: str) -> str:
@@ -60,10 +68,12 @@ class PromptEncoder:
             and whatever else the architecture takes.
         """
         self.tokenizer.padding_side = padding_side
+        texts, begin = [self.chat_text(prompt) for prompt in prompts], self.tokenizer.bos_token
         encoded = self.processor(
             images=[[image] for image in images],
-            text=[self.chat_text(prompt) for prompt in prompts],
-            add_special_tokens=False,
+            text=texts,
+            # As in transformers' own ``apply_chat_template``: LLaVA's leaves the first token to the tokenizer.
+            add_special_tokens=begin is None or not texts[0].startswith(begin),
             padding=True,
             return_tensors='pt',
         )
@@ -76,8 +86,20 @@ class PromptEncoder:
 
     def encode_output(self, text: str) -> torch.Tensor:
         """(tokens,) int64 of an output with the end-of-sequence token, as supervised training teaches it."""
-        ids = self.tokenizer(text, add_special_tokens=False)['input_ids']
+        ids, _ = self.tokenize_outputs([text])[0]
         return torch.tensor([*ids, self.tokenizer.eos_token_id])
+
+    def tokenize_outputs(self, texts: Sequence[str]) -> list[tuple[list[int], list[int]]]:
+        """Token ids of outputs, and where in its text (characters) each token ends; without the end of the sequence.
+
+        An output goes on where a prompt ended. Tokenizers of the sentencepiece kind write a space before what they take
+        for the beginning of a text, which the grammar would not let through: they are given a line break before it.
+        """
+        encoded = self.tokenizer(['\n' + text for text in texts], add_special_tokens=False,
+                                 return_offsets_mapping=True)
+        tokens = [[(token, end - 1) for token, (_, end) in zip(ids, offsets) if end > 1]
+                  for ids, offsets in zip(encoded['input_ids'], encoded['offset_mapping'])]
+        return [([token for token, _ in kept], [end for _, end in kept]) for kept in tokens]
 
     def check_actions(self, language: ActionLanguage, limit: int) -> None:
         """Refuse actions that could never be written in ``limit`` tokens.

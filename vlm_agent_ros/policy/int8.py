@@ -79,8 +79,9 @@ def quantize(model: Any) -> None:
 
 def _linears(model: Any) -> list[tuple[str, nn.Linear]]:
     output = model.get_output_embeddings()
+    # The attention of PyTorch reads the weights of its layers itself: they are of a type of their own.
     return [(name, module) for name, module in model.named_modules()
-            if isinstance(module, nn.Linear) and module is not output]
+            if type(module) is nn.Linear and module is not output]
 
 
 @register_quantization_config(METHOD)

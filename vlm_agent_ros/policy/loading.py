@@ -1,4 +1,4 @@
-"""Base models from disk: any ``AutoModelForImageTextToText`` with its processor, and LoRA adapters on top."""
+"""Base models from disk: any ``AutoModelForImageTextToText`` with its processor; LoRA adapters and the value head."""
 
 from __future__ import annotations
 
@@ -172,3 +172,11 @@ def add_lora(model: Any, settings: LoraSettings) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', FutureWarning)  # PEFT reads a property that transformers has renamed
         return get_peft_model(model, lora).eval()
+
+
+def make_value_head(width: int, hidden: int) -> nn.Sequential:
+    """Gives (…, 1) of hidden states (…, width); every value is 0 at first."""
+    head = nn.Sequential(nn.Linear(width, hidden), nn.Tanh(), nn.Linear(hidden, 1))
+    for parameter in head[2].parameters():
+        nn.init.zeros_(parameter)
+    return head

@@ -28,7 +28,7 @@ class ParsedOutput:
         text: The output as text; bytes that are not UTF-8 show as U+FFFD.
         thought: The chain of thought; empty if there is none.
         action: The action text; empty if there is none.
-        legal: The output is JSON with both texts and the action belongs to the language.
+        legal: The output is JSON that holds both texts, as they were found, and the action belongs to the language.
         thought_span: First and one past the last *byte* of the thought in the output.
     """
 
@@ -73,22 +73,23 @@ def parse_output(data: bytes, language: ActionLanguage) -> ParsedOutput:
     if thought:
         start = len(text[: thought.start(1)].encode('utf-8', errors='surrogateescape'))
         span = (start, start + len(thought[1].encode('utf-8', errors='surrogateescape')))
-    action_text = _unescape(action[1]) if action else ''
+    thought_text, action_text = (_unescape(found[1]) if found else '' for found in (thought, action))
     return ParsedOutput(
         text=data.decode('utf-8', errors='replace'),
-        thought=_unescape(thought[1]) if thought else '',
+        thought=thought_text,
         action=action_text,
-        legal=_is_valid(data) and _is_action(action_text, language),
+        legal=_holds(data, {'thoughts': thought_text, 'action': action_text}) and _is_action(action_text, language),
         thought_span=span,
     )
 
 
-def _is_valid(data: bytes) -> bool:
+def _holds(data: bytes, texts: dict[str, str]) -> bool:
+    """Whether an output is JSON with these texts, and not with others while these stand at another place in it."""
     try:
         content = json.loads(data)
     except (ValueError, RecursionError):
         return False
-    return isinstance(content, dict) and all(isinstance(content.get(key), str) for key in ('thoughts', 'action'))
+    return isinstance(content, dict) and all(content.get(key) == text for key, text in texts.items())
 
 
 def _is_action(text: str, language: ActionLanguage) -> bool:
@@ -100,9 +101,10 @@ def _is_action(text: str, language: ActionLanguage) -> bool:
 
 
 def _unescape(text: str) -> str:
-    """JSON escapes resolved; bytes that are not UTF-8, and broken escapes, shown rather than refused."""
+    """JSON escapes resolved; what is no text (other bytes than UTF-8, halves of pairs) and broken escapes are shown."""
     text = text.encode('utf-8', errors='surrogateescape').decode('utf-8', errors='replace')
     try:
-        return str(json.loads(f'"{text}"', strict=False))
+        unescaped = str(json.loads(f'"{text}"', strict=False))
     except ValueError:
         return text
+    return unescaped.encode('utf-16', errors='surrogatepass').decode('utf-16', errors='replace')

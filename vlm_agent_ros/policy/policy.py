@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from .constraint import OutputConstraint
 from .encoding import PromptEncoder, join_outputs
 from .folded_lora import folded_lora
 from .generation import DecodingLoop
-from .loading import add_lora, load_base
+from .loading import add_lora, load_base, make_value_head
 from .merged_lora import MergedLora
 from .output import output_regex, parse_output
 from .sampling import Sampler, SamplingProcessor
@@ -121,7 +121,7 @@ class Policy:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.model = add_lora(model, config.lora) if config.lora is not None else model
-            self.value_head = _value_head(output.weight.shape[1], config.value_width).to(device)
+            self.value_head = make_value_head(output.weight.shape[1], config.value_width).to(device)
         regex = output_regex(language, config.decoding.max_thought_chars) if config.decoding.constrained else None
         self.constraint = OutputConstraint(self.encoder.tokenizer, self.encoder.special_ids, output.weight.shape[0],
                                            regex)
@@ -189,9 +189,13 @@ class Policy:
         return self._value(self._hidden.last[:, -1]).cpu().numpy()
 
     def written(self, text: str) -> Decision:
-        """A given output as if the policy had written it with certainty: what an expert says, to be learned from."""
+        """A given output as if the policy had written it with certainty: what an expert says, to be learned from.
+
+        It is legal only if the policy may write it: what its grammar rules out has no likelihood that could be raised.
+        """
         token_ids = self.encoder.encode_output(text).numpy()
-        return self._decision(token_ids, np.zeros(len(token_ids), np.float32), 0.0)
+        said = self._decision(token_ids, np.zeros(len(token_ids), np.float32), 0.0)
+        return replace(said, legal=said.legal and self.constraint.admits(token_ids))
 
     def _decision(self, token_ids: np.ndarray, logprobs: np.ndarray, value: float,
                   language: ActionLanguage | None = None) -> Decision:
@@ -391,10 +395,3 @@ class _HiddenStates:
         self.last = arguments[0]
         if not len(self.first):
             self.first = self.last
-
-
-def _value_head(width: int, hidden: int) -> nn.Sequential:
-    head = nn.Sequential(nn.Linear(width, hidden), nn.Tanh(), nn.Linear(hidden, 1))
-    for parameter in head[2].parameters():
-        nn.init.zeros_(parameter)
-    return head

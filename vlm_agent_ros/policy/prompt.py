@@ -21,7 +21,7 @@ Answer with JSON only: {"thoughts": "<what you see and conclude>", "action": "<o
 
 _PREVIOUS_CHARS = 400  # of the previous output; a model without grammar may write anything
 _PLACEHOLDER = re.compile(r'\{(task|state|previous|actions|examples)\}')
-_CONTROL = re.compile(r'[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]+')
+_CONTROL = re.compile(r'[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]+')
 
 
 @dataclass(frozen=True)

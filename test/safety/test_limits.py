@@ -11,7 +11,7 @@ import pytest
 
 from vlm_agent_ros.actions import Pick
 from vlm_agent_ros.cell import Cell
-from vlm_agent_ros.limits import CLAMPABLE, KeepOut
+from vlm_agent_ros.limits import CLAMPABLE, MAX_AHEAD_S, KeepOut
 from vlm_agent_ros.motion import Kinematics, SkillPlanner
 from vlm_agent_ros.safety import Ages, SafetyRules, Verdict
 from vlm_agent_ros.types import Observation, Trajectory
@@ -160,7 +160,7 @@ def test_every_age_has_its_limit(rules_with: MakeRules, cell: Cell, pick: Trajec
                                  key: str) -> None:
     limit = getattr(cell.safety, key)
     assert rules_with().judge(pick, at_home, ages=Ages(**{age: limit})).trajectory is pick
-    for old in (limit * 1.001, -limit * 1.001, np.nan, np.inf):
+    for old in (limit * 1.001, -1.001 * MAX_AHEAD_S, np.nan, np.inf, -np.inf):
         refused(rules_with().judge(pick, at_home, ages=Ages(**{age: old})), 'age')
 
 

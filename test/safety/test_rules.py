@@ -282,13 +282,14 @@ def test_the_tool_may_not_leave_the_box_between_two_points_inside_it(kinematics:
     assert ' x = ' in expect(rules.check(swing, ends[0]), 'workspace').message
 
 
-@pytest.mark.parametrize(('argument', 'key'), [('image_age_s', 'max_image_age_s'), ('joint_age_s', 'max_joint_age_s')])
+@pytest.mark.parametrize(('argument', 'key', 'rule'), [
+    ('image_age_s', 'max_image_age_s', 'age'), ('joint_age_s', 'max_joint_age_s', 'inputs')])
 def test_old_and_future_data_is_refused(rules: SafetyRules, cell: Cell, pick: Trajectory, at_home: Observation,
-                                        argument: str, key: str) -> None:
+                                        argument: str, key: str, rule: str) -> None:
     limit = getattr(cell.safety, key)
     for age in (limit * 1.01, np.nan, np.inf):
-        assert expect(rules.check(pick, at_home, **{argument: age}), 'age').limit == limit
-    assert 'set the clocks' in expect(rules.check(pick, at_home, **{argument: -0.5 * limit}), 'age').message
+        assert expect(rules.check(pick, at_home, **{argument: age}), rule).limit == limit
+    assert 'set the clocks' in expect(rules.check(pick, at_home, **{argument: -0.5 * limit}), 'inputs').message
     for age in (0.0, limit, -MAX_AHEAD_S):
         assert rules.check(pick, at_home, **{argument: age}) is None
 

@@ -199,7 +199,7 @@ class Gate:
         inputs, now_ns = self._inputs, self._clocks.stamp_ns()
         if inputs.measured is None:
             limit = self._cell.safety.max_joint_age_s
-            return Verdict(None, (Violation('age', 'none', limit, 'no usable joint state has come yet'),))
+            return Verdict(None, (Violation('inputs', 'none', limit, 'no usable joint state has come yet'),))
         image_s = None if stamp_ns is None else (now_ns - stamp_ns) * 1e-9
         if not self._latch.active:  # which the rules say first
             if inputs.task_since_s is None:

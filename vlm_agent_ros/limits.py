@@ -12,7 +12,7 @@ CLAMPABLE = ('velocity', 'acceleration', 'tool_speed', 'position', 'gripper_widt
 
 
 MAX_AHEAD_S = 0.1
-"""Time (s) by which the clocks of a cell may disagree: what is of a time farther ahead has a stamp that says nothing."""
+"""Time (s) by which the clocks of a cell may disagree: the stamp of what is of a time farther ahead says nothing."""
 
 
 @dataclass(frozen=True)

@@ -227,7 +227,7 @@ class Gate:
         speed = self._ladder.speed
         trajectory = slowed(verdict.trajectory, speed)
         command_ns = self._send(trajectory)
-        self.supervisor.command(trajectory)
+        self.supervisor.command(trajectory, self._cell.motion.command_lead_s)
         self._moved_ns = max(self._clocks.stamp_ns(), command_ns)
         self._inputs.moved()
         self._ladder.moved()

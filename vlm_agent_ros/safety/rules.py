@@ -110,8 +110,8 @@ class SafetyRules:
             if age_s is None or -MAX_AHEAD_S <= age_s <= limit_s:
                 continue
             if age_s < 0.0:
-                return Violation('inputs', age_s, -MAX_AHEAD_S, f'the {what} is of a time {-age_s:.2f} s ahead: set the '
-                                 'clocks of all computers alike')
+                return Violation('inputs', age_s, -MAX_AHEAD_S, f'the {what} is of a time {-age_s:.2f} s ahead: set '
+                                 'the clocks of all computers alike')
             return Violation(rule, age_s, limit_s, f'the {what} is {age_s:.2f} s old, allowed are {limit_s:g} s')
         since_s = ages.since_last_s
         if since_s is not None and not since_s * limits.max_rate_hz >= 1.0:

@@ -383,3 +383,18 @@ def test_a_fault_that_comes_and_goes_with_a_joint_state_is_told_both_times(make)
     bench.wait(5.0)  # held where it is
     assert bench.last('inputs').values['faults'] == ''
     assert bench.gate.reset()[0]
+
+
+def test_every_proposal_that_waited_gets_a_last_word(make) -> None:  # type: ignore[no-untyped-def]
+    bench = make('approve')
+
+    def propose(trajectory: Trajectory | None = None) -> str:
+        bench.propose(trajectory)
+        return str(int(bench.now * 1e9))
+
+    stamps = [propose(), propose(), propose(), propose(bench.impossible()), propose()]
+    assert bench.gate.set_mode('shadow', 'enough for today')[0]
+    last = {status.values['image_stamp_ns']: status.values for status in bench.told if status.about == 'verdict'}
+    assert [last[stamp]['verdict'] for stamp in stamps] == ['refused'] * 5
+    assert [last[stamp]['rule'] for stamp in stamps] == ['superseded'] * 3 + ['finite', 'superseded']
+    assert bench.last('verdict').values['verdict'] != 'pending'  # nothing waits any more

@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rclpy.publisher import Publisher
@@ -95,7 +95,8 @@ class AgentNode(ManagedNode):
     def setup(self) -> None:
         """Load cell, planner and checkpoint."""
         started = time.monotonic()
-        self._releases = Releases(self, self._settings, self._switch, self._on_verdict)
+        settings = replace(self._settings, readmit=self.get_parameter('readmit').value)  # since the start, perhaps
+        self._releases = Releases(self, settings, self._switch, self._on_verdict)
         decider = self._releases.deciding
         interface.check_names(self, decider.cell.topics)
         self._monitor = MotionMonitor(decider.cell)

@@ -113,7 +113,8 @@ def test_a_number_too_large_to_be_one_is_refused() -> None:
 def test_a_file_that_is_no_mapping_or_no_yaml_is_named(tmp_path: Path) -> None:
     path = tmp_path / 'broken.yaml'
     for content, message in (('- 1\n', 'must hold a mapping'), ('a: [1\nb: 2\n', 'is not valid YAML at line 2'),
-                             ('', 'must hold a mapping')):
+                             ('', 'must hold a mapping'), ('day: 2031-02-30\n', 'is not valid YAML'),
+                             (f'grid: {"9" * 5000}\n', 'is not valid YAML')):
         path.write_text(content)
         with pytest.raises(UserError, match=rf'broken\.yaml {message}'):
             load_yaml(path)

@@ -99,7 +99,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f'{path}: {error}') from error
     except OSError as error:
         raise UserError(f'{path} cannot be read ({error.strerror}): check the path and its permissions') from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # a day or a number that does not exist, or bytes that are no text
         where = getattr(error, 'problem_mark', None)
         line = f' at line {where.line + 1}' if where else ''
         raise UserError(f'{path} is not valid YAML{line}: correct it') from error

@@ -11,6 +11,10 @@ CLAMPABLE = ('velocity', 'acceleration', 'tool_speed', 'position', 'gripper_widt
 """Rules for which there is a harmless motion near the one that was proposed: slower, or a little less far."""
 
 
+MAX_AHEAD_S = 0.1
+"""Time (s) by which the clocks of a cell may disagree: the stamp of what is of a time farther ahead says nothing."""
+
+
 @dataclass(frozen=True)
 class KeepOut:
     """A box that neither tool nor links may enter."""

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from PIL import Image as PillowImage
-from PIL import UnidentifiedImageError
 
 from .camera import Camera
 from .errors import UserError
@@ -47,9 +46,9 @@ def pixels(message: Any, topic: str) -> np.ndarray:
     if hasattr(message, 'format'):
         try:
             return np.asarray(PillowImage.open(io.BytesIO(bytes(message.data))).convert('RGB'))
-        except (UnidentifiedImageError, OSError) as error:
-            raise UserError(f'{topic}: {len(message.data)} bytes that are neither JPEG nor PNG: check its publisher') \
-                from error
+        except Exception as error:  # damage is told by errors of many types
+            raise UserError(f'{topic}: {len(message.data)} bytes that are no readable JPEG or PNG: check its '
+                            'publisher') from error
     height, width = message.height, message.width
     if message.encoding not in ('rgb8', 'bgr8'):
         raise UserError(f'{topic}: encoding {message.encoding!r}, but the agent needs rgb8 or bgr8: set the '

@@ -1,11 +1,15 @@
 """A decision is found with all that belongs to it, in whatever order and however incomplete it was logged."""
 
+import io
 import json
+import zlib
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import yaml
+from PIL import Image as PillowImage
 
 from test.audit.bench import (
     image_entry,
@@ -20,6 +24,7 @@ from vlm_agent_ros.audit.log import AuditLog, Correction
 from vlm_agent_ros.audit.mcap_file import read_messages
 from vlm_agent_ros.config import find_config, load_yaml
 from vlm_agent_ros.errors import UserError
+from vlm_agent_ros.message_content import pixels
 from vlm_agent_ros.topic_names import ARM_COMMAND, CORRECTION, OUTCOME, PROPOSAL
 
 S = 10**9
@@ -183,6 +188,8 @@ def test_a_decision_may_reach_over_the_border_of_files(tmp_path):
 
 def test_what_is_not_as_its_topic_promises_is_left_out(tmp_path):
     broken = [text_entry('no json', 7 * S, CORRECTION), text_entry('{"action": 1}', 7 * S, CORRECTION),
+              text_entry('{"action": "done", "image_stamp_ns": Infinity}', 7 * S, CORRECTION),
+              text_entry('[' * 100_000, 7 * S, CORRECTION), verdict(7 * S, 7 * S, command_stamp_ns='9' * 5000),
               status_entry('world: outcome', '', {'reward': 'much'}, 7 * S, OUTCOME),
               status_entry('gate_node: verdict', '', {'image_stamp_ns': 'now'}, 7 * S)]
     assert len(decisions(tmp_path, [*broken, *one_decision(5)])) == 1
@@ -229,3 +236,26 @@ def test_what_cannot_be_decoded_or_joined_is_left_out_and_told(tmp_path, caplog)
     odd = status_entry('gate_node: verdict', '', {'image_stamp_ns': str(8 * S), 'command_stamp_ns': 'abc'}, 8 * S)
     assert len(decisions(tmp_path, [*entries, broken, odd])) == 1
     assert 'a message of /cell/task is left out' in caplog.text and 'what was told of a decision' in caplog.text
+
+
+def test_files_that_have_gone_between_others_are_told(tmp_path, caplog):
+    names = [f'audit_{number:06d}_20310101T000000Z.mcap' for number in (3, 4, 7)]  # older ones were too much
+    for name in names[:2]:
+        write_log(tmp_path / name, one_decision(5))
+    AuditLog(tmp_path)
+    assert not caplog.text
+    write_log(tmp_path / names[2], one_decision(8))
+    AuditLog(tmp_path)
+    assert f'2 files are missing between {names[1]} and {names[2]}' in caplog.text
+
+
+def test_an_image_that_is_damaged_is_no_end_of_the_log(tmp_path):
+    content = io.BytesIO()
+    PillowImage.fromarray(image_of(5)).save(content, 'PNG')
+    whole = content.getvalue()
+    short = whole.replace(whole[33:41], b'\0\0\0\x0aIDAT')  # so that what follows is no part of a PNG
+    header = b'IHDR' + 2 * (60_000).to_bytes(4, 'big') + whole[24:29]
+    huge = whole[:12] + header + zlib.crc32(header).to_bytes(4, 'big') + whole[33:]
+    for damaged in (short, huge, b''):
+        with pytest.raises(UserError, match='no readable JPEG or PNG'):
+            pixels(SimpleNamespace(format='png', data=damaged), 'camera')

@@ -1,11 +1,14 @@
 """Planned motions start where the arm is, keep every limit, and go where the image cell says."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from vlm_agent_ros.actions import Done, Pick, Place, Push, Stack
 from vlm_agent_ros.cell import load_cell
-from vlm_agent_ros.motion import MotionError, SkillPlanner
+from vlm_agent_ros.motion import Kinematics, MotionError, SkillPlanner
+from vlm_agent_ros.safety.agreement import Agreement
 
 
 @pytest.fixture(scope='module')
@@ -81,3 +84,19 @@ def test_target_outside_the_workspace_is_refused(cell, planner, measured):
 
 def test_done_moves_nothing(cell, planner, measured):
     assert planner.plan(Done(), cell.robot.joints, measured) is None
+
+
+def test_all_fingers_of_a_gripper_whose_joints_are_commanded_each_move_alike(cell):
+    robot = cell.robot
+    limits = {key: (*getattr(robot, key), getattr(robot, key)[-1])
+              for key in ('max_velocity', 'max_acceleration', 'max_jerk')}
+    two = replace(cell, robot=replace(
+        robot, gripper_joints=('panda_finger_joint1', 'panda_finger_joint2'), **limits))
+    trajectory = SkillPlanner(two).plan(Pick(24, 24), two.robot.joints, np.array([*robot.home, 0.04, 0.04]))
+    assert trajectory.positions.shape == trajectory.velocities.shape == (len(trajectory.times_ns), 9)
+    np.testing.assert_array_equal(trajectory.positions[:, 7], trajectory.positions[:, 8])
+    assert trajectory.positions[-1, 7] == robot.gripper_closed
+    agreement = Agreement(two, Kinematics(two))
+    for at_s in (0.0, 0.1):
+        agreement.measured(trajectory.positions[0], at_s)
+    agreement.command(trajectory.select(robot.gripper_joints), 0.2)  # somebody's, of one of the two fingers

@@ -215,6 +215,19 @@ def test_nothing_is_decided_on_an_instruction_that_the_gate_would_find_too_old(g
     graph.wait(lambda: len(cots) > decided)
 
 
+def test_nothing_is_decided_while_the_clock_of_the_camera_is_ahead(graph, cell, at_home, model):
+    diagnostics = graph.collect(DiagnosticArray, interface.DIAGNOSTICS, interface.EVENT_QOS)
+    robot = publish_bench(graph, cell, at_home)
+    robot.now_ns = lambda: time.time_ns() + 400_000_000  # much less than max_image_age_s of this cell
+    graph.start(AGENT, model=model, temperature=1.0, max_rate_hz=10.0, threads=1, autostart=True)
+    told = 's ahead: set the clocks of both computers alike'
+    graph.wait(lambda: any(told in state['message'] for state in status_of(diagnostics, 'agent_node: state')))
+    graph.spin(1.0)
+    assert not status_of(diagnostics, 'agent_node: chain of thought')
+    robot.now_ns = time.time_ns
+    graph.wait(lambda: status_of(diagnostics, 'agent_node: chain of thought'))
+
+
 def test_an_agent_goes_on_when_a_simulation_begins_anew(graph, cell, at_home, model):
     """Its clock is set back, while nobody has answered a proposal and a motion is under way."""
     robot = publish_bench(graph, cell, at_home)

@@ -4,6 +4,7 @@ import json
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from vlm_agent_ros.audit.log import AuditLog
 from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.message_content import pixels
 from vlm_agent_ros.nodes import interface
+from vlm_agent_ros.nodes.losses import Losses
 from vlm_agent_ros.nodes.messages import image_message, joint_state_message, outcome_from, trajectory_message
 
 AUDIT = 'vlm_agent_ros.nodes.audit_node'
@@ -249,3 +251,12 @@ def test_what_a_working_cell_decides_is_logged_with_all_that_follows_and_can_be_
     assert len(blind) < len(decisions) - 1
     repeated = list(repeat_all(log, str(model), 1e-3, limit=5))
     assert not [result for result in repeated if result.differs]
+
+
+def test_what_is_lost_on_a_topic_of_another_name_is_counted():
+    node = SimpleNamespace(resolve_topic_name={'camera/image_raw': '/front/image'}.__getitem__,
+                           count_publishers={'/front/image': 1, 'camera/image_raw': 0}.__getitem__)
+    losses = Losses(node, 'camera/image_raw')
+    for number in (1, 2, 6):
+        losses.received({'publication_sequence_number': number})
+    assert losses.count == 3

@@ -286,3 +286,12 @@ def test_a_bool_topic_may_tell_of_a_protective_stop_too(gate, graph, cell, tmp_p
     graph.wait(lambda: gate.newest('stop').get('causes') == 'protective')
     assert not gate.arm  # shadow: nothing is commanded
     assert gate.propose(gate.plan)['rule'] == 'stop'
+
+
+def test_a_gate_whose_simulation_stands_still_lives_and_says_what_it_waits_for(graph):
+    diagnostics = graph.collect(DiagnosticArray, interface.DIAGNOSTICS, interface.EVENT_QOS)
+    beats = graph.collect(Header, interface.GATE_HEARTBEAT, interface.SENSOR_QOS)
+    graph.start(GATE, use_sim_time=True)  # and nobody publishes a clock
+    graph.wait(lambda: len(beats) > 5 and any(
+        s.name == 'gate_node: state' and 'waits for the first message' in s.message
+        for m in diagnostics for s in m.status))

@@ -93,7 +93,7 @@ def test_joint_state_that_is_not_finite_ages_until_nothing_passes(gate, graph, c
     gate.start(mode='auto')
     gate.positions = gate.positions * np.nan
     graph.spin(cell.safety.max_joint_age_s + 0.3)
-    assert gate.propose(gate.plan)['rule'] == 'age'
+    assert gate.propose(gate.plan)['rule'] == 'inputs'
 
 
 def test_gate_ends_soon_after_sigint(gate, graph):

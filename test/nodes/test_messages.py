@@ -66,7 +66,7 @@ def test_unusable_image_is_one_sentence_with_the_topic(change: dict[str, object]
 
 
 def test_bytes_that_are_no_picture_are_refused() -> None:
-    with pytest.raises(UserError, match='neither JPEG nor PNG'):
+    with pytest.raises(UserError, match='no readable JPEG or PNG'):
         messages.image_array(CompressedImage(data=b'garbage'), 'camera/image_raw/compressed', camera_of(64, 48))
 
 

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 import yaml
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
 from sensor_msgs.msg import Image, JointState
@@ -191,6 +193,26 @@ def test_a_failing_checkpoint_is_rolled_back_by_itself_and_stays_away_after_a_re
 CONDEMNED, GOOD = Release('/models/b', 'b' * 64), Release('/models/a', 'a' * 64)
 
 
+def chance(path, release):
+    with pytest.raises(RolledBack) as refusal:
+        Ledger(path).refuse(release)
+    return str(refusal.value).rpartition('readmit:=')[2]
+
+
+def test_an_agent_that_did_not_start_takes_the_chance_that_it_is_given_meanwhile(graph, shop, tmp_path):
+    ledger = tmp_path / 'releases.json'
+    release, _ = find_release(str(shop / 'b'), load_cell(str(shop / 'cell.yaml')))
+    Ledger(ledger).condemn(release, 'it failed')
+    bench = Bench(graph, shop, ledger, model='b')
+    graph.wait(lambda: 'was rolled back on' in bench.last('agent_node: state').get('message', ''))
+    given = ParameterValue(type=ParameterType.PARAMETER_STRING, string_value=chance(ledger, release))
+    graph.call(SetParameters, 'agent_node/set_parameters',
+               SetParameters.Request(parameters=[Parameter(name='readmit', value=given)]))
+    configure = ChangeState.Request(transition=Transition(id=Transition.TRANSITION_CONFIGURE))
+    assert graph.call(ChangeState, 'agent_node/change_state', configure).success
+    graph.wait(lambda: bench.decided_by() == bench.digest('b'))
+
+
 def test_another_chance_is_not_spent_where_loading_fails(tmp_path, monkeypatch):
     path = tmp_path / 'releases.json'
     Ledger(path).condemn(CONDEMNED, 'it failed')
@@ -200,7 +222,7 @@ def test_another_chance_is_not_spent_where_loading_fails(tmp_path, monkeypatch):
         raise UserError('too little memory')
     monkeypatch.setattr(releases, 'Decider', fails)
     with pytest.raises(UserError, match='too little memory'):
-        Releases(None, ReleaseSettings(release_file=str(path), readmit='b' * 12), None, None)
+        Releases(None, ReleaseSettings(release_file=str(path), readmit=chance(path, CONDEMNED)), None, None)
     with pytest.raises(RolledBack):
         Ledger(path).refuse(CONDEMNED)
 

@@ -25,6 +25,13 @@ def loaded(name: str) -> Loaded:
     return Loaded(Release(f'/models/{name}', f'{name}-' + '0' * 62))
 
 
+def chance(ledger: Ledger, release: Release) -> str:
+    """What the refusal says that an operator may name."""
+    with pytest.raises(RolledBack) as refusal:
+        ledger.refuse(release)
+    return str(refusal.value).rpartition('readmit:=')[2]
+
+
 GOOD, BAD, OTHER = loaded('a'), loaded('b'), loaded('c')
 
 
@@ -99,11 +106,22 @@ def test_what_was_rolled_back_is_remembered_and_comes_back_only_when_the_operato
     assert ledger.good == GOOD.release
     with pytest.raises(RolledBack, match=r'/models/b was rolled back on .*readmit:=b-0000000000'):
         ledger.admit(BAD.release)
-    for wrong in ('b', 'c-00000000000'):
+    for wrong in ('b', 'b-0000000000', 'c-00000000000'):
         with pytest.raises(RolledBack):
             ledger.admit(BAD.release, wrong)
-    ledger.admit(BAD.release, 'b-0000000000')
+    ledger.admit(BAD.release, chance(ledger, BAD.release))
     Ledger(tmp_path / 'state' / 'releases.json').admit(BAD.release)
+
+
+def test_another_chance_is_for_one_time_however_long_the_parameter_stays_set(line, tmp_path, monkeypatch):
+    line.swap(BAD)
+    line.play(False, 5)
+    given = chance(line.ledger, BAD.release)
+    line.ledger.admit(BAD.release, given)
+    monkeypatch.setattr('time.strftime', lambda _: '2031-05-06 07:08:09')
+    line.ledger.condemn(BAD.release, 'it failed again')
+    with pytest.raises(RolledBack, match='readmit:=b-0000000000-20310506070809'):
+        Ledger(tmp_path / 'state' / 'releases.json').admit(BAD.release, given)
 
 
 def test_gate_hits_stop_it_at_once_and_repeated_verdicts_count_once(line):
@@ -301,7 +319,7 @@ def test_what_was_rolled_back_under_the_digest_of_its_weights_stays_away(tmp_pat
     after = Ledger(tmp_path / 'releases.json')
     with pytest.raises(RolledBack, match='readmit:=b-0000000000'):
         after.admit(known)
-    after.admit(known, 'b-0000000000')
+    after.admit(known, chance(after, known))
     assert dataclasses.replace(GOOD.release, policy_sha256='e' * 64).is_known_as(after.good.digest)
 
 
@@ -327,7 +345,7 @@ def test_a_second_chance_that_cannot_be_remembered_is_none(line, monkeypatch):
         raise OSError(28, 'No space left on device')
     monkeypatch.setattr('vlm_agent_ros.release.ledger.write_durably', full)
     with pytest.raises(UserError, match='No space left'):
-        line.ledger.admit(BAD.release, 'b-0000000000')
+        line.ledger.admit(BAD.release, chance(line.ledger, BAD.release))
     with pytest.raises(RolledBack):
         line.ledger.admit(BAD.release)
 

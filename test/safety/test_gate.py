@@ -259,6 +259,21 @@ def test_a_yes_for_a_proposal_that_another_operator_has_refused_is_not_for_the_n
     assert bench.gate.approve(True)[0]
 
 
+def test_what_the_cell_says_too_late_is_no_mark_against_the_checkpoint(make) -> None:  # type: ignore[no-untyped-def]
+    bench = make('auto', replace(FREE, on_gate_hit='approve'))
+    bench.now += 0.7  # the robot's driver is silent, the camera is not
+    bench.gate.image(int(bench.now * 1e9))
+    bench.gate.propose(bench.motion, int(bench.now * 1e9))
+    assert bench.last('verdict').values['rule'] == 'inputs'
+    bench.sense()
+    bench.now += bench.cell.safety.max_task_age_s
+    assert bench.propose().values['rule'] == 'inputs'
+    assert bench.gate.mode == 'auto'
+    bench.gate.task(None)
+    bench.gate.propose(bench.motion, int(bench.now * 1e9) - 10_000_000_000)
+    assert bench.gate.mode == 'approve'  # who rests on an old image thinks too slowly
+
+
 def test_an_image_from_before_the_instruction_or_the_last_motion_moves_nothing(make) -> None:  # type: ignore[no-untyped-def]
     bench = make('auto')
     seen_ns = int(bench.now * 1e9)
@@ -286,7 +301,8 @@ def test_a_clock_that_was_set_back_does_not_stop_the_work(make) -> None:  # type
     bench.wait(0.2)
     bench.now -= 600.0
     bench.wait(0.5)
-    bench.gate._inputs.proposal_at_s = None  # the clock of rates does not jump; here both are one
+    # The clock of rates and instructions does not jump; here both are one.
+    bench.gate._inputs.proposal_at_s, bench.gate._inputs.task_since_s = None, bench.now
     assert bench.propose().values['verdict'] == 'forwarded'
 
 
@@ -367,3 +383,18 @@ def test_a_fault_that_comes_and_goes_with_a_joint_state_is_told_both_times(make)
     bench.wait(5.0)  # held where it is
     assert bench.last('inputs').values['faults'] == ''
     assert bench.gate.reset()[0]
+
+
+def test_every_proposal_that_waited_gets_a_last_word(make) -> None:  # type: ignore[no-untyped-def]
+    bench = make('approve')
+
+    def propose(trajectory: Trajectory | None = None) -> str:
+        bench.propose(trajectory)
+        return str(int(bench.now * 1e9))
+
+    stamps = [propose(), propose(), propose(), propose(bench.impossible()), propose()]
+    assert bench.gate.set_mode('shadow', 'enough for today')[0]
+    last = {status.values['image_stamp_ns']: status.values for status in bench.told if status.about == 'verdict'}
+    assert [last[stamp]['verdict'] for stamp in stamps] == ['refused'] * 5
+    assert [last[stamp]['rule'] for stamp in stamps] == ['superseded'] * 3 + ['finite', 'superseded']
+    assert bench.last('verdict').values['verdict'] != 'pending'  # nothing waits any more

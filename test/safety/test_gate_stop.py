@@ -187,3 +187,27 @@ def test_a_gate_that_ends_holds_a_motion_that_is_under_way_and_nothing_else(make
     assert bench.gate.end()
     assert [len(command.times_ns) for command in bench.sent[1:]] == [1, 1]
     assert bench.sent[1].positions[0].tolist() == pytest.approx(bench.positions[:7].tolist(), abs=0.01)
+
+def test_a_stop_in_the_dark_brakes_from_where_a_motion_that_began_later_has_got_to(make) -> None:  # type: ignore[no-untyped-def]
+    bench, lead_s = make('auto', replace(FREE, tracking_tolerance=0.05, tracking_latency_s=0.1)), 0.5
+    bench.cell = replace(bench.cell, motion=replace(bench.cell.motion, command_lead_s=lead_s))
+    bench.gate = bench.make_gate()
+    assert bench.propose().values['verdict'] == 'forwarded'
+    begins = bench.now + lead_s
+
+    def follow(until_s: float) -> None:
+        while bench.now < until_s:
+            bench.now += 0.025
+            bench.positions = positions_at(bench.motion, np.array([bench.now - begins]))[0]
+            bench.sense()
+            bench.gate.poll()
+
+    follow(begins + 0.6)
+    assert len(bench.sent) == 1  # an arm that waits for the beginning does not lag behind
+    while len(bench.sent) == 1:
+        bench.now += 0.025
+        bench.gate.image(int(bench.now * 1e9))
+        bench.gate.poll()
+    arm = len(bench.cell.robot.arm_joints)
+    there = positions_at(bench.motion, np.array([bench.now - begins, bench.now - begins + 0.1]))[:, :arm]
+    assert np.abs(bench.sent[1].positions[-1] - there[0]).max() < np.abs(there[1] - there[0]).max()

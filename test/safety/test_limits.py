@@ -11,7 +11,7 @@ import pytest
 
 from vlm_agent_ros.actions import Pick
 from vlm_agent_ros.cell import Cell
-from vlm_agent_ros.limits import CLAMPABLE, KeepOut
+from vlm_agent_ros.limits import CLAMPABLE, MAX_AHEAD_S, KeepOut
 from vlm_agent_ros.motion import Kinematics, SkillPlanner
 from vlm_agent_ros.safety import Ages, SafetyRules, Verdict
 from vlm_agent_ros.types import Observation, Trajectory
@@ -153,15 +153,17 @@ def test_links_may_not_meet_each_other(rules_with: MakeRules, cell: Cell, at_hom
     assert 'meets panda_link' in verdict.rejection.message
 
 
-@pytest.mark.parametrize(('age', 'key'), [
-    ('image_s', 'max_image_age_s'), ('joint_s', 'max_joint_age_s'), ('task_s', 'max_task_age_s'),
-    ('proposal_s', 'max_proposal_age_s')])
+@pytest.mark.parametrize(('age', 'key', 'rule'), [
+    ('image_s', 'max_image_age_s', 'age'), ('joint_s', 'max_joint_age_s', 'inputs'),
+    ('task_s', 'max_task_age_s', 'inputs'), ('proposal_s', 'max_proposal_age_s', 'inputs')])
 def test_every_age_has_its_limit(rules_with: MakeRules, cell: Cell, pick: Trajectory, at_home: Observation, age: str,
-                                 key: str) -> None:
+                                 key: str, rule: str) -> None:
     limit = getattr(cell.safety, key)
     assert rules_with().judge(pick, at_home, ages=Ages(**{age: limit})).trajectory is pick
-    for old in (limit * 1.001, -limit * 1.001, np.nan, np.inf):
-        refused(rules_with().judge(pick, at_home, ages=Ages(**{age: old})), 'age')
+    for old in (limit * 1.001, np.nan, np.inf):
+        refused(rules_with().judge(pick, at_home, ages=Ages(**{age: old})), rule)
+    for ahead in (1.001 * MAX_AHEAD_S, np.inf):
+        refused(rules_with().judge(pick, at_home, ages=Ages(**{age: -ahead})), 'inputs')
 
 
 def test_proposals_may_not_come_faster_than_their_rate(rules_with: MakeRules, pick: Trajectory, at_home: Observation

@@ -11,6 +11,7 @@ import pytest
 
 from vlm_agent_ros.actions import Pick, Place, Push
 from vlm_agent_ros.cell import Cell
+from vlm_agent_ros.limits import MAX_AHEAD_S
 from vlm_agent_ros.motion import Kinematics, MotionError, SkillPlanner
 from vlm_agent_ros.safety import SafetyRules, StopLatch, Violation
 from vlm_agent_ros.types import Observation, Trajectory
@@ -281,13 +282,15 @@ def test_the_tool_may_not_leave_the_box_between_two_points_inside_it(kinematics:
     assert ' x = ' in expect(rules.check(swing, ends[0]), 'workspace').message
 
 
-@pytest.mark.parametrize(('argument', 'key'), [('image_age_s', 'max_image_age_s'), ('joint_age_s', 'max_joint_age_s')])
+@pytest.mark.parametrize(('argument', 'key', 'rule'), [
+    ('image_age_s', 'max_image_age_s', 'age'), ('joint_age_s', 'max_joint_age_s', 'inputs')])
 def test_old_and_future_data_is_refused(rules: SafetyRules, cell: Cell, pick: Trajectory, at_home: Observation,
-                                        argument: str, key: str) -> None:
+                                        argument: str, key: str, rule: str) -> None:
     limit = getattr(cell.safety, key)
-    for age in (limit * 1.01, -limit * 1.01, np.nan, np.inf):
-        assert expect(rules.check(pick, at_home, **{argument: age}), 'age').limit == limit
-    for age in (0.0, limit, -limit * 0.5):
+    for age in (limit * 1.01, np.nan, np.inf):
+        assert expect(rules.check(pick, at_home, **{argument: age}), rule).limit == limit
+    assert 'set the clocks' in expect(rules.check(pick, at_home, **{argument: -0.5 * limit}), 'inputs').message
+    for age in (0.0, limit, -MAX_AHEAD_S):
         assert rules.check(pick, at_home, **{argument: age}) is None
 
 

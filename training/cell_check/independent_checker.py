@@ -23,6 +23,7 @@ _SAFETY = {'max_image_age_s': 1.0, 'max_joint_age_s': 0.5, 'max_task_age_s': 360
            'max_duration_s': 30.0, 'max_points': 2000, 'collision': True}
 _AGES = {'image_s': 'max_image_age_s', 'joint_s': 'max_joint_age_s', 'task_s': 'max_task_age_s',
          'proposal_s': 'max_proposal_age_s'}
+_AHEAD_S = 0.1  # by which clocks may disagree
 _PER_SEGMENT = 17
 _COLLISION_SAMPLES = 16
 _STOP_SAMPLES = 401
@@ -67,7 +68,7 @@ class IndependentChecker:
     def problems_of_ages(self, ages: dict[str, float | None]) -> list[str]:
         """Limits that the ages (s) of a proposal break; None where nothing ages, ``since_last_s`` among them."""
         found = [name for name, key in _AGES.items()
-                 if ages.get(name) is not None and not abs(float(ages[name] or 0.0)) <= self._safety[key]]
+                 if ages.get(name) is not None and not -_AHEAD_S <= float(ages[name] or 0.0) <= self._safety[key]]
         since_s = ages.get('since_last_s')
         return found + (['rate'] if since_s is not None and not since_s >= (1 - _RELATIVE) / self._safety['max_rate_hz']
                         else [])

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from vlm_agent_ros.cell import Cell
+from vlm_agent_ros.limits import MAX_AHEAD_S
 from vlm_agent_ros.motion import Kinematics, MotionError
 from vlm_agent_ros.safety import Ages
 from vlm_agent_ros.types import Trajectory
@@ -143,8 +144,8 @@ class Proposals:
         limits = {'image_s': safety.max_image_age_s, 'joint_s': safety.max_joint_age_s, 'task_s': safety.max_task_age_s,
                   'proposal_s': safety.max_proposal_age_s, 'since_last_s': 1.0 / safety.max_rate_hz}
         name = str(self._rng.choice(list(limits)))
-        age_s = self._rng.choice([self._near(np.array([limits[name]]))[0], np.nan, np.inf, -1e9, -limits[name]],
-                                    p=[0.6, 0.1, 0.1, 0.1, 0.1])
+        near, ahead = self._near(np.array([limits[name], MAX_AHEAD_S]))
+        age_s = self._rng.choice([near, -ahead, np.nan, np.inf, -1e9], p=[0.5, 0.2, 0.1, 0.1, 0.1])
         return replace(ages, **{name: float(age_s)})
 
     # --- far from it --------------------------------------------------------------------------------------------

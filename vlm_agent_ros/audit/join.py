@@ -116,7 +116,7 @@ class _Pieces:
         """Keep what a message says; one that is not what its topic promises is left out."""
         try:
             _TAKES[logged.name](self, session, logged)
-        except (UserError, ValueError, TypeError, KeyError, AttributeError):
+        except (UserError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
             return
 
     def _take_text(self, _: int, logged: Logged) -> None:
@@ -142,6 +142,7 @@ class _Pieces:
         self._shown.add(shown)
 
     def _take_verdict(self, key: Key, values: dict[str, str]) -> None:
+        int(values.get('command_stamp_ns') or 0)  # what is no number is left out here, not with every decision
         # A stop during the motion does not undo that it was forwarded.
         if self._verdicts.get(key, {}).get('verdict') != 'forwarded':
             self._verdicts[key] = values
@@ -192,8 +193,7 @@ class _Pieces:
             commands=tuple(self._commands.get((key[0], self._command_stamp_ns(key)), ())))
 
     def _command_stamp_ns(self, key: Key) -> int:
-        command = self._verdicts.get(key, {}).get('command_stamp_ns', '')
-        return int(command) if command.isdecimal() else 0
+        return int(self._verdicts.get(key, {}).get('command_stamp_ns') or 0)
 
     def _task(self, key: Key) -> tuple[str, int]:
         """The instruction of a decision, verbatim if the log has it, and the stamp of when it was given, else 0."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterator
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 import yaml
@@ -17,6 +18,7 @@ from ..cell import Cell
 from ..config import parse
 from ..errors import UserError
 from .join import join
+from .log_folder import number_of
 from .mcap_file import read_messages, read_metadata, time_span
 from .types import Correction, Logged, LoggedDecision
 
@@ -46,6 +48,10 @@ class AuditLog:
         self.files = sorted(path.glob('*.mcap')) if path.is_dir() else [path]
         if not self.files:
             raise UserError(f'{path} holds no *.mcap file: give the folder of an audit log')
+        numbered = [file for file in self.files if number_of(file)]
+        for before, after in pairwise(sorted(numbered, key=number_of)):
+            if (gone := number_of(after) - number_of(before) - 1) > 0:
+                _LOG.warning('%s: %d files are missing between %s and %s', path, gone, before.name, after.name)
 
     def messages(self, topics: Collection[str] | None = None, span_ns: tuple[int, int] | None = None
                  ) -> Iterator[Logged]:

@@ -40,7 +40,7 @@ class LogFolder:
                 os.close(lock)
                 raise OSError(error.errno, 'another audit node writes to it: give each its own folder') from error
             self._lock = lock
-        number = 1 + max((int(match[1]) for match in map(_NAME.match, os.listdir(self.path)) if match), default=0)
+        number = 1 + max(map(number_of, self.path.iterdir()), default=0)
         return self.path / f'audit_{number:06d}_{time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())}.mcap'
 
     def keep_budget(self) -> int:
@@ -52,7 +52,7 @@ class LogFolder:
         Raises:
             OSError: The folder has gone.
         """
-        files = sorted((path for path in self.path.iterdir() if _NAME.match(path.name)), key=_number)
+        files = sorted((path for path in self.path.iterdir() if _NAME.match(path.name)), key=number_of)
         sizes = {path: path.stat().st_size for path in files}
         total = sum(sizes.values())
         for path in files[:-1]:
@@ -70,6 +70,7 @@ class LogFolder:
             self._lock = None
 
 
-def _number(path: Path) -> int:
+def number_of(path: Path) -> int:
+    """Number of a log's file, from 1 on without a gap; 0 for any other file."""
     match = _NAME.match(path.name)
     return int(match[1]) if match else 0

@@ -133,10 +133,10 @@ class SkillPlanner:
 
     def _time(self, waypoints: list[_Waypoint]) -> Trajectory:
         """Rest-to-rest segments between waypoints, sampled every ``point_period_s``."""
-        arm_joints = len(self.cell.robot.arm_joints)
-        times, positions, velocities = [0], [_joints(waypoints[0])], [np.zeros(arm_joints + 1)]
+        rest = np.zeros(len(self.cell.robot.joints))
+        times, positions, velocities = [0], [self._joints(waypoints[0])], [rest]
         for before, after in itertools.pairwise(waypoints):
-            segment = self._segment(_joints(before), _joints(after))
+            segment = self._segment(self._joints(before), self._joints(after))
             # A gripper that closes on something never arrives: it is given a fixed time instead.
             hold_s = self.cell.motion.gripper_time_s if before.gripper != after.gripper else 0.0
             offset = times[-1]
@@ -144,10 +144,14 @@ class SkillPlanner:
                 position, velocity, _ = segment.at_time(min(seconds, segment.duration))
                 times.append(offset + round(seconds * 1e9))
                 positions.append(np.array(position))
-                velocities.append(np.array(velocity) if seconds < segment.duration else np.zeros(arm_joints + 1))
+                velocities.append(np.array(velocity) if seconds < segment.duration else rest)
         lower, upper = self.kinematics.lower, self.kinematics.upper
         return Trajectory(self.cell.robot.joints, np.array(times, dtype=np.int64),
                           np.clip(np.array(positions), lower, upper), np.array(velocities))
+
+    def _joints(self, waypoint: _Waypoint) -> np.ndarray:
+        """(joints,) of a waypoint, at which all fingers are at the same position."""
+        return np.append(waypoint.arm, [waypoint.gripper] * len(self.cell.robot.gripper_joints))
 
     def _samples(self, duration: float, hold_s: float) -> list[float]:
         """Times (s) of a segment's points after its start; the last one ends it, holding included."""
@@ -166,7 +170,3 @@ class SkillPlanner:
         if result not in (ruckig.Result.Working, ruckig.Result.Finished):
             raise MotionError(f'no trajectory within the limits ({result.name}): check robot.max_* of the cell file')
         return trajectory
-
-
-def _joints(waypoint: _Waypoint) -> np.ndarray:
-    return np.append(waypoint.arm, waypoint.gripper)

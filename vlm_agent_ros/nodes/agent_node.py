@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rclpy.publisher import Publisher
@@ -23,7 +23,7 @@ from trajectory_msgs.msg import JointTrajectory
 
 from ..config import bounded
 from ..errors import UserError
-from ..limits import Safety
+from ..limits import MAX_AHEAD_S, Safety
 from ..motion.monitor import MotionMonitor
 from ..refusals import Refusals
 from ..safety.supervisor import HEARTBEAT_S
@@ -95,7 +95,8 @@ class AgentNode(ManagedNode):
     def setup(self) -> None:
         """Load cell, planner and checkpoint."""
         started = time.monotonic()
-        self._releases = Releases(self, self._settings, self._switch, self._on_verdict)
+        settings = replace(self._settings, readmit=self.get_parameter('readmit').value)  # since the start, perhaps
+        self._releases = Releases(self, settings, self._switch, self._on_verdict)
         decider = self._releases.deciding
         interface.check_names(self, decider.cell.topics)
         self._monitor = MotionMonitor(decider.cell)
@@ -289,11 +290,12 @@ class AgentNode(ManagedNode):
             return None
         names = decider.cell.robot.joints
         image_topic, joint_topic = map(self.resolve_topic_name, (self._image_name, interface.JOINT_STATES))
-        ahead_s = (stamp_ns - self._now_ns()) * 1e-9
         try:
-            if ahead_s > decider.cell.safety.max_image_age_s:  # the gate would refuse it, and those after it be ignored
-                raise UserError(f'{image_topic}: an image is of a time {ahead_s:.1f} s ahead: set the clocks of both '
-                                'computers alike')
+            # The gate would refuse what rests on these, and images after such a one be ignored.
+            for topic, ahead_ns in ((image_topic, stamp_ns), (joint_topic, to_ns(joints.header.stamp))):
+                if (ahead_s := (ahead_ns - self._now_ns()) * 1e-9) > MAX_AHEAD_S:
+                    raise UserError(f'{topic}: the newest message is of a time {ahead_s:.1f} s ahead: set the clocks '
+                                    'of both computers alike')
             self._refuse_old(joints, joint_topic, decider.cell.safety)
             observation = Observation(image_array(image, image_topic, decider.cell.camera), names,
                                       joint_positions(joints, joint_topic, names), self._task, stamp_ns)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.timer import Timer
 
 from ..errors import UserError
 from ..status import ERROR, OK, WARN, Status
 from .status_board import StatusBoard
 
+_STEADY = Clock(clock_type=ClockType.STEADY_TIME)
 _RETRY_S = 0.2
 _REPEAT_S = 1.0
 
@@ -30,6 +36,10 @@ class ManagedNode(LifecycleNode):
         self._starter = self.create_timer(0.0, self._autostart)
         self._starter.cancel()
         self._starts_itself = self._may_start_itself = False
+
+    def create_timer(self, timer_period_sec: float, callback: Callable[[], Any], **options: Any) -> Timer:
+        """By the steady clock: a node must not fall silent where its simulation stands still or is not there."""
+        return super().create_timer(timer_period_sec, callback, clock=_STEADY, **options)
 
     # --- hooks --------------------------------------------------------------------------------------------------
 

@@ -21,7 +21,8 @@ class Losses:
     """
 
     def __init__(self, node: Node, topic: str) -> None:
-        self._node, self._topic = node, topic
+        # As it is remapped: rclpy counts the publishers of a name as it is given.
+        self._node, self._topic = node, node.resolve_topic_name(topic)
         self._number = 0
         self._on_the_way = self._missing = 0
         self.events = SubscriptionEventCallbacks(message_lost=self._on_lost)

@@ -36,8 +36,7 @@ class ReleaseSettings(DeciderSettings):
     """What decides, and what may take its place."""
 
     next_model: str = bounded('', help='what ~/swap loads: as model')
-    readmit: str = bounded('', help='digest, or its first 12 characters, of a checkpoint that was rolled back and may '
-                           'try again')
+    readmit: str = bounded('', help='which checkpoint that was rolled back may try again, once: as its refusal says')
     release_file: str = bounded('', help='JSON file of the good checkpoint and those that were rolled back; empty for '
                                 'vlm_agent_ros/<namespace>/<cell>-releases.json in $XDG_STATE_HOME or '
                                 '~/.local/state')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,8 +12,7 @@ from ..config import bounded, parse
 from ..durable import write_durably
 from ..errors import UserError
 
-SHORT = 12
-"""Characters of a digest by which an operator names a checkpoint."""
+_SHORT = 12  # characters of a digest by which people tell checkpoints apart
 
 
 class RolledBack(UserError):
@@ -52,6 +52,13 @@ class Condemned:
     model: str = bounded(help='as of a release')
     reason: str = bounded(help='what left the band')
     when: str = bounded(help='local time')
+
+    def chance(self, digest: str) -> str:
+        """What an operator names to give the checkpoint of a digest another chance.
+
+        It tells this condemnation from the next one, so that a parameter which stays set gives no third chance.
+        """
+        return f'{digest[:_SHORT]}-{re.sub("[^0-9]", "", self.when)}'
 
 
 @dataclass
@@ -116,15 +123,15 @@ class Ledger:
 
         Args:
             release: What shall decide.
-            readmitted: Digest, or its first characters, of a checkpoint that the operator gives another chance.
+            readmitted: ``Condemned.chance`` of a checkpoint that the operator lets try again.
 
         Raises:
             RolledBack: It was, and is not named.
         """
         for digest, condemned in self._record.condemned.items():
-            if release.is_known_as(digest) and (len(readmitted) < SHORT or not digest.startswith(readmitted)):
+            if release.is_known_as(digest) and readmitted != (chance := condemned.chance(digest)):
                 raise RolledBack(f'{release.model} was rolled back on {condemned.when} ({condemned.reason}): choose '
-                                 f'another, or decide that it may try again by the parameter readmit:={digest[:SHORT]}')
+                                 f'another, or decide that it may try again by the parameter readmit:={chance}')
 
     def admit(self, release: Release, readmitted: str = '') -> None:
         """Let a checkpoint in that is loaded; one that the operator names is no longer rolled back.

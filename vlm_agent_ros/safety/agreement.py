@@ -67,7 +67,7 @@ class Agreement:
         if all(name in trajectory.joint_names for name in robot.arm_joints):
             for arm in trajectory.select(robot.arm_joints).positions:
                 handling.add(arm)
-        if robot.gripper_joints[0] in trajectory.joint_names:
+        if all(name in trajectory.joint_names for name in robot.gripper_joints):
             handling.opened = self._ends_open(trajectory)
 
     def measured(self, positions: np.ndarray, now_s: float) -> bool:

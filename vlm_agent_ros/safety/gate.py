@@ -120,16 +120,12 @@ class Gate:
     def task(self, violation: Violation | None) -> None:
         """An instruction has come; with what it breaks, if anything, no proposal passes until the next one."""
         self._inputs.task(violation, self._clocks.steady(), self._clocks.stamp_ns())
-        if self._pending is not None:  # it was decided on another instruction
-            self.refuse(Violation('superseded', 'another instruction', 'the same', 'a new instruction came while the '
-                                  'proposal waited'), self._pending.stamp_ns)
+        self._supersede('another instruction', 'a new instruction came while the proposal waited')
 
     def decided_by(self, checkpoint: str) -> None:
         """The agent tells which checkpoint (digest) decides."""
         if checkpoint and self._ladder.decided_by(checkpoint):
-            if self._pending is not None:
-                self.refuse(Violation('superseded', 'another checkpoint', 'the same', 'another checkpoint decides '
-                                      'by now'), self._pending.stamp_ns)
+            self._supersede('another checkpoint', 'another checkpoint decides by now')
             self._tell(self.mode_status('another checkpoint decides'))
 
     def episode_ended(self, success: bool, judged_ns: int = 0) -> str:
@@ -160,6 +156,7 @@ class Gate:
         """
         now, before = self._clocks.steady(), self._inputs.proposal_at_s
         self._inputs.proposal_at_s = now
+        self._supersede('another proposal', 'another proposal came while this one waited')
         if trajectory is None:
             self.refuse(Violation('points', 0, self._cell.safety.max_points, 'the proposal has no points'), stamp_ns)
             return
@@ -172,7 +169,6 @@ class Gate:
         elif self.mode == 'auto':
             self._forward(verdict, stamp_ns, 'passed every rule')
         elif self.mode == 'approve':
-            self._drop_pending()
             meant_for_other = self._unanswered or now - self._answered_s < _REACTION_S
             self._pending = _Pending(trajectory, stamp_ns, now, now + (_REACTION_S if meant_for_other else 0.0))
             self._verdict('pending', 'waits for ~/approve', stamp_ns, verdict.violations)
@@ -199,7 +195,7 @@ class Gate:
         inputs, now_ns = self._inputs, self._clocks.stamp_ns()
         if inputs.measured is None:
             limit = self._cell.safety.max_joint_age_s
-            return Verdict(None, (Violation('age', 'none', limit, 'no usable joint state has come yet'),))
+            return Verdict(None, (Violation('inputs', 'none', limit, 'no usable joint state has come yet'),))
         image_s = None if stamp_ns is None else (now_ns - stamp_ns) * 1e-9
         if not self._latch.active:  # which the rules say first
             if inputs.task_since_s is None:
@@ -227,7 +223,7 @@ class Gate:
         speed = self._ladder.speed
         trajectory = slowed(verdict.trajectory, speed)
         command_ns = self._send(trajectory)
-        self.supervisor.command(trajectory)
+        self.supervisor.command(trajectory, self._cell.motion.command_lead_s)
         self._moved_ns = max(self._clocks.stamp_ns(), command_ns)
         self._inputs.moved()
         self._ladder.moved()
@@ -256,6 +252,11 @@ class Gate:
             return False, verdict.rejection.message
         self._forward(verdict, pending.stamp_ns, 'approved by the operator')
         return True, 'the proposal is forwarded'
+
+    def _supersede(self, value: str, message: str) -> None:
+        """Refuse the proposal that waits, if one does: what it was made for is no longer so."""
+        if self._pending is not None:
+            self.refuse(Violation('superseded', value, 'the same', message), self._pending.stamp_ns)
 
     def _drop_pending(self) -> _Pending | None:
         """Nobody can answer the proposal that waits any more; what it was."""
@@ -294,7 +295,7 @@ class Gate:
         deaf = self.supervisor.driver_fault if mode == 'auto' else ''
         changed, message = (False, f'no auto: {deaf}') if deaf else self._ladder.set_mode(mode, reason)
         if changed:
-            self._drop_pending()
+            self._supersede('another mode', 'the mode was changed while the proposal waited')
         if changed and mode == 'shadow':
             self.supervisor.tracking.forget_gripper()  # from now on somebody else commands it
         self._tell(self.mode_status(message, WARN if not changed else OK))

@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..cell import Cell
+from ..limits import MAX_AHEAD_S
 from ..motion.kinematics import Kinematics
 from ..motion.segments import Segments
 from ..types import Trajectory
@@ -101,13 +102,17 @@ class SafetyRules:
 
     def _check_ages(self, ages: Ages) -> Violation | None:
         limits = self._limits
-        for what, age_s, limit_s in (('image', ages.image_s, limits.max_image_age_s),
-                                     ('joint state', ages.joint_s, limits.max_joint_age_s),
-                                     ('task', ages.task_s, limits.max_task_age_s),
-                                     ('proposal', ages.proposal_s, limits.max_proposal_age_s)):
-            # An age far below zero is as wrong as a large one: two clocks disagree. NaN fails the comparison too.
-            if age_s is not None and not abs(age_s) <= limit_s:
-                return Violation('age', age_s, limit_s, f'the {what} is {age_s:.2f} s old, allowed are {limit_s:g} s')
+        for rule, what, age_s, limit_s in (('age', 'image', ages.image_s, limits.max_image_age_s),
+                                           ('inputs', 'joint state', ages.joint_s, limits.max_joint_age_s),
+                                           ('inputs', 'task', ages.task_s, limits.max_task_age_s),
+                                           ('inputs', 'proposal', ages.proposal_s, limits.max_proposal_age_s)):
+            # How old something is cannot be told where two clocks disagree. NaN fails the comparison too.
+            if age_s is None or -MAX_AHEAD_S <= age_s <= limit_s:
+                continue
+            if age_s < 0.0:
+                return Violation('inputs', age_s, -MAX_AHEAD_S, f'the {what} is of a time {-age_s:.2f} s ahead: set '
+                                 'the clocks of all computers alike')
+            return Violation(rule, age_s, limit_s, f'the {what} is {age_s:.2f} s old, allowed are {limit_s:g} s')
         since_s = ages.since_last_s
         if since_s is not None and not since_s * limits.max_rate_hz >= 1.0:
             return Violation('rate', since_s, 1.0 / limits.max_rate_hz, f'the proposal comes {since_s:.3f} s after the '

@@ -101,9 +101,9 @@ class Supervisor:
         """Why a protective stop would go unnoticed now, in a sentence; empty while it would not."""
         return self._driver.silence(self._clock()) or self.present.get('driver', '')
 
-    def command(self, trajectory: Trajectory) -> None:
-        """A motion goes to the robot."""
-        self.tracking.command(trajectory, self._motion_clock())
+    def command(self, trajectory: Trajectory, lead_s: float = 0.0) -> None:
+        """A motion goes to the robot, which begins with it so many seconds from now."""
+        self.tracking.command(trajectory, self._motion_clock() + lead_s)
 
     def poll(self, *, agent_matters: bool) -> None:
         """Judge silence; to be called every POLL_S.

@@ -58,7 +58,7 @@ class Tracking:
         return self._monitor.moving
 
     def command(self, trajectory: Trajectory, now_s: float) -> None:
-        """A motion goes to the robot, which has to be at its first point now."""
+        """A motion goes to the robot, which has to be at its first point at ``now_s``, now or soon."""
         self._monitor.command(trajectory, round(now_s * 1e9))
         if self._arm_joints[0] in trajectory.joint_names:
             self._arm, self._started_s = trajectory.select(self._arm_joints), now_s

@@ -10,7 +10,7 @@ import numpy as np
 from ..types import Trajectory
 
 # Rules that tell something about the operator, the cell, or the instruction that it was given.
-_OF_OTHERS = ('approval', 'superseded', 'stop', 'driver', 'inactive', 'task')
+_OF_OTHERS = ('approval', 'superseded', 'stop', 'driver', 'inactive', 'inputs', 'task')
 
 
 def is_gate_hit(rule: str) -> bool:

@@ -15,6 +15,7 @@ from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
 from launch.substitutions import EnvironmentVariable, LaunchConfiguration
 from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
 
 PACKAGE = 'vlm_agent_ros'
 
@@ -79,8 +80,14 @@ def node(executable: str, parameters: dict, given: dict, names: list, respawn: b
 
     key = enclave(executable, given['namespace'])
     return Node(package=PACKAGE, executable=executable, namespace=given['namespace'], output='screen',
-                parameters=[parameters], remappings=names, ros_arguments=['--enclave', key],
+                parameters=[as_given(parameters)], remappings=names, ros_arguments=['--enclave', key],
                 respawn=respawn, respawn_delay=2.0)
+
+
+def as_given(parameters: dict) -> dict:
+    """Texts stay texts: launch would read them as YAML, and a checkpoint named 7 as a number."""
+    return {name: ParameterValue(value, value_type=str) if isinstance(value, str) else value
+            for name, value in parameters.items()}
 
 
 def seconds(argument: str, given: str) -> float:

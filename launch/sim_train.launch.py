@@ -11,6 +11,7 @@ from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironment
 from launch.conditions import IfCondition
 from launch.substitutions import EnvironmentVariable, LaunchConfiguration
 from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
 
 PACKAGE = 'vlm_agent_ros'
 
@@ -63,7 +64,8 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     names = [f'world_{i}' for i in range(config.worlds)]
     worlds = [
         Node(package=PACKAGE, executable='world_node', namespace=name, respawn=True, respawn_delay=0.5,
-             parameters=[{'world': config.world, 'lock_step': True}], additional_env={'OMP_NUM_THREADS': '1'})
+             parameters=[{'world': ParameterValue(config.world, value_type=str), 'lock_step': True}],
+             additional_env={'OMP_NUM_THREADS': '1'})
         for name in names
     ]
     # After Ctrl-C it writes a checkpoint, for which the 5 s that launch would wait may be too short.

@@ -84,7 +84,8 @@ def test_train_options_that_the_launch_file_passes_exist():
 @pytest.fixture
 def cell_launch(monkeypatch):
     """The functions of cell.launch.py, with stand-ins for what comes with ROS 2 only."""
-    for name in ('launch', 'launch.actions', 'launch.substitutions', 'launch_ros', 'launch_ros.actions'):
+    for name in ('launch', 'launch.actions', 'launch.substitutions', 'launch_ros', 'launch_ros.actions',
+                 'launch_ros.parameter_descriptions'):
         monkeypatch.setitem(sys.modules, name, MagicMock())
     return SimpleNamespace(**runpy.run_path(str(ROOT / 'launch' / 'cell.launch.py')))
 
@@ -116,6 +117,12 @@ def test_agent_and_audit_log_hear_a_camera_that_sends_compressed_images(cell_lau
     assert started_by(cell_launch)['agent_node']['image_transport'] == 'raw'
     with pytest.raises(UserError, match='the emulated camera sends raw images: leave it out'):
         started_by(cell_launch, image_transport='compressed', emulator='panda_table')
+
+
+def test_a_checkpoint_named_by_a_number_is_still_a_name(cell_launch):
+    typed = cell_launch.as_given({'model': '7', 'proposal_timeout_s': 35.0})
+    cell_launch.as_given.__globals__['ParameterValue'].assert_called_once_with('7', value_type=str)
+    assert typed['proposal_timeout_s'] == 35.0
 
 
 def test_a_time_that_is_no_number_is_refused_by_the_name_of_its_argument(cell_launch):

@@ -121,9 +121,15 @@ class GymnasiumWorlds:
         """Nobody listens within one process."""
 
     def close(self) -> None:
-        """See WorldPool."""
+        """See WorldPool; what an environment raises in it is only told, since results, or a reason why not, are there."""
+        faults = []
         for world in self._worlds:
-            world.close()
+            try:
+                world.close()
+            except UserError as fault:
+                faults.append(fault)
+        if faults:
+            print(f'warning: {faults[0]}', file=sys.stderr, flush=True)
 
 
 class _World:

@@ -389,6 +389,26 @@ def test_an_environment_that_fails_in_training_costs_the_update_that_it_fails_in
     assert rows(files / f'failed_{fault}') == rows(finished)
 
 
+def test_an_environment_that_fails_in_close_costs_neither_a_result_nor_the_reason_of_another_failure(
+        finished, tmp_path, monkeypatch, capsys):
+    command = ['evaluate', '--env', 'gymnasium', '--env-id', 'test/MaskedRooms-v0', *LIST, '--checkpoint',
+               str(finished / 'checkpoints' / 'latest'), '--episodes', '2', '--worlds', '2', '--out']
+    closed = []
+
+    def failing(room):
+        closed.append(room)
+        raise OSError('the display is gone')
+
+    monkeypatch.setattr(Rooms, 'close', failing)
+    assert main([*command, str(tmp_path / 'result.json')]) == 0
+    assert json.loads((tmp_path / 'result.json').read_text())['suites'][0]['n'] == 2
+    assert 'warning: environment test/MaskedRooms-v0 raised OSError: the display is gone' in capsys.readouterr().err
+    assert len(closed) == 1 + 2  # that of the trial, and all
+    monkeypatch.setattr(Rooms, 'reset', lambda room, **options: 1 / 0)
+    assert main([*command, str(tmp_path / 'none.json')]) == 2
+    assert 'ZeroDivisionError' in capsys.readouterr().err.splitlines()[-1]
+
+
 @pytest.mark.parametrize('action', ['<image>', '<eos>', 'go <pad>'])
 def test_an_action_that_the_tokenizer_takes_for_a_special_token_is_refused_before_a_run_begins(files, tmp_path, capsys,
                                                                                             action):

@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from vlm_agent_ros.actions import DiscreteLanguage
-from vlm_agent_ros.policy import generation
+from vlm_agent_ros.policy import generation, sampling
 from vlm_agent_ros.policy.generation import traced
-from vlm_agent_ros.policy import sampling
 
 SEEDS = [11, 12, 13, 14, 15]
 

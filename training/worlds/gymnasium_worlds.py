@@ -121,7 +121,7 @@ class GymnasiumWorlds:
         """Nobody listens within one process."""
 
     def close(self) -> None:
-        """See WorldPool; what an environment raises in it is only told, since results, or a reason why not, are there."""
+        """See WorldPool; what an environment raises in it is only told: there is a result, or a reason why not."""
         faults = []
         for world in self._worlds:
             try:

@@ -174,7 +174,8 @@ def test_the_kl_of_an_update_is_that_of_all_that_is_written_however_little_thoug
 
 def test_what_is_clipped_is_counted_by_token_where_tokens_have_ratios_of_their_own(make_toy):
     found = {}
-    for name, overrides in {'decision': {}, 'token': {'ratio_level': 'token'}, 'turn': {'algorithm': 'turn_ppo'}}.items():
+    levels = {'decision': {}, 'token': {'ratio_level': 'token'}, 'turn': {'algorithm': 'turn_ppo'}}
+    for name, overrides in levels.items():
         toy = make_toy(learning_rate=0.0, value_learning_rate=0.0, clip=0.4, thought_weight=1.0, **overrides)
         samples = collect(Player(toy.policy, toy.worlds, toy.commander_of), TrainingSchedule(toy.config), toy.config,
                           1.0).samples

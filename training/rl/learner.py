@@ -85,9 +85,10 @@ class Learner:
         def work() -> dict[str, float]:
             with self.policy.cached_vision(self.config.vision_cache_mib * 2**20):
                 figures = self._update(samples, number, temperature, progress)
-            if not math.isfinite(figures.get('gradient_norm', 0.0)):
-                raise UserError('a gradient of this update is no finite number, and the policy is spoilt: lower '
-                                'learning_rate')
+            told = [figures.get(name, 0.0) for name in ('gradient_norm', 'policy_loss', 'value_loss')]
+            if not all(map(math.isfinite, told)):
+                raise UserError('a gradient or a loss of this update is no finite number, and the policy is spoilt: '
+                                'lower learning_rate, or scale rewards that are very large')
             return figures
 
         return with_memory_advice(

@@ -249,11 +249,12 @@ def test_what_earned_no_more_than_the_others_has_no_gain_however_little_was_expe
     assert all((sample.gain > 0.0) == (sample.value_target == best) for sample in samples)
 
 
-def test_a_gradient_that_is_no_number_is_told(make_toy):
+@pytest.mark.parametrize('spoilt', [{'advantage': float('inf')}, {'advantage': float('nan')},
+                                    {'value_target': float('inf')}])
+def test_a_gradient_or_a_loss_that_is_no_number_is_told(make_toy, spoilt):
     toy = make_toy()
     player = Player(toy.policy, toy.worlds, toy.commander_of)
     samples = collect(player, TrainingSchedule(toy.config), toy.config, 1.0).samples
     learner = Learner(toy.policy, toy.config, 0)
     with pytest.raises(UserError, match='no finite number'):
-        learner.update([replace(sample, advantage=float('inf')) for sample in samples], number=0, temperature=1.0,
-                       progress=0.0)
+        learner.update([replace(sample, **spoilt) for sample in samples], number=0, temperature=1.0, progress=0.0)

@@ -165,7 +165,7 @@ def test_a_run_without_chain_of_thought_writes_none_and_its_checkpoint_remembers
     assert main([*flags, '--no-cot', '--collapse-alarm', '0', '--guard-coef', '1', '--eval-episodes', '0',
                  '--decisions', '5', '--runs-dir', str(tmp_path), '--run-name', 'mute']) == 0
     assert [row['thought_tokens'] for row in rows(tmp_path / 'mute')] == [0.0]
-    assert 'warning' not in capsys.readouterr().out and 'guard_loss' not in rows(tmp_path / 'mute')[0]
+    assert 'thought collapse' not in capsys.readouterr().out and 'guard_loss' not in rows(tmp_path / 'mute')[0]
     policy = load_policy(str(tmp_path / 'mute' / 'checkpoints' / 'latest'))
     seen = PolicyInput(np.zeros((32, 32, 3), np.uint8), 'task: x')
     assert policy.decide([seen], temperature=1.0, seeds=[0])[0].thought == ''

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vlm_agent_ros.actions import DiscreteLanguage
-from vlm_agent_ros.policy import generation
+from vlm_agent_ros.policy import generation, sampling
 from vlm_agent_ros.policy.generation import traced
 
 SEEDS = [11, 12, 13, 14, 15]
@@ -172,3 +172,16 @@ def test_a_graph_that_is_not_the_function_is_not_taken(make_policy, inputs):
     with torch.no_grad():
         assert traced(by_shape, layer, arguments) is None
         assert traced(plain, layer, arguments) is not None
+
+
+def test_a_token_is_forced_where_its_bit_is_the_only_one(make_policy, inputs, monkeypatch):
+    bits = np.zeros((6, 40), bool)
+    for row, tokens in enumerate([[], [0], [39], [8, 9], [3, 20], [17]]):
+        bits[row, tokens] = True
+    packed = np.packbits(bits, axis=1, bitorder='little')
+    assert sampling._holds_one(packed).tolist() == [False, True, True, False, False, True]
+    assert sampling._holds_one(packed[:0]).tolist() == []
+    policy = make_policy()
+    expected = decide(policy, inputs)
+    monkeypatch.delattr(np, 'bitwise_count', raising=False)  # which the NumPy of ROS 2 Jazzy (1.26) has not
+    assert_same(expected, decide(policy, inputs), atol=0.0)

@@ -253,3 +253,11 @@ def test_more_sets_of_actions_than_are_kept_compiled_give_the_same_masks(make_po
     few = make_policy()
     assert [d.text for d in few.decide(rows, temperature=1.0, seeds=SEEDS)] == [d.text for d in expected]
     assert few.evaluate(rows, expected, 1.0).logprobs.isfinite().all()
+
+
+@pytest.mark.parametrize('rows', [1, 3, 4])
+def test_an_image_of_few_rows_is_not_read_as_one_whose_channels_come_first(make_policy, rows):
+    policy, colour = make_policy(), np.array([200, 30, 90], np.uint8)
+    few, many = (policy.encoder.encode([np.tile(colour, (height, 5, 1))], ['task'])['pixel_values']
+                 for height in (rows, 40))
+    torch.testing.assert_close(few, many)

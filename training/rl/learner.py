@@ -25,7 +25,7 @@ from .algorithms import Batch, Sample, make_algorithm
 from .algorithms.base import Algorithm, pad
 from .correction_memory import CorrectionMemory, packed_corrections, unpacked_corrections
 from .learner_group import LearnerGroup, packed, unpacked
-from .losses import kl_estimate, token_mean, token_weights
+from .losses import clipped_share, kl_estimate, token_mean, token_weights
 
 
 class Learner:
@@ -85,9 +85,10 @@ class Learner:
         def work() -> dict[str, float]:
             with self.policy.cached_vision(self.config.vision_cache_mib * 2**20):
                 figures = self._update(samples, number, temperature, progress)
-            if not math.isfinite(figures.get('gradient_norm', 0.0)):
-                raise UserError('a gradient of this update is no finite number, and the policy is spoilt: lower '
-                                'learning_rate')
+            told = [figures.get(name, 0.0) for name in ('gradient_norm', 'policy_loss', 'value_loss')]
+            if not all(map(math.isfinite, told)):
+                raise UserError('a gradient or a loss of this update is no finite number, and the policy is spoilt: '
+                                'lower learning_rate, or scale rewards that are very large')
             return figures
 
         return with_memory_advice(
@@ -234,13 +235,12 @@ class Learner:
         if not value_only:
             loss = loss + config.policy_coef * surrogate - config.entropy_coef * entropy
         with torch.no_grad():
-            log_ratio = (weights * (result.logprobs - old_log_probs)).sum(1)
-            change = log_ratio.exp() - 1.0
-            clipped = (change < -config.clip) | (change > (config.clip_high or config.clip))
-            approx_kl = kl_estimate(old_log_probs * weights, result.logprobs * weights).sum(1).mean()
+            clipped = clipped_share(result.logprobs, old_log_probs, weights, clip=config.clip,
+                                    clip_high=config.clip_high, level=self.algorithm.ratio_level).mean()
+            approx_kl = kl_estimate(old_log_probs, result.logprobs).sum(1).mean()
             difference = ((result.logprobs - old_log_probs) * result.mask).abs().max()
             statistics.add(len(samples), policy_loss=surrogate, entropy=entropy, approx_kl=approx_kl,
-                           clip_fraction=clipped.float().mean())
+                           clip_fraction=clipped)
             # In the first pass nothing has changed yet: what differs is the error of recomputing a log-probability.
             statistics.first('logprob_error', difference)
         if reference is not None and not value_only:

@@ -55,6 +55,20 @@ def policy_loss(
     return -(surrogate if level == 'decision' else surrogate.sum(1))
 
 
+def clipped_share(log_probs: torch.Tensor, old_log_probs: torch.Tensor, weights: torch.Tensor, *, clip: float,
+                  level: str, clip_high: float = 0.0) -> torch.Tensor:
+    """Share of the ratios of ``policy_loss`` that are out of the clip range; its arguments.
+
+    Returns:
+        (batch,) float32: at the level ``decision`` 0 or 1, at the level ``token`` of the tokens that have a weight.
+    """
+    log_ratio, mask = log_probs - old_log_probs, weights > 0.0
+    if level == 'decision':
+        log_ratio, mask = (weights * log_ratio).sum(1, keepdim=True), torch.ones_like(mask[:, :1])
+    change = log_ratio.exp() - 1.0
+    return token_mean(((change < -clip) | (change > (clip_high or clip))).float(), mask)
+
+
 def value_loss(values: torch.Tensor, old_values: torch.Tensor, targets: torch.Tensor, clip: float) -> torch.Tensor:
     """Half the squared error of the value, the worse of plain and clipped around the old estimate.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -51,9 +52,11 @@ def find_resume_point(name: str, overrides: dict[str, Any]) -> ResumePoint:
         path = path.parent.parent
     if (path / 'config.json').is_file() or (path / 'checkpoints').is_dir():
         folder, checkpoint = path, _newest_whole(path / 'checkpoints')
+        newest = True
     else:
         folder, checkpoint = path.resolve().parent.parent, path.resolve()
-    written = read_config(checkpoint) if checkpoint else _config_of(folder)
+        newest = checkpoint in steps_in(path.resolve().parent)[-1:]
+    written = _settings(folder, checkpoint, newest)
     # The worlds that it was attached to belonged to the launch that was interrupted.
     written.pop('attach', None)
     config = merge(TrainConfig, written, overrides, 'command line')
@@ -101,11 +104,25 @@ def _newest_whole(checkpoints: Path) -> Path | None:
     return None
 
 
+def _settings(folder: Path, checkpoint: Path | None, newest: bool) -> dict[str, Any]:
+    """What a run goes on with. Its config.json is of its last start, which may have changed what the newest checkpoint
+    says and have ended before it wrote another one."""
+    if checkpoint is None:
+        return _config_of(folder)
+    written = read_config(checkpoint)
+    if newest:
+        with suppress(UserError):
+            return _config_of(folder)
+    return written
+
+
 def _config_of(folder: Path) -> dict[str, Any]:
     path = folder / 'config.json'
     try:
         content = json.loads(path.read_text(encoding='utf-8'))
+        if not isinstance(content, dict):
+            raise ValueError('it is no mapping')
     except (OSError, ValueError) as error:
         raise UserError(f'{folder} holds no checkpoint that is whole, and its config.json cannot be read ({error}): '
                         'start a new run') from error
-    return dict(content)
+    return content

@@ -196,7 +196,7 @@ def _samples(episodes: list[Episode], policy: Policy, config: TrainConfig) -> li
         return samples
     turns = [turn for episode in episodes for turn in episode.turns]
     if config.guard_scope == 'earned':
-        taught = earned([turn.decision.text for turn in turns], [sample.gain for sample in samples], policy)
+        taught = earned([turn.decision for turn in turns], [sample.gain for sample in samples], policy)
     else:
         taught = corrections(turns, policy, every=config.guard_scope == 'every')
     return [replace(sample, correction=right) for sample, right in zip(samples, taught)]

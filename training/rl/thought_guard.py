@@ -16,7 +16,7 @@ import numpy as np
 
 from sim_worlds.statements import conclusion, judge
 from vlm_agent_ros.policy.output import format_output
-from vlm_agent_ros.policy.policy import Policy
+from vlm_agent_ros.policy.policy import Decision, Policy
 from vlm_agent_ros.types import Outcome
 
 from ..worlds.episodes import Episode, Turn
@@ -103,22 +103,23 @@ def corrections(turns: Iterable[Turn], policy: Policy, every: bool = False) -> l
     return found
 
 
-def earned(texts: Sequence[str], gains: Sequence[float], policy: Policy) -> list[Correction | None]:
+def earned(decisions: Sequence[Decision], gains: Sequence[float], policy: Policy) -> list[Correction | None]:
     """What the policy itself wrote that earned more than expected, where nobody knows what is true.
 
     Self-imitation (Oh et al. 2018, arXiv 1806.05635, eq. 2): the likelihood of a decision weighs as much as it earned
     more than expected, when it was made: it keeps this weight where it is learned from again. A rare success is thus
-    learned from again and again instead of in one update.
+    learned from again and again instead of in one update. An illegal output earned nothing, also where it names an
+    action that would be admissible elsewhere: what happened was another one.
 
     Args:
-        texts: Outputs.
+        decisions: Of finished episodes.
         gains: Of each, as in ``Sample``.
         policy: Knows how an output is written.
     """
     return [Correction(said, np.full(len(said.token_ids), gain))
-            if gain > _ROUNDING and policy.encoder.special_token_in(text) is None
-            and (said := policy.written(text)).legal else None
-            for text, gain in zip(texts, gains)]
+            if gain > _ROUNDING and decision.legal and policy.encoder.special_token_in(decision.text) is None
+            and (said := policy.written(decision.text)).legal else None
+            for decision, gain in zip(decisions, gains)]
 
 
 def _led_nowhere(outcome: Outcome, action: str) -> bool:

@@ -41,6 +41,8 @@ class GymnasiumObservation:
 _RAISED = (Exception, SystemExit)
 """What the user's code may raise; with sys.exit() a run would end without a word and without a checkpoint."""
 
+_MAX_REWARD = 1e18  # the square of an error of values must stay a number in float32
+
 
 def make_environment(env_id: str, module: str = '') -> gymnasium.Env[Any, Any]:
     """An environment by its id.
@@ -121,9 +123,15 @@ class GymnasiumWorlds:
         """Nobody listens within one process."""
 
     def close(self) -> None:
-        """See WorldPool."""
+        """See WorldPool; what an environment raises in it is only told: there is a result, or a reason why not."""
+        faults = []
         for world in self._worlds:
-            world.close()
+            try:
+                world.close()
+            except UserError as fault:
+                faults.append(fault)
+        if faults:
+            print(f'warning: {faults[0]}', file=sys.stderr, flush=True)
 
 
 class _World:
@@ -163,6 +171,8 @@ class _World:
             raise self._fault(f'gave the reward {given!r}, which is no number') from error
         if not math.isfinite(reward):
             raise self._fault(f'gave the reward {reward}')
+        if abs(reward) > _MAX_REWARD:
+            raise self._fault(f'gave the reward {reward}, which is too large to be learned from')
         self._return += reward
         self._require_dict(info)
         ended, cut = self._flag('terminated', terminated), self._flag('truncated', truncated)
@@ -243,6 +253,8 @@ class _World:
 
     def _flag(self, name: str, value: Any) -> bool:
         try:
+            if isinstance(value, str) or value != value:  # 'False', or NaN
+                raise ValueError
             return bool(value)
         except Exception as error:  # an array of several values
             raise self._fault(f'says {name} by what is neither true nor false: {value!r}') from error

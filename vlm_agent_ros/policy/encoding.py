@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from ..actions import ActionLanguage, DiscreteLanguage
 from ..errors import UserError
@@ -70,7 +71,8 @@ class PromptEncoder:
         self.tokenizer.padding_side = padding_side
         texts, begin = [self.chat_text(prompt) for prompt in prompts], self.tokenizer.bos_token
         encoded = self.processor(
-            images=[[image] for image in images],
+            # Of an array 3 or 4 pixels high the processors would take the rows for channels.
+            images=[[Image.fromarray(image)] for image in images],
             text=texts,
             # As in transformers' own ``apply_chat_template``: LLaVA's leaves the first token to the tokenizer.
             add_special_tokens=begin is None or not texts[0].startswith(begin),

@@ -90,13 +90,21 @@ class Sampler:
         """Write the tokens that the grammar forces."""
         while True:
             rows = [row for row in rows if row in self.active]
-            counts = np.bitwise_count(self._allowed[rows]).sum(axis=1)
-            rows = [row for row, count in zip(rows, counts) if count == 1]
+            rows = [row for row, forced in zip(rows, _holds_one(self._allowed[rows])) if forced]
             if not rows:
                 return
             for row in rows:
                 self._write(row, int(np.unpackbits(self._allowed[row], bitorder='little').argmax()), 0.0)
             self._look(rows)
+
+
+def _holds_one(packed: np.ndarray) -> np.ndarray:
+    """(batch,) bool, where exactly one bit of a mask (batch, bytes) uint8 is set.
+
+    Not by ``numpy.bitwise_count``: ROS 2 Jazzy comes with NumPy 1.26, which has none.
+    """
+    largest: np.ndarray = packed.max(axis=1)
+    return (np.count_nonzero(packed, axis=1) == 1) & ((largest & (largest - 1)) == 0)
 
 
 class _RandomNumbers:

@@ -159,6 +159,34 @@ def test_an_update_stops_at_its_target_kl(make_toy):
     assert row['optimiser_steps'] < toy.config.epochs * 2
 
 
+def test_the_kl_of_an_update_is_that_of_all_that_is_written_however_little_thoughts_weigh(make_toy):
+    found = []
+    for weight in (0.0, 0.3, 1.0):
+        toy = make_toy(thought_weight=weight, learning_rate=0.0)
+        samples = collect(Player(toy.policy, toy.worlds, toy.commander_of), TrainingSchedule(toy.config), toy.config,
+                          1.0).samples
+        with torch.no_grad():
+            toy.policy.thoughts += torch.tensor([0.0, 1.0])
+        row = Learner(toy.policy, toy.config, 0).update(samples, number=1, temperature=1.0, progress=0.0)
+        found.append(row['approx_kl'])
+    assert found == pytest.approx([found[0]] * 3) and found[0] > 0.05
+
+
+def test_what_is_clipped_is_counted_by_token_where_tokens_have_ratios_of_their_own(make_toy):
+    found = {}
+    levels = {'decision': {}, 'token': {'ratio_level': 'token'}, 'turn': {'algorithm': 'turn_ppo'}}
+    for name, overrides in levels.items():
+        toy = make_toy(learning_rate=0.0, value_learning_rate=0.0, clip=0.4, thought_weight=1.0, **overrides)
+        samples = collect(Player(toy.policy, toy.worlds, toy.commander_of), TrainingSchedule(toy.config), toy.config,
+                          1.0).samples
+        with torch.no_grad():  # ratios of 1.24 and 0.76, and of two tokens 1.54, 0.94 and 0.58
+            toy.policy.thoughts += torch.tensor([0.0, 0.5])
+            toy.policy.actions += torch.tensor([0.0, 0.5])
+        row = Learner(toy.policy, toy.config, 0).update(samples, number=1, temperature=1.0, progress=0.0)
+        found[name] = row['clip_fraction']
+    assert found['decision'] > 0.2 and found['token'] == found['turn'] == 0.0
+
+
 def test_without_a_target_every_minibatch_of_every_epoch_makes_a_step(make_toy):
     row = learn(make_toy(), 1)[0]
     assert row['optimiser_steps'] == 4 * round(row['decisions'] / 16)
@@ -221,11 +249,12 @@ def test_what_earned_no_more_than_the_others_has_no_gain_however_little_was_expe
     assert all((sample.gain > 0.0) == (sample.value_target == best) for sample in samples)
 
 
-def test_a_gradient_that_is_no_number_is_told(make_toy):
+@pytest.mark.parametrize('spoilt', [{'advantage': float('inf')}, {'advantage': float('nan')},
+                                    {'value_target': float('inf')}])
+def test_a_gradient_or_a_loss_that_is_no_number_is_told(make_toy, spoilt):
     toy = make_toy()
     player = Player(toy.policy, toy.worlds, toy.commander_of)
     samples = collect(player, TrainingSchedule(toy.config), toy.config, 1.0).samples
     learner = Learner(toy.policy, toy.config, 0)
     with pytest.raises(UserError, match='no finite number'):
-        learner.update([replace(sample, advantage=float('inf')) for sample in samples], number=0, temperature=1.0,
-                       progress=0.0)
+        learner.update([replace(sample, **spoilt) for sample in samples], number=0, temperature=1.0, progress=0.0)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from training.rl.losses import kl_estimate, policy_loss, token_mean, token_weights, value_loss
+from training.rl.losses import clipped_share, kl_estimate, policy_loss, token_mean, token_weights, value_loss
 
 
 def test_thought_tokens_weigh_lambda_and_padding_nothing():
@@ -92,3 +92,13 @@ def test_clip_high_lets_the_ratio_grow_further_than_it_may_shrink():
 def test_advantages_of_tokens_go_to_their_tokens():
     # 0.5 · min(1.5, 1.2) · 2 for the thought, 1.1 · (-1) for the action.
     assert loss([math.log(1.5), math.log(1.1)], [0.5, 1.0], [2.0, -1.0], 'token') == pytest.approx(-1.2 + 1.1)
+
+
+@pytest.mark.parametrize(('level', 'share'), [('decision', [1.0, 0.0]), ('token', [0.0, 0.5])])
+def test_the_clipped_share_is_that_of_the_ratios_that_the_loss_clips(level, share):
+    # Two tokens of 1.15 are a decision of 1.32; one of 1.5 that counts a tenth, and one of 0.9, one of 0.94.
+    new = torch.tensor([[1.15, 1.15, 1.0], [1.5, 0.9, 9.0]]).log()
+    weights = torch.tensor([[1.0, 1.0, 0.0], [0.1, 1.0, 0.0]])
+    found = clipped_share(new, torch.zeros_like(new), weights, clip=0.2, level=level)
+    torch.testing.assert_close(found, torch.tensor(share))
+    assert not clipped_share(new, torch.zeros_like(new), weights, clip=0.2, level=level, clip_high=0.6).any()

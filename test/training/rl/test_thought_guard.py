@@ -125,8 +125,13 @@ def test_the_outcome_says_what_the_expert_saw_before_the_turn():
 
 
 def test_what_earned_more_than_expected_is_taught_by_how_much_and_nothing_else(policy):
-    written = '{"thoughts": "red cube", "action": "pick 10 20"}'
-    found = earned([written, written, written, 'pick it'], [0.5, 0.0, -2.0, 1.0], policy)
+    written, nonsense = policy.written('{"thoughts": "red cube", "action": "pick 10 20"}'), policy.written('pick it')
+    found = earned([written, written, written, nonsense], [0.5, 0.0, -2.0, 1.0], policy)
     assert [right is not None for right in found] == [True, False, False, False]
     assert (found[0].said.thought, found[0].said.action) == ('red cube', 'pick 10 20')
     assert (found[0].learned == 0.5).all() and len(found[0].learned) == len(found[0].said.token_ids)
+
+
+def test_what_a_random_action_earned_in_place_of_one_that_was_not_admissible_is_not_taught(policy):
+    written = policy.written('{"thoughts": "red cube", "action": "pick 10 20"}')
+    assert earned([replace(written, legal=False)], [0.5], policy) == [None]

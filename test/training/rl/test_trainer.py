@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from types import SimpleNamespace
@@ -76,6 +77,26 @@ def test_an_interrupted_update_is_made_again_as_if_nothing_had_happened(finished
     assert weights(tmp_path / 'broken') == weights(finished)
     before, after = (json.loads((run / 'summary.json').read_text()) for run in (tmp_path / 'broken', finished))
     assert before['after']['return'] == after['after']['return']
+
+
+@pytest.mark.parametrize('named', [False, True])
+def test_what_a_resume_has_changed_holds_though_it_ended_before_its_first_checkpoint(finished, tmp_path, monkeypatch,
+                                                                                  named):
+    folder = shutil.copytree(finished, tmp_path / 'changed', symlinks=True)
+    step = (folder / 'checkpoints' / 'latest').resolve()
+    more = str(json.loads((folder / 'summary.json').read_text())['decisions'] + 1)
+
+    def interrupted(learner, *arguments, **options):
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, 'update', interrupted)
+        assert main(['train', '--resume', str(folder), '--decisions', more, '--eval-episodes', '0']) == 130
+    assert main(['train', '--resume', str(step if named else folder)]) == 0
+    summary = json.loads((folder / 'summary.json').read_text())
+    assert summary['decisions'] >= int(more) and summary['after'] is None
+    assert main(['train', '--resume', str(step), '--eval-episodes', '0']) == 0  # of before the change
+    assert json.loads((folder / 'summary.json').read_text())['updates'] == len(rows(finished))
 
 
 def test_what_an_interrupted_update_remembered_is_forgotten(flags, tmp_path, monkeypatch):

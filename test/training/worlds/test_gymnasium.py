@@ -212,9 +212,12 @@ def test_action_texts_that_cannot_be_told_apart_are_refused(actions):
     (lambda seen: (seen, 0.0, True, {}), r'returns no five values from step\(\)'),
     (lambda seen: (seen, None, True, False, {}), 'gave the reward None, which is no number'),
     (lambda seen: (seen, float('nan'), True, False, {}), 'gave the reward nan'),
+    (lambda seen: (seen, -1e39, True, False, {}), r'gave the reward -1e\+39, which is too large to be learned from'),
     (lambda seen: (seen, 0.0, True, False, None), 'an info that is no dict: None'),
     (lambda seen: (seen, 0.0, np.ones(2), False, {}), 'says terminated by what is neither'),
     (lambda seen: (seen, 0.0, True, False, {'success': np.ones(2)}), 'says success by what is neither'),
+    (lambda seen: (seen, 0.0, True, False, {'success': 'False'}), "says success by what is neither .*'False'"),
+    (lambda seen: (seen, 0.0, True, False, {'is_success': float('nan')}), 'says success by what is neither .*nan'),
     (lambda seen: (seen, 0.0, False, False, {'actions': 'go'}), "admits 'go', which is no list"),
     (lambda seen: (seen, 0.0, False, False, {'actions': 3}), 'admits 3, which is no list'),
     (lambda seen: (seen, 0.0, False, False, {'actions': [np.ones(2)]}), 'which is not among actions'),
@@ -387,6 +390,26 @@ def test_an_environment_that_fails_in_training_costs_the_update_that_it_fails_in
     monkeypatch.setattr(Rooms, fault, whole)
     assert main(['train', '--resume', message.split('--resume ')[1].rstrip('`')]) == 0
     assert rows(files / f'failed_{fault}') == rows(finished)
+
+
+def test_an_environment_that_fails_in_close_costs_neither_a_result_nor_the_reason_of_another_failure(
+        finished, tmp_path, monkeypatch, capsys):
+    command = ['evaluate', '--env', 'gymnasium', '--env-id', 'test/MaskedRooms-v0', *LIST, '--checkpoint',
+               str(finished / 'checkpoints' / 'latest'), '--episodes', '2', '--worlds', '2', '--out']
+    closed = []
+
+    def failing(room):
+        closed.append(room)
+        raise OSError('the display is gone')
+
+    monkeypatch.setattr(Rooms, 'close', failing)
+    assert main([*command, str(tmp_path / 'result.json')]) == 0
+    assert json.loads((tmp_path / 'result.json').read_text())['suites'][0]['n'] == 2
+    assert 'warning: environment test/MaskedRooms-v0 raised OSError: the display is gone' in capsys.readouterr().err
+    assert len(closed) == 1 + 2  # that of the trial, and all
+    monkeypatch.setattr(Rooms, 'reset', lambda room, **options: 1 / 0)
+    assert main([*command, str(tmp_path / 'none.json')]) == 2
+    assert 'ZeroDivisionError' in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.parametrize('action', ['<image>', '<eos>', 'go <pad>'])

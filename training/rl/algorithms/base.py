@@ -97,6 +97,11 @@ class Algorithm(ABC):
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
 
+    @property
+    def ratio_level(self) -> str:
+        """What has a probability ratio of its own: ``decision`` or ``token``, as for ``losses.policy_loss``."""
+        return self.config.ratio_level
+
     @abstractmethod
     def samples(self, episodes: Sequence[Episode], policy: Policy) -> list[Sample]:
         """Every decision of an update's episodes, in order, with its advantage and value target."""
@@ -110,7 +115,7 @@ class Algorithm(ABC):
         config = self.config
         return policy_loss(batch.result.logprobs, batch.old_log_probs, batch.weights,
                            batch.numbers([s.advantage for s in batch.samples]), clip=config.clip,
-                           clip_high=config.clip_high, max_ratio=config.max_ratio, level=config.ratio_level)
+                           clip_high=config.clip_high, max_ratio=config.max_ratio, level=self.ratio_level)
 
 
 def pad(rows: Sequence[np.ndarray | torch.Tensor], like: torch.Tensor) -> torch.Tensor:

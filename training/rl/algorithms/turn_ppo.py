@@ -46,6 +46,7 @@ class TurnPPO(Algorithm):
     """Advantages across turns, then across tokens."""
 
     token_values = True
+    ratio_level = 'token'
 
     def samples(self, episodes: Sequence[Episode], policy: Policy) -> list[Sample]:
         """See Algorithm."""
@@ -71,7 +72,7 @@ class TurnPPO(Algorithm):
         samples = [sample for sample in batch.samples if isinstance(sample, TokenSample)]
         surrogate = policy_loss(result.logprobs, batch.old_log_probs, batch.weights,
                                 batch.rows([s.token_advantages for s in samples]), clip=config.clip,
-                                clip_high=config.clip_high, max_ratio=config.max_ratio, level='token')
+                                clip_high=config.clip_high, max_ratio=config.max_ratio, level=self.ratio_level)
         value = value_loss(result.values, batch.rows([s.old_values for s in samples]),
                            batch.rows([s.token_targets for s in samples]), config.value_clip)
         return surrogate, token_mean(value, result.mask)

@@ -52,3 +52,11 @@ def load_world(name: str) -> WorldConfig:
 def world_digest(name: str) -> str:
     """SHA-256 (hex) of what a world file and its cell file say."""
     return sha256_of(find_config('worlds', name), find_config('cells', load_world(name).cell))
+
+
+def world_place(name: str) -> str:
+    """A world file by its place, as both its name and a path give it; the name where it is not on this machine."""
+    try:
+        return str(find_config('worlds', name).resolve())
+    except UserError:
+        return name

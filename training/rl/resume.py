@@ -56,7 +56,11 @@ def find_resume_point(name: str, overrides: dict[str, Any]) -> ResumePoint:
     written = read_config(checkpoint) if checkpoint else _config_of(folder)
     # The worlds that it was attached to belonged to the launch that was interrupted.
     written.pop('attach', None)
-    config = merge(TrainConfig, written, overrides, 'command line')
+    try:
+        config = merge(TrainConfig, written, overrides, 'command line')
+    except UserError:
+        _check_configuration(written, folder, checkpoint)  # if it is not the flags' fault, the run has to be named
+        raise
     for key in _FIXED:
         before, now = written.get(key, getattr(TrainConfig, key)), getattr(config, key)
         if before != now:
@@ -101,11 +105,18 @@ def _newest_whole(checkpoints: Path) -> Path | None:
     return None
 
 
+def _check_configuration(written: dict[str, Any], folder: Path, checkpoint: Path | None) -> None:
+    try:
+        merge(TrainConfig, {}, written, 'its configuration')
+    except UserError as error:
+        raise UserError(f'{folder} holds no run that could go on ({error}): begin one with --model '
+                        f'{checkpoint or folder}') from error
+
+
 def _config_of(folder: Path) -> dict[str, Any]:
     path = folder / 'config.json'
     try:
-        content = json.loads(path.read_text(encoding='utf-8'))
-    except (OSError, ValueError) as error:
+        return dict(json.loads(path.read_text(encoding='utf-8')))
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(f'{folder} holds no checkpoint that is whole, and its config.json cannot be read ({error}): '
                         'start a new run') from error
-    return dict(content)

@@ -12,7 +12,7 @@ import yaml
 from training.cli import config_overrides, main, parse_arguments, without_ros_arguments
 from training.config import TrainConfig, as_mapping, load_train_config, unread
 from training.rl.train import configuration
-from vlm_agent_ros.config import parse
+from vlm_agent_ros.config import find_config, load_yaml, parse
 from vlm_agent_ros.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -134,6 +134,15 @@ def test_a_file_that_may_not_be_read_is_named_in_one_sentence(capsys, tmp_path, 
     monkeypatch.setattr(Path, 'exists', refuse)
     assert 'may not be used (Permission denied)' in sentence(capsys, 'evaluate', '--transport', 'in-process',
                                                               '--checkpoint', str(tmp_path / 'locked'))
+
+
+def test_a_world_of_another_grid_than_the_own_one_is_told_how_to_be_trained_in(capsys, tmp_path):
+    cell = load_yaml(find_config('cells', 'panda_table'))
+    (tmp_path / 'cell.yaml').write_text(yaml.safe_dump({**cell, 'grid': 32}))
+    shipped = load_yaml(find_config('worlds', 'panda_table'))
+    world = yaml_file(tmp_path, **{**shipped, 'cell': str(tmp_path / 'cell.yaml')})
+    error = sentence(capsys, 'train', '--transport', 'in-process', '--world', world)
+    assert f'{world} and panda_table have different action languages' in error and "--own-world ''" in error
 
 
 def test_a_file_may_leave_to_flags_what_it_needs_with_them(tmp_path):

@@ -17,7 +17,10 @@ def load_world(name: str) -> WorldConfig:
         UserError: The file is missing, or a key is unknown or out of range.
     """
     path = find_config('worlds', name)
-    config = parse(WorldConfig, {**load_yaml(path), 'path': str(path)}, str(path))
+    content = load_yaml(path)
+    if 'path' in content:
+        raise UserError(f"{path}: unknown key 'path': remove it, the path of the file is its own")
+    config = parse(WorldConfig, {**content, 'path': str(path)}, str(path))
     objects = config.objects
     if len(objects.palette) < max(objects.cubes, objects.pads):
         raise UserError(f'{path}: objects.palette has {len(objects.palette)} colours, fewer than the cubes or pads')
@@ -52,3 +55,11 @@ def load_world(name: str) -> WorldConfig:
 def world_digest(name: str) -> str:
     """SHA-256 (hex) of what a world file and its cell file say."""
     return sha256_of(find_config('worlds', name), find_config('cells', load_world(name).cell))
+
+
+def world_place(name: str) -> str:
+    """A world file by its place, as both its name and a path give it; the name where it is not on this machine."""
+    try:
+        return str(find_config('worlds', name).resolve())
+    except UserError:
+        return name

@@ -10,9 +10,8 @@ import signal
 import sys
 import typing
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
-
-import yaml
 
 from vlm_agent_ros.config import key_of
 from vlm_agent_ros.errors import UserError, import_failure
@@ -42,6 +41,10 @@ _COMMANDS = {
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one sentence, as every other error of the command line."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.register('type', Path, _path)
+
     def error(self, message: str) -> NoReturn:
         raise UserError(f'{message}: see {self.prog} --help')
 
@@ -69,6 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except Exception as error:
         failure = import_failure(error) if isinstance(error, ImportError) else error
+        if isinstance(error, PermissionError) and error.filename:
+            failure = UserError(f'{error.filename} may not be used ({error.strerror}): check the permissions of it and '
+                                'its folder, or choose another')
         if isinstance(failure, UserError):  # also where the checkpoint of an interrupt cannot be written
             print(f'vlm-agent: {failure}', file=sys.stderr)
             return 2
@@ -158,12 +164,23 @@ class _Listed(argparse.Action):
         setattr(namespace, self.dest, values)
 
 
-def _number(text: str) -> Any:
-    """What YAML reads; the configuration checks type and range."""
+def _path(text: str) -> Path:
+    """A path, its ``~`` expanded: the shell leaves that of ``--out=~/x`` as it is."""
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
+        return Path(text).expanduser()
+    except RuntimeError:  # nobody of that name has a home
+        return Path(text)
+
+
+def _number(text: str) -> Any:
+    """The decimal number that it looks like, which YAML 1.1 does not read of ``010``; else the text, which the
+    configuration refuses."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
 
 
 def _metavar(field: dataclasses.Field[Any]) -> str:

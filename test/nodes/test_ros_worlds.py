@@ -1,6 +1,7 @@
 """Worlds through ROS give to the bit what they give in process, and a dead one is noticed, named and restarted."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from training.worlds.cell_worlds import InProcessWorlds
 from training.worlds.pool import WorldError
 from training.worlds.ros_worlds import MAX_FAILURES, RosWorlds
 from vlm_agent_ros.actions import Pick, Place
+from vlm_agent_ros.config import find_config
 from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.motion import MotionError
 from vlm_agent_ros.nodes.shared_memory import remove_stale_segments
@@ -74,6 +76,15 @@ def test_same_seed_and_actions_give_the_same_bits_in_process_and_through_ros(ope
             assert_same(answers[0][i], answers[1][i])
             assert answers[0][i][1].episode == episode
     in_process.close()
+
+
+def test_a_world_file_may_lie_in_a_folder_of_any_name(open_worlds, tmp_path):
+    path = tmp_path / 'mein Ordner #1: grün' / 'welt.yaml'
+    path.parent.mkdir()
+    shutil.copy(find_config('worlds', 'panda_table'), path)
+    pool = open_worlds(1, world=str(path))
+    pool.reset({0: EpisodeRequest(2**40, 'place')})
+    assert pool.collect([0])[0][0].task
 
 
 def plan(planner, observation, turn, rng):

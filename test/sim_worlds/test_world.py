@@ -146,6 +146,13 @@ def test_unknown_task_and_world_are_refused_by_name(world):
         world.reset(EpisodeRequest(0, 'pick', 'atlantis'))
 
 
+def test_a_world_file_that_names_its_own_path_is_refused_as_any_unknown_key(tmp_path):
+    path = tmp_path / 'world.yaml'
+    path.write_text(Path(load_world('panda_table').path).read_text() + 'path: elsewhere.yaml\n')
+    with pytest.raises(UserError, match="unknown key 'path'"):
+        load_world(str(path))
+
+
 def test_world_file_with_a_reversed_range_is_refused(tmp_path):
     path = tmp_path / 'bad.yaml'
     text = Path(load_world('panda_table').path).read_text()

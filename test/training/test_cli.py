@@ -12,7 +12,7 @@ import yaml
 from training.cli import config_overrides, main, parse_arguments, without_ros_arguments
 from training.config import TrainConfig, as_mapping, load_train_config, unread
 from training.rl.train import configuration
-from vlm_agent_ros.config import parse
+from vlm_agent_ros.config import find_config, load_yaml, parse
 from vlm_agent_ros.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,6 +82,8 @@ def test_help_does_not_load_pytorch():
     (['train', '--clip', 'wide'], 'clip must be of type float'),
     (['train', '--clip', '['], "clip must be of type float, got '['"),
     (['train', '--seed', '-1'], 'seed is -1'),
+    (['train', '--worlds', '1:30'], "worlds must be of type int, got '1:30'"),
+    (['train', '--seed', '2026-13-45'], "seed must be of type int, got '2026-13-45'"),
     (['train', '--ratio-level', 'word'], 'decision, token'),
     (['train', '--worlds', '6', '--group-size', '4'], 'multiple of group_size'),
     (['train', '--baseline', 'group', '--group-size', '1'], 'group_size'),
@@ -101,6 +103,8 @@ def test_help_does_not_load_pytorch():
     (['record', '--workers', '0'], '--workers'),
     (['record', '--model', 'nothing'], 'nothing'),
     (['evaluate', '--split', 'hidden'], 'unseen-cell'),
+    (['keygen', '--out', '.'], '. is no name for keys'),
+    (['keygen', '--out', '..'], '.. is no name for keys'),
     (['fly'], 'fly'),
     ([], 'COMMAND'),
 ])
@@ -108,6 +112,37 @@ def test_bad_input_ends_in_one_sentence(capsys, tmp_path, monkeypatch, arguments
     monkeypatch.chdir(tmp_path)
     assert said in sentence(capsys, *arguments)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_number_on_the_command_line_is_the_one_that_it_looks_like():
+    given = config_overrides(parse_arguments(['train', '--seed', '010', '--worlds', '1_000', '--clip', '.2',
+                                              '--learning-rate', '1e-4']))
+    assert given == {'seed': 10, 'worlds': 1000, 'clip': 0.2, 'learning_rate': 1e-4}
+
+
+@pytest.mark.parametrize('command', [
+    'evaluate', 'compare a b', 'ablate grid', 'pilot plan', 'export checkpoint --key k', 'replay log',
+    'incident log --at 0', 'record', 'sft', 'keygen', 'cell-check', 'bench'])
+def test_a_path_may_begin_with_the_home_folder_where_the_shell_has_left_it(monkeypatch, tmp_path, command):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    assert parse_arguments([*command.split(), '--out=~/results/mine']).out == tmp_path / 'results' / 'mine'
+
+
+def test_a_file_that_may_not_be_read_is_named_in_one_sentence(capsys, tmp_path, monkeypatch):
+    def refuse(self, **_):
+        raise PermissionError(13, 'Permission denied', str(self))
+    monkeypatch.setattr(Path, 'exists', refuse)
+    assert 'may not be used (Permission denied)' in sentence(capsys, 'evaluate', '--transport', 'in-process',
+                                                              '--checkpoint', str(tmp_path / 'locked'))
+
+
+def test_a_world_of_another_grid_than_the_own_one_is_told_how_to_be_trained_in(capsys, tmp_path):
+    cell = load_yaml(find_config('cells', 'panda_table'))
+    (tmp_path / 'cell.yaml').write_text(yaml.safe_dump({**cell, 'grid': 32}))
+    shipped = load_yaml(find_config('worlds', 'panda_table'))
+    world = yaml_file(tmp_path, **{**shipped, 'cell': str(tmp_path / 'cell.yaml')})
+    error = sentence(capsys, 'train', '--transport', 'in-process', '--world', world)
+    assert f'{world} and panda_table have different action languages' in error and "--own-world ''" in error
 
 
 def test_a_file_may_leave_to_flags_what_it_needs_with_them(tmp_path):

@@ -15,6 +15,7 @@ from typing import Protocol
 from training.config import EnvironmentConfig
 from training.demonstrations.dataset_schema import DatasetInfo, DemonstrationRow
 from training.demonstrations.dataset_writer import DatasetWriter
+from training.rl.run_folder import claimed
 from training.seeds import DEMONSTRATION_START, EVALUATION_START
 from vlm_agent_ros.config import parse
 from vlm_agent_ros.errors import UserError
@@ -82,7 +83,7 @@ def run(args: argparse.Namespace) -> None:
     if args.from_cell:
         from ..from_cell.record import record_from_cell
 
-        print(record_from_cell(args.from_cell, args.out.expanduser(), args.cell,
+        print(record_from_cell(args.from_cell, args.out, args.cell,
                                getattr(args, 'model', 'tiny_vlm')))
         return
     if args.cell:
@@ -96,13 +97,20 @@ def run(args: argparse.Namespace) -> None:
     if not recording.total:
         raise UserError('there is nothing to record without episodes: raise --episodes')
     _check_seeds(args.seed, recording.total)
-    writer = DatasetWriter(args.out.expanduser(), recording.info(), -(-recording.total // _SHARD))
+    writer = DatasetWriter(args.out, recording.info(), -(-recording.total // _SHARD))
+    with claimed(args.out, 'recording', '--out'):
+        _write(recording, writer, args.workers)
+    print(f'{args.out}: {recording.total} episodes')
+
+
+def _write(recording: Recording, writer: DatasetWriter, workers: int) -> None:
+    """Record what is missing, in several processes."""
     missing = writer.missing()
     done = writer.shards - len(missing)
     if done:
-        print(f'{args.out}: {done} of {writer.shards} shards are there', flush=True)
+        print(f'{writer.folder}: {done} of {writer.shards} shards are there', flush=True)
     try:
-        with ProcessPoolExecutor(args.workers, initializer=_start_worker, initargs=(os.getpid(),)) as pool:
+        with ProcessPoolExecutor(workers, initializer=_start_worker, initargs=(os.getpid(),)) as pool:
             try:
                 for decisions in pool.map(_record, [(recording, writer, shard, _SHARD) for shard in missing]):
                     done += 1
@@ -120,7 +128,6 @@ def run(args: argparse.Namespace) -> None:
         raise KeyboardInterrupt('stopped: the same command continues with the next shard') from None
     if not writer.finished:
         writer.finish()
-    print(f'{args.out}: {recording.total} episodes')
 
 
 def _check_seeds(first: int, count: int) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from vlm_agent_ros.errors import UserError
 
 from ..metrics import require_writable
+from ..rl.run_folder import claimed
 from .ablation_grid import Ablation, Cell, load_ablation
 
 if TYPE_CHECKING:
@@ -57,7 +58,8 @@ def run(args: argparse.Namespace) -> None:
     if args.dry_run:
         return
     require_writable(out)
-    lost = _run_all(ablation, waiting, args.jobs)
+    with claimed(Path(args.runs_dir).expanduser() / ablation.name, 'ablation', '--runs-dir'):
+        lost = _run_all(ablation, waiting, args.jobs)
     from .ablation_page import write_results
     from .ablation_results import collect
 
@@ -72,7 +74,7 @@ def run(args: argparse.Namespace) -> None:
 def _check(ablation: Ablation, jobs: int) -> None:
     """Whatever would end a run in its first minute."""
     from ..rl.train import environment_of
-    from .ablation_cell import check_settings
+    from .ablation_cell import check_settings, check_worlds, plan_of_grid
 
     configs = [cell.config for cell in ablation.cells]
     for config in {(c.env, c.env_id, c.import_, c.actions, c.task, c.world, c.transport): c for c in configs}.values():
@@ -80,16 +82,19 @@ def _check(ablation: Ablation, jobs: int) -> None:
     from vlm_agent_ros.checkpoint import find_policy
 
     from ..session import check_names
+    from .evaluator import check_cell_is_unseen
 
     if configs[0].env == 'cell':
         check_names(ablation.evaluate.tasks, ablation.evaluate.worlds)
     for model in {config.model for config in configs}:
         find_policy(model)
+        check_cell_is_unseen(model, plan_of_grid(ablation.evaluate))
     if jobs > 1 and os.environ.get('ROS_DOMAIN_ID') and any(c.env == 'cell' and c.transport == 'ros' for c in configs):
         raise UserError('ROS_DOMAIN_ID is set, but --jobs runs worlds of equal names side by side: unset it, and each '
                         'run takes a domain that is free')
     for cell in ablation.cells:
         check_settings(cell)
+        check_worlds(cell, plan_of_grid(ablation.evaluate))
 
 
 def _print_plan(ablation: Ablation, waiting: list[Cell]) -> None:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import yaml
 
+from sim_worlds.world_file import world_digest
 from vlm_agent_ros.config import parse
 from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.nodes.process import NodeProcess, end_with_parent
@@ -47,6 +49,22 @@ def check_settings(cell: Cell) -> None:
         if there[key] != wanted[key]:
             raise UserError(f'{cell.folder} holds a run with {key} {there[key]!r}, but the grid now says '
                             f'{wanted[key]!r}: delete that folder, or choose another --runs-dir')
+
+
+def check_worlds(cell: Cell, plan: Iterable[Suite]) -> None:
+    """Refuse a run that was measured before a world file was changed: the same seeds are other scenes now.
+
+    Raises:
+        UserError: Naming folder and world.
+    """
+    from .evaluator import read_evaluation, worlds_of
+
+    path = cell.folder / EVALUATION
+    measured = worlds_of(read_evaluation(path)) if path.exists() else {}
+    for suite in plan:
+        if (digest := measured.get(suite)) and digest != world_digest(suite.world):
+            raise UserError(f'{cell.folder} holds a run of before the world file or cell file of {suite.world} was '
+                            'changed: delete that folder, or choose another --runs-dir')
 
 
 def is_trained(folder: Path) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sim_worlds.splits import check_split
+from sim_worlds.world_file import world_place
 from vlm_agent_ros.config import bounded, find_config, load_yaml, parse
 from vlm_agent_ros.errors import UserError
 
@@ -125,8 +126,8 @@ def load_ablation(name: str, runs_dir: str) -> Ablation:
             check_split(split)
         except UserError as error:
             raise UserError(f'{path}: evaluate.splits: {error}') from error
-    seen = {world for cell in cells for world in (cell.config.world, cell.config.own_world)}
-    if 'unseen-cell' in asked.splits and (both := [world for world in evaluate.worlds if world in seen]):
+    seen = {world_place(world) for cell in cells for world in (cell.config.world, cell.config.own_world)}
+    if 'unseen-cell' in asked.splits and (both := [world for world in evaluate.worlds if world_place(world) in seen]):
         raise UserError(f'{path}: evaluate.splits names unseen-cell, but the runs are trained in {both[0]}, or their '
                         'model was (own_world), which evaluate.worlds then may not be: name another world there')
     return Ablation(path.stem, variants, tuple(cells), evaluate, grid.target, content)

@@ -54,14 +54,15 @@ def run(args: argparse.Namespace) -> None:
     from ..metrics import require_writable, write_atomically
     from .compare_page import print_table, render_comparison
     from .comparison import check_paired, check_same_worlds, compare
-    from .evaluator import plan_of, read_evaluation, worlds_of
+    from .evaluator import check_cell_is_unseen, plan_of, read_evaluation, worlds_of
 
-    results = {label: read_evaluation(Path(source)) for label, source in labels.items() if label not in models}
+    files = {label: Path(source).expanduser() for label, source in labels.items() if label not in models}
+    results = {label: read_evaluation(file) for label, file in files.items()}
     if results:
         _refuse_stated_plan(args, bool(models))
         check_paired([(labels[label], plan_of(result)) for label, result in results.items()])
         for label in models:
-            if (path := folder / f'{label}.json').resolve() in {Path(labels[r]).resolve() for r in results}:
+            if (path := folder / f'{label}.json').resolve() in {file.resolve() for file in files.values()}:
                 raise UserError(f'{path} would be overwritten by the result of {labels[label]}: choose another --out')
     plan = plan_of(next(iter(results.values()))) if results else plan_from(args)
     if results and models:
@@ -71,8 +72,12 @@ def run(args: argparse.Namespace) -> None:
     if environment is not None:
         worlds.append((next(iter(models.values())), {suite: environment.digest(suite.world) for suite in plan}))
     check_same_worlds(worlds)
-    for source in {*models.values()} - {EXPERT}:
-        find_policy(source)  # the last of them must not turn out to be missing after the others took an hour
+    for source in dict.fromkeys(models.values()):  # the last must not be refused after the others took an hour
+        if source != EXPERT:
+            find_policy(source)
+            check_cell_is_unseen(source, plan)
+        elif environment is not None:
+            environment.expert().close()
     require_writable(folder / 'compare.json')
     played, films = _evaluate(models, plan, environment, args, folder) if environment is not None else ({}, {})
     results |= played

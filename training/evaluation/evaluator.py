@@ -12,8 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from sim_worlds.world_file import load_world, world_place
+from vlm_agent_ros.cell import load_cell
 from vlm_agent_ros.checkpoint import is_checkpoint, load_policy, open_checkpoint
-from vlm_agent_ros.config import find_config
 from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.policy.config import tells_prompt
 
@@ -67,7 +68,7 @@ class Evaluator:
             UserError: The source does not exist or does not fit.
         """
         options = self._options
-        _check_cell_is_unseen(source, self.plan)
+        check_cell_is_unseen(source, self.plan)
         player = self._expert() if source == EXPERT else self._player(source)
         return {
             'checkpoint': source, 'temperature': options.temperature,
@@ -85,7 +86,8 @@ class Evaluator:
 
     def _player(self, source: str) -> Player:
         # What was trained with a prompt has it; a checkpoint refuses another one.
-        own_prompt = (is_checkpoint(Path(source)) or tells_prompt(source)) and not hasattr(self._options, 'prompt')
+        tells = is_checkpoint(Path(source).expanduser()) or tells_prompt(source)
+        own_prompt = tells and not hasattr(self._options, 'prompt')
         policy = load_policy(source, language=self._environment.language,
                              constrained=False if self._options.unconstrained else None,
                              prompt=None if own_prompt else self._environment.prompt)
@@ -113,28 +115,26 @@ class Evaluator:
         return {**result.to_paired_json(), 'world_sha256': self._environment.digest(suite.world)}
 
 
-def _check_cell_is_unseen(source: str, plan: Iterable[Suite]) -> None:
-    """Refuse the split ``unseen-cell`` in a world in which a checkpoint, or one that it began from, was trained."""
+def check_cell_is_unseen(source: str, plan: Iterable[Suite]) -> None:
+    """Refuse the split ``unseen-cell`` in a world in which a checkpoint, or one that it began from, was trained.
+
+    Raises:
+        UserError: Naming checkpoint and world.
+    """
     worlds = [suite.world for suite in plan if suite.split == 'unseen-cell']
-    model, trained, before = source, set(), set[Path]()
+    model, trained, logged, before = source, set(), set(), set[Path]()
     while worlds and model and is_checkpoint(path := Path(model).expanduser()) and path not in before:
         before.add(path)
         bundle = open_checkpoint(path)
         config = bundle.document('train_config') if 'train_config.json' in bundle.files else {}
         trained |= {config.get('world'), config.get('own_world')}
+        logged.add(config.get('cell'))  # the name of the cell whose log it has learned from
         model = config.get('model', '')
-    places = {_place(world) for world in trained if world}
-    seen = next((world for world in worlds if _place(world) in places), None)
+    places = {world_place(world) for world in trained if world}
+    seen = next((world for world in worlds
+                 if world_place(world) in places or load_cell(load_world(world).cell).name in logged), None)
     if seen is not None:
         raise UserError(f'{source} was trained in {seen}, which is no unseen cell to it: name another --world')
-
-
-def _place(world: str) -> str:
-    """A world file by its place, as both its name and a path give it; the name where it is not on this machine."""
-    try:
-        return str(find_config('worlds', world).resolve())
-    except UserError:
-        return world
 
 
 def read_evaluation(path: Path) -> dict[str, Any]:

@@ -155,9 +155,12 @@ def _train(learned: Learned, policy: Policy, config: CellTrainConfig, folder: Pa
 
 
 def _save(folder: RunFolder, policy: Policy, config: CellTrainConfig, cell: Cell, metrics: dict[str, Any]) -> Path:
+    # It was trained in no world, and in this cell, whether a file or the log has named it.
+    told = {**as_mapping(config), 'world': '', 'own_world': '', 'cell': cell.name}
+
     def write(path: Path) -> None:
         save_checkpoint(path, policy, step=config.epochs, metrics=metrics, camera=cell.camera,
-                        documents={'train_config': as_mapping(config)})
+                        documents={'train_config': told})
 
     folder.save(config.epochs, write)
     return folder.checkpoints / 'latest'

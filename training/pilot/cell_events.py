@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -34,6 +36,8 @@ class EpisodeWatch:
         self._kpi: Counter[str] = Counter()
         self._outcomes: list[Outcome] = []
         self.deciders: set[str] = set()
+        self._rejected: set[str] = set()
+        self._corrected: set[str] = set()
         self._decided = False
 
     @property
@@ -58,7 +62,9 @@ class EpisodeWatch:
             self._counts['approvals'] += values.get('mode') == 'approve'
             self._counts['gate_hits'] += values.get('clamped', '') not in ('', 'False', 'false', '0')
         elif said == 'refused':
-            self._counts['rejections'] += rule == 'approval'
+            if rule == 'approval':
+                self._counts['rejections'] += 1
+                self._rejected.add(values.get('image_stamp_ns', ''))
             self._counts['gate_hits'] += is_gate_hit(rule)
 
     def on_stop(self, active: bool) -> None:
@@ -66,9 +72,11 @@ class EpisodeWatch:
         self._counts['stops'] += active and not self._stopped
         self._stopped = active
 
-    def on_correction(self) -> None:
-        """The operator has said what would have been right."""
+    def on_correction(self, said: str) -> None:
+        """The operator has said what would have been right, in the JSON of ``~/correction``."""
         self._counts['corrections'] += 1
+        with suppress(ValueError, KeyError, TypeError):
+            self._corrected.add(str(json.loads(said)['image_stamp_ns']))
 
     def on_decision(self, checkpoint_sha256: str) -> None:
         """The agent has decided."""
@@ -85,6 +93,7 @@ class EpisodeWatch:
         """
         counts: dict[str, Any] = {name: self._counts[name] for name in (
             'approvals', 'rejections', 'corrections', 'stops', 'gate_hits')}
+        counts['corrected_rejections'] = len(self._rejected & self._corrected)  # whichever topic was heard first
         last = self._outcomes[-1] if self._outcomes else None
         mixed = 'more than one checkpoint decided in it' if len(self.deciders) > 1 else ''
         late = 'an outcome came before any decision, as of the episode before' if last and not self._decided else ''

@@ -104,7 +104,7 @@ class RosCellLine:
             node.create_subscription(String, interface.TASK, self._on_task, interface.LATCHED_QOS)
         node.create_subscription(DiagnosticArray, interface.OUTCOME, self._on_outcome, interface.EVENT_QOS)
         node.create_subscription(DiagnosticArray, interface.DIAGNOSTICS, self._on_diagnostics, interface.EVENT_QOS)
-        node.create_subscription(String, f'{cell.gate}/correction', lambda _: self._watch.on_correction(),
+        node.create_subscription(String, f'{cell.gate}/correction', lambda said: self._watch.on_correction(said.data),
                                  interface.EVENT_QOS)
         gate, agent = (name.lstrip('/') for name in (cell.gate, cell.agent))
         self._statuses: dict[str, Callable[[DiagnosticStatus, dict[str, str]], None]] = {

@@ -38,6 +38,14 @@ def run(args: argparse.Namespace) -> None:
     plan = load_plan(args.plan)
     folder = args.out or Path('runs/pilots') / Path(args.plan).stem
     # After the plan, because these bring PyTorch.
+    from ..rl.run_folder import claimed
+
+    with claimed(folder, 'pilot', '--out'):
+        print(_run(plan, folder))
+
+
+def _run(plan: Plan, folder: Path) -> str:
+    """The pilot in a folder that is this process' alone; returns the closing words."""
     from ..progress import Progress
     from .decision import RUNNING, sequential_test, verdict_of
     from .line import open_line
@@ -54,7 +62,7 @@ def run(args: argparse.Namespace) -> None:
     finally:
         if results.episodes:  # also of a pilot that goes on later
             words = write_decision(folder, plan, results)
-    print(words)
+    return words
 
 
 def play(plan: Plan, results: PilotResults, line: Line, phase: Phase) -> None:

@@ -28,7 +28,8 @@ class SuccessCriterion:
 
     max_turns: int = bounded(0, low=0, help='turns at most; 0 = any number')
     max_cycle_s: float = bounded(0.0, low=0.0, help='seconds from the task to its end at most; 0 = any')
-    max_interventions: int | None = bounded(None, low=0, help='rejections, corrections and stops at most; null = any')
+    max_interventions: int | None = bounded(None, low=0, help='rejections, corrections and stops at most, a '
+                                            'rejection with its correction being one; null = any')
     max_gate_hits: int | None = bounded(None, low=0, help='proposals that the rules refused or clamped at most; '
                                         'null = any')
 

@@ -31,6 +31,7 @@ class PilotEpisode:
         total_reward: Sum of their rewards.
         cycle_s: From the task to the end of the episode, thinking and waiting for the operator included, s.
         approvals, rejections, corrections, stops: Of the operator and the gate.
+        corrected_rejections: Rejections that came with a correction, both of them counted above.
         gate_hits: Proposals that the rules refused or clamped.
         kpi: Sums of the KPI terms.
         lost: Why the line could not finish it; such an episode is played again and counts for nothing else.
@@ -49,14 +50,15 @@ class PilotEpisode:
     rejections: int = 0
     corrections: int = 0
     stops: int = 0
+    corrected_rejections: int = 0
     gate_hits: int = 0
     kpi: dict[str, float] = field(default_factory=dict)
     lost: str = ''
 
     @property
     def interventions(self) -> int:
-        """How often somebody had to step in."""
-        return self.rejections + self.corrections + self.stops
+        """How often somebody had to step in; a rejection with its correction is once."""
+        return self.rejections + self.corrections - self.corrected_rejections + self.stops
 
     def succeeds(self, criterion: SuccessCriterion) -> bool:
         """Whether it is a success by the plan."""
@@ -85,7 +87,13 @@ class PilotResults:
         lines = self._whole_lines()
         if lines:
             self._check_plan(self._row(1, lines[0]))
-        self.episodes = [self._episode(number, line) for number, line in enumerate(lines[1:], start=2)]
+        self.episodes: list[PilotEpisode] = []
+        for number, line in enumerate(lines[1:], start=2):
+            episode, due = self._episode(number, line), len(self.finished)
+            if episode.number != due:
+                raise UserError(f'{self.path}: line {number} is of episode {episode.number}, not {due}: restore the '
+                                'file from a copy, or begin anew with another --out')
+            self.episodes.append(episode)
 
     @property
     def finished(self) -> list[PilotEpisode]:

@@ -50,9 +50,13 @@ def run(args: argparse.Namespace) -> None:
     from vlm_agent_ros.release.export import export_checkpoint
     from vlm_agent_ros.release.keys import load_private_key
 
-    if args.out.exists() and not is_bundle(args.out, KIND):
+    source = Path(args.checkpoint).expanduser()
+    if source.exists() and args.out.resolve() == source.resolve():
+        raise UserError(f'{args.out} is the checkpoint that is exported: choose another --out')
+    # What a run goes on from is no bundle to be replaced.
+    if args.out.exists() and (not is_bundle(args.out, KIND) or (args.out / 'train_config.json').exists()):
         raise UserError(f'{args.out} exists and is no bundle: choose another --out, or delete it')
-    key, cell = load_private_key(args.key.expanduser()), load_cell(args.cell)
+    key, cell = load_private_key(args.key), load_cell(args.cell)
     form: dict[str, Any] = {'merge': not args.adapter, 'dtype': args.dtype}
     from .measure import Trial, measure, measured, size_mib, table
 

@@ -20,6 +20,6 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         UserError: A file is there already, or the folder cannot be written to.
     """
-    private, public = make_keys(args.out.expanduser())
+    private, public = make_keys(args.out)
     print(f'{private} signs: keep it secret, and off the cell\n'
           f'{public} is for the cell: name it in trust.keys of the cell file')

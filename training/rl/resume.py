@@ -59,7 +59,11 @@ def find_resume_point(name: str, overrides: dict[str, Any]) -> ResumePoint:
     written = _settings(folder, checkpoint, newest)
     # The worlds that it was attached to belonged to the launch that was interrupted.
     written.pop('attach', None)
-    config = merge(TrainConfig, written, overrides, 'command line')
+    try:
+        config = merge(TrainConfig, written, overrides, 'command line')
+    except UserError:
+        _check_configuration(written, folder, checkpoint)  # if it is not the flags' fault, the run has to be named
+        raise
     for key in _FIXED:
         before, now = written.get(key, getattr(TrainConfig, key)), getattr(config, key)
         if before != now:
@@ -114,6 +118,14 @@ def _settings(folder: Path, checkpoint: Path | None, newest: bool) -> dict[str, 
         with suppress(UserError):
             return _config_of(folder)
     return written
+
+
+def _check_configuration(written: dict[str, Any], folder: Path, checkpoint: Path | None) -> None:
+    try:
+        merge(TrainConfig, {}, written, 'its configuration')
+    except UserError as error:
+        raise UserError(f'{folder} holds no run that could go on ({error}): begin one with --model '
+                        f'{checkpoint or folder}') from error
 
 
 def _config_of(folder: Path) -> dict[str, Any]:

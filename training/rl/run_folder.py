@@ -81,11 +81,16 @@ class RunFolder:
 
 
 @contextmanager
-def claimed(path: Path) -> Iterator[None]:
-    """Within it, and until this process ends in whatever way, the folder of a run is this process' alone.
+def claimed(path: Path, what: str = 'run', option: str = '--run-name') -> Iterator[None]:
+    """Within it, and until this process ends in whatever way, a folder is this process' alone.
+
+    Args:
+        path: Of the folder, which is made if it is missing.
+        what: It holds.
+        option: By which another folder can be chosen.
 
     Raises:
-        UserError: Another process is at this run, or the folder cannot be made.
+        UserError: Another process is at it, or the folder cannot be made.
     """
     lock = path / '.lock'
     try:
@@ -97,7 +102,7 @@ def claimed(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise UserError(f'another process is at the run {path}: choose another --run-name, or wait for it'
+            raise UserError(f'another process is at the {what} {path}: choose another {option}, or wait for it'
                             ) from error
         try:
             yield

@@ -38,16 +38,18 @@ def run(args: argparse.Namespace) -> None:
     # Imported here: PyTorch takes a second that `--help` should not.
     from transformers.utils.logging import disable_progress_bar
 
+    from ..rl.run_folder import claimed
     from .sft_trainer import SftConfig, SftTrainer
 
     disable_progress_bar()
     config = parse(SftConfig, _mapping(args), f'{args.config} with the options given')
-    trainer = SftTrainer(config, args.out.expanduser(), args.device)
-    try:
-        trainer.train()
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f'stopped: the same command continues from {trainer.saved}') from None
-    summary = trainer.finish()
+    with claimed(args.out, 'model', '--out'):
+        trainer = SftTrainer(config, args.out, args.device)
+        try:
+            trainer.train()
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f'stopped: the same command continues from {trainer.saved}') from None
+        summary = trainer.finish()
     print(f'{args.out}: {summary["parameters"]} parameters, {summary["seconds"]:.0f} s; '
           + ', '.join(f'{name} {value:.3f}' for name, value in summary['greedy'].items()))
 

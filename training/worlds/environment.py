@@ -74,7 +74,8 @@ class CellEnvironment:
         for other in worlds[1:]:
             if language_of(other).digest() != self.language.digest():
                 raise UserError(f'the worlds {self._world} and {other} have different action languages, because the '
-                                'grids of their cells differ: take worlds of one grid')
+                                'grids of their cells differ: take worlds of one grid (in training own_world is one '
+                                "of them, which --own-world '' leaves out)")
 
     def open(self, count: int, logs: Path | None = None) -> WorldPool:
         """See Environment."""

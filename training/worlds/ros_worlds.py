@@ -6,6 +6,7 @@ and joint states of the same stamp. Nothing here waits by sleeping: ``collect`` 
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import tempfile
@@ -158,7 +159,7 @@ class RosWorlds:
         environment = {**with_sources(os.environ), 'ROS_DOMAIN_ID': str(self.domain_id), 'OMP_NUM_THREADS': '1'}
         return [NodeProcess(
             [sys.executable, '-m', 'sim_worlds.world_node', '--ros-args', '-r', f'__ns:=/{name}', '-p',
-             f'world:={world}', '-p', 'lock_step:=true', '-p', f'parent_pid:={os.getpid()}'],
+             f'world:={json.dumps(world)}', '-p', 'lock_step:=true', '-p', f'parent_pid:={os.getpid()}'],
             environment, folder / f'{name}.log') for name in namespaces]
 
     def _repeat_cot(self) -> None:

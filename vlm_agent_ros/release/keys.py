@@ -31,8 +31,10 @@ def make_keys(out: Path) -> tuple[Path, Path]:
         The paths of the private and of the public key.
 
     Raises:
-        UserError: One of them exists already, or the folder cannot be written to.
+        UserError: The path does not end in a name, one of them exists already, or the folder cannot be written to.
     """
+    if out.name in ('', '..'):
+        raise UserError(f'{out} is no name for keys: give a folder and a name, such as {out / "line3"}')
     private, public = out.with_name(f'{out.name}.pem'), out.with_name(f'{out.name}.pub.pem')
     for path in (private, public):
         if path.exists():

@@ -17,6 +17,7 @@ from sim_worlds.world import CellWorld
 from training.cli import main
 from training.demonstrations.dataset import DemonstrationDataset
 from training.demonstrations.dataset_writer import DatasetWriter
+from training.rl.run_folder import claimed
 from training.seeds import DEMONSTRATION_START, EVALUATION_START
 from vlm_agent_ros.types import EpisodeRequest
 
@@ -106,6 +107,16 @@ def test_what_is_whole_is_not_recorded_again_and_other_settings_are_refused(reco
     assert 'holds a recording with another seed' in capsys.readouterr().err
     assert main(['record', '--out', str(recorded / 'x'), '--scenes', '0', '--episodes', '0']) == 2
     assert 'nothing to record' in capsys.readouterr().err
+
+
+def test_a_recording_that_another_process_is_at_is_left_alone(tmp_path, capsys):
+    out = tmp_path / 'd'
+    with claimed(out):
+        (out / '.recording').mkdir()
+        (out / '.recording' / '.train-00000-of-00001.parquet.17.tmp').touch()  # what it is writing now
+        assert main(['record', '--out', str(out), *OPTIONS]) == 2
+        assert f'another process is at the recording {out}: choose another --out' in capsys.readouterr().err
+        assert len(list((out / '.recording').iterdir())) == 1
 
 
 @pytest.mark.parametrize(('options', 'said'), [

@@ -17,6 +17,9 @@ from training.evaluation.ablation_cell import _evaluate_arguments, is_evaluated,
 from training.evaluation.ablation_grid import load_ablation
 from training.evaluation.ablation_page import render_ablation, render_markdown
 from training.evaluation.ablation_results import band, collect, decisions_to, trailing_mean
+from training.rl.run_folder import claimed
+from vlm_agent_ros.checkpoint import load_policy, save_checkpoint
+from vlm_agent_ros.config import find_config
 
 ROOT = Path(__file__).resolve().parents[3]
 pytestmark = pytest.mark.timeout(600)  # several whole processes, on machines that do other things too
@@ -101,6 +104,8 @@ def test_the_shipped_grids_are_valid(tmp_path, monkeypatch):
       'evaluate': {'splits': ['unseen-cell'], 'worlds': ['shifted']}}, 'are trained in shifted'),
     ({'grid': {'clip': [0.1]}, 'base': {'transport': 'in-process', 'world': 'shifted', 'own_world': 'panda_table'},
       'evaluate': {'splits': ['unseen-cell'], 'worlds': ['panda_table']}}, 'are trained in panda_table'),
+    ({'grid': {'clip': [0.1]}, 'base': {'transport': 'in-process', 'world': 'shifted', 'own_world': ''},
+      'evaluate': {'splits': ['unseen-cell'], 'worlds': [str(find_config('worlds', 'shifted'))]}}, 'are trained in'),
     ({'grid': {'clip': [0.1]}, 'evaluate': {'splits': ['', 'seen']}}, 'evaluate.splits names no split'),
     ({'grid': {'env_id': ['vlm_agent_ros/NumberLine-v0', 'vlm_agent_ros/TwoCards-v0']}, 'base': {
         'env': 'gymnasium', 'env_id': 'vlm_agent_ros/NumberLine-v0', 'import': 'sim_worlds.games',
@@ -112,6 +117,24 @@ def test_a_bad_grid_is_refused_in_one_sentence_before_anything_starts(content, s
     captured = capsys.readouterr()
     assert said in captured.err and captured.err.count('\n') == 1 and captured.out == ''
     assert list(tmp_path.iterdir()) == [tmp_path / 'grid.yaml']
+
+
+def test_a_model_that_was_trained_in_the_cell_that_shall_be_unseen_is_refused_before_anything_starts(
+        vlm_folder, tmp_path, capsys):
+    save_checkpoint(tmp_path / 'before', load_policy(str(vlm_folder)), step=1,
+                    documents={'train_config': {'world': 'shifted'}})
+    base = {'transport': 'in-process', 'world': 'panda_table', 'own_world': '', 'model': str(tmp_path / 'before')}
+    path = write_grid(tmp_path, base=base, grid={'clip': [0.1]},
+                      evaluate={'splits': ['unseen-cell'], 'worlds': ['shifted']})
+    assert main(['ablate', path, '--runs-dir', str(tmp_path / 'runs'), '--out', str(tmp_path / 'out.json')]) == 2
+    assert 'before was trained in shifted' in capsys.readouterr().err and not (tmp_path / 'runs').exists()
+
+
+def test_an_ablation_that_another_process_is_at_is_left_alone(tmp_path, capsys):
+    path = write_grid(tmp_path, base={'transport': 'in-process'}, grid={'clip': [0.1]})
+    with claimed(tmp_path / 'runs' / 'grid'):
+        assert main(['ablate', path, '--runs-dir', str(tmp_path / 'runs'), '--out', str(tmp_path / 'out.json')]) == 2
+    assert 'another process is at the ablation' in capsys.readouterr().err and not (tmp_path / 'out.json').exists()
 
 
 @pytest.mark.parametrize(('name', 'said'), [('out.md', 'out.md must end in .json'), ('', 'is a directory'),
@@ -200,6 +223,18 @@ def test_a_changed_grid_does_not_go_on_with_the_runs_of_the_old_one(ablated, sma
     path = write_grid(tmp_path, **content)
     assert main(['ablate', path, '--runs-dir', str(ablated / 'runs'), '--out', str(tmp_path / 'x.json')]) == 2
     assert 'learning_rate' in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_runs_of_before_a_change_of_the_world_file_are_not_mixed_with_those_of_after_it(
+        ablated, small_grid, tmp_path, capsys):
+    path = ablated / 'runs' / 'grid' / 'guard_coef=0.0' / 'seed1' / 'evaluation.json'
+    kept = path.read_text()
+    digest = json.loads(kept)['suites'][0]['world_sha256']
+    path.write_text(kept.replace(digest, '0' * 64))  # as it was measured in a world file that said something else
+    out = tmp_path / 'out.json'
+    assert main(['ablate', small_grid, '--runs-dir', str(ablated / 'runs'), '--out', str(out)]) == 2
+    path.write_text(kept)
+    assert 'seed1 holds a run of before the world file' in capsys.readouterr().err and not out.exists()
 
 
 def test_an_ablation_in_a_gymnasium_environment_measures_as_it_trains(brief_model, tmp_path):

@@ -13,6 +13,7 @@ from training.evaluation.evaluate import Suite
 from training.evaluation.evaluator import plan_of
 from training.evaluation.statistics import wilson_interval
 from training.reports.films import Film, Frame, encode_png
+from vlm_agent_ros.checkpoint import load_policy, save_checkpoint
 from vlm_agent_ros.errors import UserError
 
 EVIL = '<script>alert("1")</script>'
@@ -128,6 +129,18 @@ def test_a_model_is_not_played_in_another_environment_than_that_of_the_results(r
         assert main(['compare', source, 'tiny_vlm_actions', *options, '--out', str(tmp_path / 'out')]) == 2
         error = capsys.readouterr().err
         assert said in error and error.count('\n') == 1 and not (tmp_path / 'out').exists()
+
+
+def test_a_model_that_cannot_be_played_is_refused_before_the_others_are(tmp_path, vlm_folder, capsys):
+    save_checkpoint(tmp_path / 'mine', load_policy(str(vlm_folder)), step=1,
+                    documents={'train_config': {'world': 'shifted'}})
+    line = ['--env', 'gymnasium', '--env-id', 'vlm_agent_ros/NumberLine-v0', '--import', 'sim_worlds.games',
+            '--actions', '+', '-']
+    for sources, said in ((['tiny_vlm_actions', 'expert', *line], 'the expert of a Gymnasium environment'),
+                          (['tiny_vlm', str(tmp_path / 'mine'), '--split', 'unseen-cell', '--transport', 'in-process'],
+                           'mine was trained in shifted')):
+        assert main(['compare', *sources, '--episodes', '1', '--out', str(tmp_path / 'out')]) == 2
+        assert said in capsys.readouterr().err and not (tmp_path / 'out').exists()
 
 
 def test_a_result_is_not_overwritten_by_that_of_another_model(results, tmp_path, capsys):

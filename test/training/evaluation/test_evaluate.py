@@ -7,7 +7,7 @@ import pytest
 
 from training.cli import main
 from training.evaluation.evaluate import Suite, evaluate
-from training.evaluation.evaluator import _check_cell_is_unseen
+from training.evaluation.evaluator import check_cell_is_unseen
 from training.seeds import evaluation_seeds
 from training.worlds.episodes import Player
 from vlm_agent_ros.checkpoint import load_policy, save_checkpoint
@@ -62,15 +62,23 @@ def test_the_cell_that_a_checkpoint_was_trained_in_is_no_unseen_one(tmp_path, vl
         save_checkpoint(tmp_path / world, policy, step=1, documents={'train_config': {'world': world}})
     save_checkpoint(tmp_path / 'exported', policy, step=1)
     for name in ('panda_table', 'exported'):
-        _check_cell_is_unseen(str(tmp_path / name), plan)
-    _check_cell_is_unseen('tiny_vlm', plan)
+        check_cell_is_unseen(str(tmp_path / name), plan)
+    check_cell_is_unseen('tiny_vlm', plan)
     save_checkpoint(tmp_path / 'later', policy, step=1, documents={'train_config': {
         'world': 'panda_table', 'model': str(tmp_path / 'shifted')}})
     save_checkpoint(tmp_path / 'made_in', policy, step=1, documents={'train_config': {
         'world': 'panda_table', 'own_world': 'shifted'}})
     for name in ('shifted', 'later', 'made_in'):
         with pytest.raises(UserError, match='was trained in shifted, which is no unseen cell to it: name another'):
-            _check_cell_is_unseen(str(tmp_path / name), plan)
+            check_cell_is_unseen(str(tmp_path / name), plan)
+
+
+def test_a_checkpoint_that_has_learned_from_a_cells_log_knows_that_cell_alone(tmp_path, vlm_folder):
+    save_checkpoint(tmp_path / 'learned', load_policy(str(vlm_folder)), step=1, documents={'train_config': {
+        'world': '', 'own_world': '', 'cell': 'panda_table'}})
+    check_cell_is_unseen(str(tmp_path / 'learned'), [Suite('place', 'shifted', 'unseen-cell')])
+    with pytest.raises(UserError, match='was trained in panda_table, which is no unseen cell'):
+        check_cell_is_unseen(str(tmp_path / 'learned'), [Suite('place', 'panda_table', 'unseen-cell')])
 
 
 def test_a_world_that_a_checkpoint_was_trained_in_is_none_unseen_by_its_path(tmp_path, vlm_folder):
@@ -79,7 +87,7 @@ def test_a_world_that_a_checkpoint_was_trained_in_is_none_unseen_by_its_path(tmp
         save_checkpoint(tmp_path / name, policy, step=1, documents={'train_config': {
             'world': trained, 'own_world': '/another/machine.yaml'}})
         with pytest.raises(UserError, match='which is no unseen cell to it'):
-            _check_cell_is_unseen(str(tmp_path / name), [Suite('place', asked, 'unseen-cell')])
+            check_cell_is_unseen(str(tmp_path / name), [Suite('place', asked, 'unseen-cell')])
 
 
 def test_running_worlds_are_not_named_where_worlds_are_played_in_process(capsys):

@@ -14,7 +14,7 @@ from training.cli import main
 from training.from_cell.decisions import LoggedEpisode
 from training.from_cell.learn import newest_corrections
 from vlm_agent_ros.actions import SkillLanguage
-from vlm_agent_ros.checkpoint import load_policy
+from vlm_agent_ros.checkpoint import load_policy, open_checkpoint
 from vlm_agent_ros.types import Outcome
 
 from .conftest import Said, as_said, decide, lit, seen
@@ -75,6 +75,8 @@ def test_no_episode_is_measured_in_a_world_where_none_is_asked_for(small_cell, w
     assert main([*arguments(small_cell, tmp_path, log, epochs=1, transport='in-process'), '--world', 'panda_table',
                  '--eval-episodes', '0']) == 0
     assert summary(tmp_path)['before']['simulation'] is None
+    told = open_checkpoint(tmp_path / 'runs' / 'run' / 'checkpoints' / 'latest').document('train_config')
+    assert (told['world'], told['own_world'], told['cell']) == ('', '', 'panda_table')  # where it has learned
 
 
 def test_rewarded_decisions_become_more_likely_and_punished_ones_less(small_cell, write_log, tmp_path):

@@ -50,7 +50,7 @@ def test_repeats_count_once_and_those_of_the_episode_before_not_at_all():
     watch.on_verdict({'verdict': 'forwarded', 'image_stamp_ns': '6', 'mode': 'auto', 'clamped': ''})
     for active in (True, True, False, True):
         watch.on_stop(active)
-    watch.on_correction()
+    watch.on_correction('{}')
     watch.on_decision('')
     watch.on_outcome(END)
     watch.on_outcome(END)  # what follows the end belongs to nobody
@@ -58,6 +58,17 @@ def test_repeats_count_once_and_those_of_the_episode_before_not_at_all():
     assert (episode.gate_hits, episode.rejections, episode.approvals, episode.stops, episode.corrections) == (
         3, 1, 1, 2, 1)
     assert episode.reached and episode.turns == 1 and episode.kpi == {'cost': 1.0} and episode.interventions == 4
+
+
+def test_a_rejection_and_the_correction_that_comes_with_it_are_one_intervention():
+    watch = EpisodeWatch()
+    for stamp in ('7', '8'):
+        watch.on_verdict({'verdict': 'refused', 'rule': 'approval', 'image_stamp_ns': stamp, 'mode': 'approve'})
+    watch.on_correction('{"image_stamp_ns": 8, "action": "pick 10 20"}')  # operator reject --correction
+    watch.on_correction('{"image_stamp_ns": 5, "action": "pick 10 20"}')  # of one that no operator had rejected
+    watch.on_correction('no json')
+    episode = watch.episode(BLANK, 1.0)
+    assert (episode.rejections, episode.corrections, episode.interventions) == (2, 3, 4)
 
 
 def test_an_episode_in_which_two_checkpoints_decided_is_lost():

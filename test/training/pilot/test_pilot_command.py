@@ -7,6 +7,7 @@ import pytest
 from training.cli import main
 from training.pilot.plan import load_plan
 from training.pilot.results import PilotResults
+from training.rl.run_folder import claimed
 
 
 @pytest.fixture
@@ -45,6 +46,12 @@ def test_a_pilot_goes_on_where_it_was_cut_off_and_says_what_it_found(tmp_path, p
     assert PilotResults(out, load_plan(path)).episodes == episodes
     assert main(['pilot', plan(tasks=['pick'], alpha=0.1), '--out', str(out)]) == 2
     assert 'different: alpha' in capsys.readouterr().err
+
+
+def test_a_pilot_that_another_process_is_at_is_left_alone(tmp_path, plan, capsys):
+    with claimed(tmp_path / 'out'):
+        assert main(['pilot', plan(), '--out', str(tmp_path / 'out')]) == 2
+    assert f'another process is at the pilot {tmp_path / "out"}: choose another --out' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(('changes', 'said'), [

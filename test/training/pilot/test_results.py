@@ -50,6 +50,16 @@ def test_a_damaged_line_is_named(tmp_path, plan_file, damage):
         PilotResults(tmp_path, plan)
 
 
+@pytest.mark.parametrize('numbers', [(0, 2), (0, 0), (1,)])
+def test_an_episode_that_is_missing_or_there_twice_is_named(tmp_path, plan_file, numbers):
+    plan = load_plan(plan_file())
+    results = PilotResults(tmp_path, plan)
+    for number in numbers:
+        results.append(replace(EPISODE, number=number))
+    with pytest.raises(UserError, match=f'line {len(numbers) + 1} is of episode {numbers[-1]}, not'):
+        PilotResults(tmp_path, plan)
+
+
 @pytest.mark.parametrize(('changes', 'criterion', 'success'), [
     ({}, SuccessCriterion(), True),
     ({'reached': False}, SuccessCriterion(), False),

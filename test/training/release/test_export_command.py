@@ -10,7 +10,7 @@ import pytest
 from training.cli import main
 from training.release.measure import measured, table
 from vlm_agent_ros.cell import load_cell
-from vlm_agent_ros.checkpoint import load_policy, open_checkpoint
+from vlm_agent_ros.checkpoint import load_policy, open_checkpoint, save_checkpoint
 from vlm_agent_ros.release.trust import Trust, TrustedKeys
 
 
@@ -60,6 +60,19 @@ def test_a_folder_that_holds_something_else_is_left_alone(tmp_path, key, capsys)
     assert main(['export', 'tiny_vlm', '--out', str(tmp_path / 'thesis'), '--key', str(key)]) == 2
     assert 'is no bundle' in capsys.readouterr().err
     assert (tmp_path / 'thesis' / 'chapter.txt').exists()
+
+
+def test_a_checkpoint_is_not_replaced_by_a_bundle_of_it_nor_that_of_a_run_by_any(tmp_path, key, capsys):
+    bundle, run = tmp_path / 'bundle', tmp_path / 'run'
+    assert main(['export', 'tiny_vlm', '--out', str(bundle), '--key', str(key), '--measure', '0']) == 0
+    save_checkpoint(run, load_policy('tiny_vlm'), step=1, documents={'train_config': {}})
+    (tmp_path / 'best').symlink_to(run)
+    for source, out, said in ((bundle, bundle, 'is the checkpoint that is exported'),
+                              (tmp_path / 'best', run, 'is the checkpoint that is exported'),
+                              (bundle, tmp_path / 'best', 'is no bundle')):
+        before = (out / 'manifest.json').read_bytes()
+        assert main(['export', str(source), '--out', str(out), '--key', str(key), '--measure', '0']) == 2
+        assert said in capsys.readouterr().err and (out / 'manifest.json').read_bytes() == before
 
 
 def test_the_loss_is_the_difference_to_the_original(tmp_path):

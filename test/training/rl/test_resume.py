@@ -187,3 +187,12 @@ def test_a_folder_without_a_run_is_refused(tmp_path, capsys):
     (tmp_path / 'checkpoints').mkdir()
     assert main(['train', '--resume', str(tmp_path)]) == 2
     assert 'holds no checkpoint that is whole' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('content', [{'architectures': ['LlavaForConditionalGeneration'], 'dtype': 'float32'},
+                                     {'task': 'place', 'rejected_reward': -1.0}])
+def test_a_folder_of_something_else_than_a_training_run_is_named(tmp_path, capsys, content):
+    (tmp_path / 'config.json').write_text(json.dumps(content))  # of a model, or of what learned from a cell's log
+    assert main(['train', '--resume', str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert f'{tmp_path} holds no run that could go on' in error and '--model' in error

@@ -15,6 +15,7 @@ from training.cli import main
 from training.demonstrations.dataset import DemonstrationDataset
 from training.demonstrations.dataset_schema import DatasetInfo, DemonstrationRow, ObjectLabel
 from training.demonstrations.dataset_writer import DatasetWriter
+from training.rl.run_folder import claimed
 from training.sft.sft_trainer import SftConfig, SftTrainer, Stage, _check_thoughts, has_bfloat16
 from training.sft.tiny_vlm import TinyVlmConfig
 from vlm_agent_ros.checkpoint import load_policy
@@ -238,3 +239,18 @@ def test_products_are_in_bfloat16_only_where_a_cpu_has_instructions_for_it(tmp_p
     cpuinfo.write_text(f'processor : 0\nflags : {flags}\n')
     assert has_bfloat16(torch.device('cpu'), cpuinfo) == expected
     assert not has_bfloat16(torch.device('cpu'), tmp_path / 'nowhere')
+
+
+def test_a_folder_that_cannot_be_written_to_is_told_before_the_first_step(
+        tmp_path, demonstrations, monkeypatch, capsys):
+    (tmp_path / 'file').touch()
+    monkeypatch.setattr(SftTrainer, 'train', lambda _: pytest.fail('it was trained'))
+    assert main(['sft', '--data', str(demonstrations), '--out', str(tmp_path / 'file' / 'model')]) == 2
+    assert 'cannot be written' in capsys.readouterr().err
+
+
+def test_a_model_that_another_process_is_making_is_left_alone(tmp_path, demonstrations, capsys):
+    out = tmp_path / 'model'
+    with claimed(out):
+        assert main(['sft', '--data', str(demonstrations), '--out', str(out)]) == 2
+    assert f'another process is at the model {out}: choose another --out' in capsys.readouterr().err

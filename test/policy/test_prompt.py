@@ -3,6 +3,7 @@
 import pytest
 
 from vlm_agent_ros.actions import SkillLanguage
+from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.policy.config import load_model_config
 from vlm_agent_ros.policy.prompt import PromptTemplate
 
@@ -18,6 +19,14 @@ def test_the_default_explains_the_actions_and_keeps_the_braces_of_the_format():
     text = PromptTemplate().render('sort', 'closed', LANGUAGE)
     assert LANGUAGE.description in text and LANGUAGE.examples[0] in text
     assert '{"thoughts": "' in text and '{task}' not in text
+
+
+@pytest.mark.parametrize(('word', 'meant'), [('tsk', 'task'), ('Task', 'task'), ('action', 'actions')])
+def test_a_misspelt_placeholder_is_refused_because_the_model_would_never_be_told(word, meant):
+    with pytest.raises(UserError, match=f'holds {{{word}}}, .* write {{{meant}}}, or {{ {word} }}'):
+        PromptTemplate(f'task: {{{word}}}')
+    text = PromptTemplate(f'{{task}} {{thoughts}} {{ {word} }} {{"{word}": 1}}').render('go', 'open', LANGUAGE)
+    assert text == f'go {{thoughts}} {{ {word} }} {{"{word}": 1}}'
 
 
 def test_a_task_cannot_break_out_of_its_line_or_use_placeholders():

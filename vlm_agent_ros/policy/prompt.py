@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 from ..actions import ActionLanguage
 from ..config import bounded
+from ..errors import UserError
 
 DETAILED_TEMPLATE = """\
 You control a robot arm with a parallel gripper. The image is the view of a fixed camera over the table.
@@ -20,7 +22,8 @@ Then decide on one action.
 Answer with JSON only: {"thoughts": "<what you see and conclude>", "action": "<one action>"}"""
 
 _PREVIOUS_CHARS = 400  # of the previous output; a model without grammar may write anything
-_PLACEHOLDER = re.compile(r'\{(task|state|previous|actions|examples)\}')
+_PLACEHOLDERS = ('task', 'state', 'previous', 'actions', 'examples')
+_PLACEHOLDER = re.compile(rf'\{{({"|".join(_PLACEHOLDERS)})\}}')
 _CONTROL = re.compile(r'[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]+')
 
 
@@ -28,12 +31,18 @@ _CONTROL = re.compile(r'[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u20
 class PromptTemplate:
     """Template with the placeholders ``{task}``, ``{state}``, ``{previous}``, ``{actions}`` and ``{examples}``.
 
-    Other braces stay.
+    Other braces stay, unless what they hold looks like one of these misspelt.
     A pretrained VLM needs the detailed default; the small one was trained on a short text of its own.
     """
 
     template: str = bounded(DETAILED_TEMPLATE, help='text of the user message; the image comes before it')
     max_task_chars: int = bounded(200, low=10, high=4000, help='the untrusted instruction is cut to this length')
+
+    def __post_init__(self) -> None:
+        for word in set(re.findall(r'\{(\w+)\}', self.template)).difference(_PLACEHOLDERS):
+            if meant := get_close_matches(word, _PLACEHOLDERS, 1):  # the model would never be told it
+                raise UserError(f'prompt.template holds {{{word}}}, which nothing takes the place of: write '
+                                f'{{{meant[0]}}}, or {{ {word} }} for the words themselves')
 
     def render(self, task: str, state: str, language: ActionLanguage, previous: str = '') -> str:
         """The text of the user message.

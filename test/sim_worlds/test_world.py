@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from sim_worlds.expert import demonstrate, projected
 from sim_worlds.world import CellWorld, _set_points
@@ -144,6 +145,37 @@ def test_unknown_task_and_world_are_refused_by_name(world):
         world.reset(EpisodeRequest(0, 'juggle'))
     with pytest.raises(UserError, match='no worlds file named'):
         world.reset(EpisodeRequest(0, 'pick', 'atlantis'))
+
+
+def write_world(folder, name, cell='panda_table', **robot):
+    """A world file of two colours, beside a cell file of its own with another robot section."""
+    content = yaml.safe_load(Path('config/cells', f'{cell}.yaml').read_text())
+    content['robot'].update(robot, urdf='panda.urdf')
+    (folder / f'{name}_cell.yaml').write_text(yaml.safe_dump(content))
+    path = folder / f'{name}.yaml'
+    path.write_text(f'name: {name}\ncell: {folder}/{name}_cell.yaml\nobjects: {{cubes: 2, pads: 2, '
+                    'palette: {red: [1, 0, 0], green: [0, 1, 0]}}\n')
+    return str(path)
+
+
+@pytest.mark.parametrize(('robot', 'split', 'told'), [
+    ({}, 'unseen-combination', 'no scene of task sort'), ({'tool_frame': 'panda_nose'}, '', "'panda_nose' is no joint")])
+def test_a_request_that_is_refused_leaves_the_episode_as_it_is(world, tmp_path, robot, split, told):
+    observation = world.reset(EpisodeRequest(3, 'pick'))
+    before, cell = demonstrate(world.truth()), world.cell
+    with pytest.raises(UserError, match=told):
+        world.reset(EpisodeRequest(0, 'sort', write_world(tmp_path, 'odd', **robot), split))
+    assert world.idle(0.1).task == observation.task and world.cell is cell
+    assert demonstrate(world.truth()) == before
+    _, outcome = act(world, observation, before.action)
+    assert outcome.success and (outcome.seed, outcome.turn) == (3, 1)
+
+
+def test_a_gripper_of_two_commanded_joints_is_refused_with_the_key(world, tmp_path):
+    limits = {key: [1.0] * 9 for key in ('max_velocity', 'max_acceleration', 'max_jerk')}
+    path = write_world(tmp_path, 'odd', gripper_joints=['panda_finger_joint1', 'panda_finger_joint2'], **limits)
+    with pytest.raises(UserError, match=r'odd_cell\.yaml: robot\.gripper_joints names 2 joints.*name one'):
+        world.reset(EpisodeRequest(0, 'pick', path))
 
 
 def test_world_file_with_a_reversed_range_is_refused(tmp_path):

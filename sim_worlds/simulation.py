@@ -13,11 +13,9 @@ from vlm_agent_ros.cell import Cell
 from vlm_agent_ros.errors import UserError
 
 from .bullet import BulletClient, pybullet, pybullet_data, silenced
-from .scene import Conditions, Item
+from .scene import TABLE_CENTRE, TABLE_HALF, Conditions, Item
 
 PHYSICS_HZ = 240
-_TABLE_HALF = (0.4, 0.6, 0.02)  # clear of the arm's base, whose standing contact would be solved at every step
-_TABLE_CENTRE = (0.6, 0.0)
 _ARM_FORCE = (87.0, 87.0, 87.0, 87.0, 12.0, 12.0, 12.0)  # N m, the URDF's effort limits
 _GRIPPER_FORCE = 30.0  # N per finger
 _PAD_HALF_HEIGHT = 0.002
@@ -63,7 +61,7 @@ class Simulation:
         client.setGravity(0.0, 0.0, -9.81)
         client.setPhysicsEngineParameter(fixedTimeStep=1.0 / PHYSICS_HZ, numSolverIterations=20,
                                          deterministicOverlappingPairs=1)
-        self.table = self._box(_TABLE_HALF, (*_TABLE_CENTRE, cell.workspace.table_z - _TABLE_HALF[2]), conditions.table)
+        self.table = self._box(TABLE_HALF, (*TABLE_CENTRE, cell.workspace.table_z - TABLE_HALF[2]), conditions.table)
         client.changeDynamics(self.table, -1, lateralFriction=0.8)
         self._box((3.0, 3.0, 0.01), (0.5, 0.0, cell.workspace.table_z - 0.7), floor)
         self.robot = client.loadURDF(self._urdf, useFixedBase=True,

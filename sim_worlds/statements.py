@@ -181,7 +181,7 @@ class _Floor:
 
     def within(self, spot: Cell, cell: Cell, distance: float) -> bool:
         """Whether the centre of a spot is nearer than a distance (m), along x and along y, to all of another cell."""
-        corners = np.array(cell) + [(0, 0), (0, 1), (1, 0), (1, 1)]
+        corners = np.add(cell, [(0, 0), (0, 1), (1, 0), (1, 1)])
         return bool(np.abs(self._points(corners) - self._points(np.array(spot) + 0.5)).max() < distance)
 
     def touches(self, spot: Cell, region: Region, margin: float) -> bool:

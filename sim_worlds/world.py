@@ -271,15 +271,27 @@ class CellWorld:
 
 
 def _draw(task: Task, config: WorldConfig, split: str, rng: np.random.Generator) -> tuple[list[Item], Conditions, Goal]:
-    """Scene, conditions and goal, drawn until they belong to the split."""
+    """Scene, conditions and goal, drawn until they belong to the split and something is left to do."""
+    admitted = False
     for _ in range(_DRAWS):
         items = task.draw_items(config, rng)
         conditions = draw_conditions(config, rng)
         goal = task.draw_goal(items, wordings(task, split), rng)
         if admits(split, task.combinations(goal, items)):
-            return items, conditions, goal
+            admitted = True
+            if not _is_done(task, goal, items):
+                return items, conditions, goal
+    if admitted:
+        raise UserError(f'{config.path or config.name}: every scene of task {task.name} has its goal reached when it '
+                        'begins: enlarge objects.area_low … area_high, or make pad_size smaller')
     raise UserError(f'{config.path or config.name}: no scene of task {task.name} belongs to split {split}: add colours '
                     'to objects.palette, or choose another split')
+
+
+def _is_done(task: Task, goal: Goal, items: list[Item]) -> bool:
+    """Whether something was to be moved, and lies where it has to be already: a cube drawn on a pad."""
+    laid_out = np.array([[*item.position, 0.0 if item.kind in FLAT else item.size / 2] for item in items])
+    return bool(goal.assignments) and task.success(goal, items, SceneState(laid_out, None, 0.0))
 
 
 def _set_points(trajectory: Trajectory) -> tuple[np.ndarray, np.ndarray]:

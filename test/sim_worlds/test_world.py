@@ -159,7 +159,8 @@ def write_world(folder, name, cell='panda_table', **robot):
 
 
 @pytest.mark.parametrize(('robot', 'split', 'told'), [
-    ({}, 'unseen-combination', 'no scene of task sort'), ({'tool_frame': 'panda_nose'}, '', "'panda_nose' is no joint")])
+    ({}, 'unseen-combination', 'no scene of task sort'),
+    ({'tool_frame': 'panda_nose'}, '', "'panda_nose' is no joint")])
 def test_a_request_that_is_refused_leaves_the_episode_as_it_is(world, tmp_path, robot, split, told):
     observation = world.reset(EpisodeRequest(3, 'pick'))
     before, cell = demonstrate(world.truth()), world.cell
@@ -212,6 +213,11 @@ def test_a_world_prints_nothing_and_leaves_nothing_behind_when_it_is_killed(tmp_
     ('stack', 'palette: {red: [1, 0, 0]}', 'stack needs 2'),
     ('clear', 'span_high: [0.5, 0.2]\n  palette: {red: [1, 0, 0]}', 'span_low'),
     ('sort', 'span_high: [0.55, 0.0]\n  palette: {red: [1, 0, 0], blue: [0, 0, 1]}', 'do not fit'),
+    ('pick', 'area_high: [0.42, -0.18]\n  palette: {red: [1, 0, 0]}\n  distractors: [4, 4]', 'do not fit.*area_low'),
+    ('place', 'area_high: [0.45, -0.13]\n  gap: 0.05\n  distractors: [0, 0]\n  pad_size: [0.2, 0.2]\n  '
+     'palette: {red: [1, 0, 0]}', 'its goal reached.*pad_size'),
+    ('pick', 'area_low: [0.05, -0.2]\n  palette: {red: [1, 0, 0]}', 'area_low.*from 0.05 to 0.65 m in x.*from 0.25'),
+    ('sort', 'span_high: [0.68, 0.7]\n  palette: {red: [1, 0, 0]}', 'span_low.*from -0.2 to 0.7 m in y.*to 0.4'),
 ])
 def test_a_world_file_that_a_task_cannot_use_is_refused_with_the_key(tmp_path, task, objects, told):
     path = tmp_path / 'odd.yaml'
@@ -219,6 +225,18 @@ def test_a_world_file_that_a_task_cannot_use_is_refused_with_the_key(tmp_path, t
     with pytest.raises(UserError, match=rf'odd\.yaml.*{told}'):
         world = CellWorld(str(path))
         world.reset(EpisodeRequest(0, task))
+
+
+def test_no_episode_begins_with_its_goal_reached(tmp_path):
+    path = tmp_path / 'odd.yaml'
+    path.write_text('name: odd\nobjects: {cubes: 1, pads: 1, gap: 0.05, pad_size: [0.2, 0.2], area_low: [0.45, -0.08], '
+                    'area_high: [0.6, 0.08], palette: {red: [1, 0, 0]}}\n')
+    world = CellWorld(str(path))
+    for seed in range(8):
+        world.reset(EpisodeRequest(seed, 'place'))
+        _, outcome = world.execute(None)
+        assert not outcome.terminated, seed
+    world.close()
 
 
 def test_a_task_may_weigh_its_terms_otherwise(tmp_path):

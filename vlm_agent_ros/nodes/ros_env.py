@@ -54,8 +54,8 @@ def chosen_domain(environment: Mapping[str, str]) -> int | None:
     if not said:
         return None
     if not (said.isascii() and said.isdecimal() and int(said) <= _LAST_DOMAIN):
-        raise UserError(f'ROS_DOMAIN_ID is {said!r}, but must be a whole number from 0 to {_LAST_DOMAIN}: set it to one '
-                        'up to 101, or unset it')
+        raise UserError(f'ROS_DOMAIN_ID is {said!r}, but must be a whole number from 0 to {_LAST_DOMAIN}: set it to '
+                        'one up to 101, or unset it')
     return int(said)
 
 

@@ -144,8 +144,8 @@ def _follows(action: str, stated: list[Place], items: list[Place], table: Place 
     if any(_near(cell, place.cell) for place in stated):
         return True
     return action.startswith('place ') and (table is None or _is_at(cell, table)) and not any(
-        floor.within(cell, item.cell, CLEARANCE_M) if item.region is None else floor.touches(cell, item.region, MARGIN_M)
-        for item in items)
+        floor.within(cell, item.cell, CLEARANCE_M) if item.region is None else
+        floor.touches(cell, item.region, MARGIN_M) for item in items)
 
 
 def _not_picked(items: list[Place], action: str) -> list[Place]:

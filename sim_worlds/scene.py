@@ -11,6 +11,8 @@ from vlm_agent_ros.errors import UserError
 
 from .config import Objects, WorldConfig
 
+TABLE_HALF = (0.4, 0.6, 0.02)  # m; clear of the arm's base, whose standing contact would be solved at every step
+TABLE_CENTRE = (0.6, 0.0)  # m, base frame
 DEFECTS = ('missing corner', 'wrong colour', 'scratch')
 _DEFECT_WORDS = {'missing corner': 'chipped ', 'scratch': 'scratched '}
 FLAT = ('pad', 'tray')  # kinds that lie fixed on the table
@@ -69,13 +71,17 @@ class Conditions:
 
 
 def draw_items(config: WorldConfig, rng: np.random.Generator) -> list[Item]:
-    """Cubes, pads and distractors at places that leave room for the gripper between them."""
+    """Cubes, pads and distractors at places that leave room for the gripper between them.
+
+    Raises:
+        UserError: The area of the world file is too small for them.
+    """
     objects = config.objects
     colours = list(objects.palette)
     names = [('cube', colours[i]) for i in rng.permutation(len(colours))[:objects.cubes]]
     names += [('pad', colours[i]) for i in rng.permutation(len(colours))[:objects.pads]]
     names += [('cylinder', 'grey')] * int(rng.integers(objects.distractors[0], objects.distractors[1] + 1))
-    places = _draw_places(objects, len(names), rng)
+    places = _draw_places(config, len(names), rng)
     items = []
     for (kind, colour), place in zip(names, places):
         rgb = _draw_rgb(config, colour, rng)
@@ -137,10 +143,10 @@ def draw_conditions(config: WorldConfig, rng: np.random.Generator) -> Conditions
     )
 
 
-def _draw_places(objects: Objects, count: int, rng: np.random.Generator) -> np.ndarray:
+def _draw_places(config: WorldConfig, count: int, rng: np.random.Generator) -> np.ndarray:
     """(count, 2) centres at least ``gap`` apart; the gap shrinks where the area is too full for it."""
-    gap = objects.gap
-    while True:
+    objects, gap = config.objects, config.objects.gap
+    while gap >= objects.cube_size[1]:  # or they would lie in each other
         for _ in range(200):
             places: list[np.ndarray] = []
             for _ in range(20 * count):
@@ -150,6 +156,8 @@ def _draw_places(objects: Objects, count: int, rng: np.random.Generator) -> np.n
                     if len(places) == count:
                         return np.array(places)
         gap *= 0.9
+    raise UserError(f'{config.path or config.name}: {count} cubes, pads and distractors do not fit into '
+                    'objects.area_low … area_high: enlarge it, have fewer of them, or make cube_size smaller')
 
 
 def _draw_rgb(config: WorldConfig, colour: str, rng: np.random.Generator) -> tuple[float, float, float]:

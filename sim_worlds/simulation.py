@@ -13,11 +13,9 @@ from vlm_agent_ros.cell import Cell
 from vlm_agent_ros.errors import UserError
 
 from .bullet import BulletClient, pybullet, pybullet_data, silenced
-from .scene import Conditions, Item
+from .scene import TABLE_CENTRE, TABLE_HALF, Conditions, Item
 
 PHYSICS_HZ = 240
-_TABLE_HALF = (0.4, 0.6, 0.02)  # clear of the arm's base, whose standing contact would be solved at every step
-_TABLE_CENTRE = (0.6, 0.0)
 _ARM_FORCE = (87.0, 87.0, 87.0, 87.0, 12.0, 12.0, 12.0)  # N m, the URDF's effort limits
 _GRIPPER_FORCE = 30.0  # N per finger
 _PAD_HALF_HEIGHT = 0.002
@@ -52,13 +50,18 @@ class Simulation:
             self._client.disconnect()
 
     def build(self, cell: Cell, items: list[Item], conditions: Conditions, floor: tuple[float, float, float]) -> None:
-        """A fresh scene with the arm at home, gripper open."""
+        """A fresh scene with the arm at home, gripper open.
+
+        Raises:
+            UserError: The robot of the cell is not the one that is simulated; the scene before stays.
+        """
+        _check_robot(cell, self._urdf)
         self.cell, client = cell, self._client
         client.resetSimulation()
         client.setGravity(0.0, 0.0, -9.81)
         client.setPhysicsEngineParameter(fixedTimeStep=1.0 / PHYSICS_HZ, numSolverIterations=20,
                                          deterministicOverlappingPairs=1)
-        self.table = self._box(_TABLE_HALF, (*_TABLE_CENTRE, cell.workspace.table_z - _TABLE_HALF[2]), conditions.table)
+        self.table = self._box(TABLE_HALF, (*TABLE_CENTRE, cell.workspace.table_z - TABLE_HALF[2]), conditions.table)
         client.changeDynamics(self.table, -1, lateralFriction=0.8)
         self._box((3.0, 3.0, 0.01), (0.5, 0.0, cell.workspace.table_z - 0.7), floor)
         self.robot = client.loadURDF(self._urdf, useFixedBase=True,
@@ -72,10 +75,6 @@ class Simulation:
         for i in range(client.getNumJoints(self.robot)):
             info = client.getJointInfo(self.robot, i)
             names[info[1].decode()], links[info[12].decode()] = i, i
-        missing = [*({*robot.arm_joints} - names.keys()), *({robot.tool_frame} - links.keys())]
-        if missing:
-            raise UserError(f'{self.cell.path}: {missing[0]!r} is no joint or link of the Panda that is simulated: '
-                            'correct robot.arm_joints and robot.tool_frame')
         fingers = [i for name, i in names.items() if 'finger_joint' in name]
         self.arm = [names[name] for name in robot.arm_joints]
         self._fingers = fingers
@@ -237,6 +236,27 @@ def _scratched(item: Item) -> list[tuple[Part, tuple[float, float, float]]]:
 
 # Further defects, such as a wrong colour, are a matter of the item's colour.
 _FLAWED = {'missing corner': _without_corner, 'scratch': _scratched}
+
+
+def _check_robot(cell: Cell, urdf: str) -> None:
+    """Refuse a cell whose robot is another one than the Panda of a URDF, with both fingers as one gripper joint."""
+    robot, (joints, links) = cell.robot, _names(urdf)
+    missing = [name for name in robot.arm_joints if name not in joints] + [robot.tool_frame] * (
+        robot.tool_frame not in links)
+    if missing:
+        raise UserError(f'{cell.path}: {missing[0]!r} is no joint or link of the Panda that is simulated: correct '
+                        'robot.arm_joints and robot.tool_frame')
+    if len(robot.gripper_joints) > 1:
+        raise UserError(f'{cell.path}: robot.gripper_joints names {len(robot.gripper_joints)} joints, but the gripper '
+                        'that is simulated has one, which its other finger mimics: name one')
+
+
+@cache
+def _names(urdf: str) -> tuple[frozenset[str], frozenset[str]]:
+    """Joints and links of a URDF."""
+    root = ElementTree.parse(urdf).getroot()
+    joints, links = (frozenset(part.attrib['name'] for part in root.findall(kind)) for kind in ('joint', 'link'))
+    return joints, links
 
 
 @cache

@@ -16,16 +16,18 @@ from .expert import cell_text, projected_point
 from .truth import SceneTruth
 
 TOLERANCE = 2  # cells by which a stated coordinate may be off; a cell is about 1.2 cm of the table
-CLEARANCE = 4  # cells from everything else at which the table counts as free to put something down
-OCCUPIED = 3  # cells from a cube within which a spot of a container is taken: the two would overlap
+CLEARANCE_M = 0.054  # from everything else, along x or along y, at which the table is free to put something down
+OCCUPIED_M = 0.045  # from a cube likewise, within which a spot of a container is taken: the two would overlap
+MARGIN_M = 0.024  # beyond the spots of a container within which a cube would lie on its edge
 EDGE = 0.5  # cells by which the centre of a spot may lie outside of a region: none is stated more finely
 
 _SEPARATOR = re.compile(r'\s*,\s*')
 _CELL = '([0-9]{2}) ([0-9]{2})'
 _AT = re.compile(f'(.+) at {_CELL}')
-_OVER = re.compile(r'(.+) over ((?:-?[0-9]+\.[0-9] ?){8})')
+_OVER = re.compile(r'(.+) over ((?:-?[0-9]+\.[0-9] ?){8})(?:of ([0-9.]+) by ([0-9.]+))?')
 _MOTION = re.compile(f'(?:pick|place|stack) {_CELL}|push {_CELL} (?:left|right|up|down)')
 _TABLE = 'table'
+_CELL_M = 0.012  # a cell of the shipped worlds, where a scene does not say how large its table is
 
 Cell = tuple[int, int]
 Region = np.ndarray
@@ -33,18 +35,23 @@ Region = np.ndarray
 
 
 class Place(NamedTuple):
-    """An item and a cell of it; in a scene, for what has room for several cubes, also the region of its spots."""
+    """An item and a cell of it; in a scene, for what has room for several cubes, also the region of its spots.
+
+    ``size`` is that of the region along x and y of the base frame, m, where a scene tells it: of the table.
+    """
 
     name: str
     cell: Cell
     region: Region | None = None
+    size: tuple[float, float] | None = None
 
 
 def true_statements(truth: SceneTruth) -> str:
     """Every item by name, where it is seen or that it is held, and the gripper's state, as one text.
 
     An item that has fallen from the table is not there. What has room for several cubes, and is so spoken of by its
-    free spots, is told with the corners of the region ``over`` which these lie, and so is the table.
+    free spots, is told with the corners of the region ``over`` which these lie, and so is the table, with its size in
+    metres: how far things are apart is known from that, whatever the camera sees of them.
     """
     said = []
     for i, item in enumerate(truth.items):
@@ -53,8 +60,9 @@ def true_statements(truth: SceneTruth) -> str:
         elif not truth.state.fallen(i):
             at, room = truth.state.positions[i], truth.task.room(item)
             said.append(f'{item.name} at {cell_text(truth, at)}' + (_over(truth, at - room, at + room) if room else ''))
-    workspace = truth.cell.workspace
-    return ' , '.join([*said, _TABLE + _over(truth, workspace.low, workspace.high), f'gripper {truth.gripper}'])
+    low, high = truth.cell.workspace.low, truth.cell.workspace.high
+    table = f'{_TABLE}{_over(truth, low, high)} of {high[0] - low[0]:.3f} by {high[1] - low[1]:.3f}'
+    return ' , '.join([*said, table, f'gripper {truth.gripper}'])
 
 
 def judge(thought: str, scene: str) -> list[bool]:
@@ -75,6 +83,7 @@ def judge(thought: str, scene: str) -> list[bool]:
     facts = _SEPARATOR.split(scene)
     places = [place for fact in facts if (place := _told(fact))]
     table = next((place for place in places if place.name == _TABLE), None)
+    floor = _Floor(table)
     items = [place for place in places if place is not table]
     statements = [part for part in _SEPARATOR.split(thought.strip()) if part]
     stated = [place for part in statements if (place := _place(part))]
@@ -82,10 +91,12 @@ def judge(thought: str, scene: str) -> list[bool]:
     verdicts = []
     for part in statements:
         if part.startswith('so '):
-            verdicts.append(len(statements) > 1 and _follows(part.removeprefix('so '), stated, items, table))
+            verdicts.append(len(statements) > 1 and _follows(part.removeprefix('so '), stated, items, table,
+                                                                  floor))
         elif place := _place(part):
             verdicts.append(any(place.name == true.name and _is_at(place.cell, true)
-                                and not (true.region is not None and _taken(place.cell, left)) for true in items))
+                                and not (true.region is not None and _taken(place.cell, left, floor))
+                                for true in items))
         else:
             verdicts.append(part in facts)
     return verdicts
@@ -110,7 +121,8 @@ def _told(fact: str) -> Place | None:
     if over is None:
         return _place(fact)
     region = np.array([float(value) for value in over[2].split()]).reshape(4, 2)
-    return (_place(over[1]) or Place(over[1], (0, 0)))._replace(region=region)
+    size = (float(over[3]), float(over[4])) if over[3] else None
+    return (_place(over[1]) or Place(over[1], (0, 0)))._replace(region=region, size=size)
 
 
 def _place(statement: str) -> Place | None:
@@ -125,15 +137,15 @@ def _aim(action: str) -> Cell | None:
     return (int(match[1] or match[3]), int(match[2] or match[4])) if match else None
 
 
-def _follows(action: str, stated: list[Place], items: list[Place], table: Place | None) -> bool:
+def _follows(action: str, stated: list[Place], items: list[Place], table: Place | None, floor: _Floor) -> bool:
     cell = _aim(action)
     if cell is None:
         return action == 'done'  # whatever else it says, it is no action
     if any(_near(cell, place.cell) for place in stated):
         return True
     return action.startswith('place ') and (table is None or _is_at(cell, table)) and not any(
-        _near(cell, item.cell, CLEARANCE) if item.region is None else _beyond(cell, item.region) <= TOLERANCE
-        for item in items)
+        floor.within(cell, item.cell, CLEARANCE_M) if item.region is None else
+        floor.touches(cell, item.region, MARGIN_M) for item in items)
 
 
 def _not_picked(items: list[Place], action: str) -> list[Place]:
@@ -147,12 +159,48 @@ def _is_at(cell: Cell, place: Place) -> bool:
     return _near(cell, place.cell) if place.region is None else _beyond(cell, place.region) <= EDGE
 
 
-def _taken(spot: Cell, left: list[Place]) -> bool:
-    return any(_near(spot, place.cell, OCCUPIED) for place in left if place.region is None)
+def _taken(spot: Cell, left: list[Place], floor: _Floor) -> bool:
+    return any(floor.within(spot, place.cell, OCCUPIED_M) for place in left if place.region is None)
 
 
-def _near(a: Cell, b: Cell, distance: int = TOLERANCE) -> bool:
-    return abs(a[0] - b[0]) <= distance and abs(a[1] - b[1]) <= distance
+def _near(a: Cell, b: Cell) -> bool:
+    return abs(a[0] - b[0]) <= TOLERANCE and abs(a[1] - b[1]) <= TOLERANCE
+
+
+class _Floor:
+    """Where cells lie on the table, m along x and y of the base frame: cells differ in size and may be seen askew.
+
+    Args:
+        table: As a scene tells it; None, or without a size, for square cells as large as those of the shipped worlds.
+    """
+
+    def __init__(self, table: Place | None) -> None:
+        self._matrix = np.diag([_CELL_M, _CELL_M, 1.0])
+        if table is not None and table.region is not None and table.size is not None:
+            self._matrix = _homography(table.region, table.size)
+
+    def within(self, spot: Cell, cell: Cell, distance: float) -> bool:
+        """Whether the centre of a spot is nearer than a distance (m), along x and along y, to all of another cell."""
+        corners = np.add(cell, [(0, 0), (0, 1), (1, 0), (1, 1)])
+        return bool(np.abs(self._points(corners) - self._points(np.array(spot) + 0.5)).max() < distance)
+
+    def touches(self, spot: Cell, region: Region, margin: float) -> bool:
+        """Whether the centre of a spot lies in a rectangle of the table, or no further than a margin (m) beyond it."""
+        corners, point = self._points(region), self._points(np.array(spot) + 0.5)
+        return bool(np.maximum(corners.min(0) - point, point - corners.max(0)).max() <= margin)
+
+    def _points(self, cells: np.ndarray) -> np.ndarray:
+        """(…, 2) m of (…, 2) columns and rows."""
+        seen = np.concatenate([cells, np.ones((*cells.shape[:-1], 1))], axis=-1) @ self._matrix.T
+        return np.asarray(seen[..., :2] / seen[..., 2:])
+
+
+def _homography(region: Region, size: tuple[float, float]) -> np.ndarray:
+    """(3, 3) by which columns and rows become metres, from four corners told in turn from the least x and y on."""
+    (width, depth), rows = size, []
+    for (u, v), (x, y) in zip(region, ((0.0, 0.0), (0.0, depth), (width, depth), (width, 0.0))):
+        rows += [[u, v, 1.0, 0.0, 0.0, 0.0, -x * u, -x * v, -x], [0.0, 0.0, 0.0, u, v, 1.0, -y * u, -y * v, -y]]
+    return np.linalg.svd(np.array(rows))[2][-1].reshape(3, 3)  # what all eight rows map to 0
 
 
 def _beyond(cell: Cell, region: Region) -> float:

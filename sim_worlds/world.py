@@ -17,7 +17,7 @@ from .scene import FLAT, Conditions, Item, draw_conditions
 from .simulation import PHYSICS_HZ, Simulation
 from .splits import admits, check_split, wordings
 from .statements import true_statements
-from .tasks import TASKS, SceneState, make_task
+from .tasks import TASKS, Goal, SceneState, Task, make_task
 from .truth import SceneTruth
 from .world_file import load_world
 
@@ -73,18 +73,20 @@ class CellWorld:
         """Start an episode.
 
         Raises:
-            UserError: The task, the split or the world file does not exist.
+            UserError: The task, the split or the world file does not exist, or they do not fit together; the episode
+                before goes on then.
         """
         task = make_task(request.task)
         check_split(request.split)
-        self.config, self.cell = self._load(request.world or self._default)
-        self._task, self._request = task, request
-        self._turn_limit = self.config.turn_limits.get(request.task, self.config.turn_limit)
-        self._weights = {**self.config.reward, **self.config.task_rewards.get(request.task, {})}
+        config, cell = self._load(request.world or self._default)
         rng = np.random.Generator(np.random.PCG64([request.seed, zlib.crc32(request.task.encode())]))
-        self._draw(request.split or task.default_split, rng)
-        self._noise = rng
-        self._simulation.build(self.cell, self._items, self._conditions, self.config.appearance.floor)
+        items, conditions, goal = _draw(task, config, request.split or task.default_split, rng)
+        self._simulation.build(cell, items, conditions, config.appearance.floor)
+        # Not earlier: a request that is refused leaves the episode as it is.
+        self.config, self.cell, self._task, self._request = config, cell, task, request
+        self._items, self._conditions, self._goal, self._noise = items, conditions, goal, rng
+        self._turn_limit = config.turn_limits.get(request.task, config.turn_limit)
+        self._weights = {**config.reward, **config.task_rewards.get(request.task, {})}
         self._motion = None
         self._episode += 1
         self._turn = 0
@@ -93,17 +95,6 @@ class CellWorld:
         self._steps += _SETTLE_STEPS
         self._state = self._scene_state()
         return self._observe()
-
-    def _draw(self, split: str, rng: np.random.Generator) -> None:
-        """Scene, conditions and goal, drawn until they belong to the split."""
-        for _ in range(_DRAWS):
-            self._items: list[Item] = self._task.draw_items(self.config, rng)
-            self._conditions: Conditions = draw_conditions(self.config, rng)
-            self._goal = self._task.draw_goal(self._items, wordings(self._task, split), rng)
-            if admits(split, self._task.combinations(self._goal, self._items)):
-                return
-        raise UserError(f'{self.config.path or self.config.name}: no scene of task {self._task.name} belongs to split '
-                        f'{split}: add colours to objects.palette, or choose another split')
 
     def execute(self, trajectory: Trajectory | None) -> tuple[Observation, Outcome]:
         """Carry out one turn to its end.
@@ -277,6 +268,30 @@ class CellWorld:
         if latency:
             self._advance_physics(round(self._conditions.camera_latency_s * PHYSICS_HZ))
         return observation
+
+
+def _draw(task: Task, config: WorldConfig, split: str, rng: np.random.Generator) -> tuple[list[Item], Conditions, Goal]:
+    """Scene, conditions and goal, drawn until they belong to the split and something is left to do."""
+    admitted = False
+    for _ in range(_DRAWS):
+        items = task.draw_items(config, rng)
+        conditions = draw_conditions(config, rng)
+        goal = task.draw_goal(items, wordings(task, split), rng)
+        if admits(split, task.combinations(goal, items)):
+            admitted = True
+            if not _is_done(task, goal, items):
+                return items, conditions, goal
+    if admitted:
+        raise UserError(f'{config.path or config.name}: every scene of task {task.name} has its goal reached when it '
+                        'begins: enlarge objects.area_low … area_high, or make pad_size smaller')
+    raise UserError(f'{config.path or config.name}: no scene of task {task.name} belongs to split {split}: add colours '
+                    'to objects.palette, or choose another split')
+
+
+def _is_done(task: Task, goal: Goal, items: list[Item]) -> bool:
+    """Whether something was to be moved, and lies where it has to be already: a cube drawn on a pad."""
+    laid_out = np.array([[*item.position, 0.0 if item.kind in FLAT else item.size / 2] for item in items])
+    return bool(goal.assignments) and task.success(goal, items, SceneState(laid_out, None, 0.0))
 
 
 def _set_points(trajectory: Trajectory) -> tuple[np.ndarray, np.ndarray]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from vlm_agent_ros.bundle import sha256_of
+from vlm_agent_ros.cell import load_cell
 from vlm_agent_ros.config import find_config, load_yaml, parse
 from vlm_agent_ros.errors import UserError
 
 from .config import TERMS, WorldConfig
+from .scene import TABLE_CENTRE, TABLE_HALF
 from .tasks import TASKS
 
 
@@ -14,7 +16,7 @@ def load_world(name: str) -> WorldConfig:
     """A world by shipped name or path of its YAML file.
 
     Raises:
-        UserError: The file is missing, or a key is unknown or out of range.
+        UserError: The file or that of its cell is missing, or a key is unknown or out of range.
     """
     path = find_config('worlds', name)
     content = load_yaml(path)
@@ -49,7 +51,22 @@ def load_world(name: str) -> WorldConfig:
         if objects.area_low[axis] >= objects.area_high[axis]:
             raise UserError(f'{path}: objects.area_low is {list(objects.area_low)}, but must be less than '
                             f'objects.area_high in x and y')
+    _check_reach(config)
     return config
+
+
+def _check_reach(config: WorldConfig) -> None:
+    """Refuse objects where the tool may not be, or where there is no table to lie on."""
+    workspace = load_cell(config.cell).workspace
+    for key in ('area', 'span'):
+        for axis, name in enumerate('xy'):
+            low, high = (getattr(config.objects, f'{key}_{end}')[axis] for end in ('low', 'high'))
+            least = max(workspace.low[axis], TABLE_CENTRE[axis] - TABLE_HALF[axis])
+            most = min(workspace.high[axis], TABLE_CENTRE[axis] + TABLE_HALF[axis])
+            if low < least or high > most:
+                raise UserError(f'{config.path}: objects.{key}_low … {key}_high goes from {low:g} to {high:g} m in '
+                                f'{name}, but the workspace of cell {config.cell} and the table from {least:g} to '
+                                f'{most:g}: keep within')
 
 
 def world_digest(name: str) -> str:

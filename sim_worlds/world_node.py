@@ -41,7 +41,7 @@ from vlm_agent_ros.nodes.parameters import declare_parameters, read_parameters
 from vlm_agent_ros.nodes.process import end_with_parent
 from vlm_agent_ros.nodes.ros_env import run_node
 from vlm_agent_ros.nodes.trajectory_wire import read_trajectory, stamp_of
-from vlm_agent_ros.types import EpisodeRequest, Observation, Outcome, Trajectory
+from vlm_agent_ros.types import EpisodeRequest, Observation, Trajectory
 
 from .simulation import PHYSICS_HZ
 from .world import CONTROL_STEPS, CellWorld
@@ -168,11 +168,10 @@ class WorldNode(Node):
         self._moving, self._resting_since = False, time.monotonic()
         observation, outcome = self._world.finish()
         self._publish(observation)
+        if self._next_episode is not None:
+            return  # the episode is over, and what an agent still does before the next one is not judged
         self._outcome_topic.publish(outcome_message(outcome, observation.stamp_ns))
-        self._after(outcome)
-
-    def _after(self, outcome: Outcome) -> None:
-        if outcome.terminated or outcome.truncated:
+        if (outcome.terminated or outcome.truncated) and not self._settings.lock_step:
             self._next_episode = time.monotonic() + self._settings.pause_s
 
     # --- time and episodes --------------------------------------------------------------------------------------

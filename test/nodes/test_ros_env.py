@@ -10,10 +10,28 @@ from pathlib import Path
 
 import pytest
 
+from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.nodes.process import with_sources
-from vlm_agent_ros.nodes.ros_env import free_domain, loopback
+from vlm_agent_ros.nodes.ros_env import chosen_domain, free_domain, loopback
 
 pytest.importorskip('rclpy')
+
+
+@pytest.mark.parametrize(('said', 'domain'), [({}, None), ({'ROS_DOMAIN_ID': ''}, None), ({'ROS_DOMAIN_ID': '0'}, 0),
+                                              ({'ROS_DOMAIN_ID': ' 232 '}, 232)])
+def test_the_domain_is_the_one_that_the_user_has_chosen(said, domain):
+    assert chosen_domain(said) == domain
+
+
+@pytest.mark.parametrize('said', ['abc', '-1', '1.0', '233', '99999'])
+@pytest.mark.parametrize('line', ['worlds', 'pilot'])
+def test_a_domain_that_does_not_exist_is_one_sentence(said, line, monkeypatch):
+    from training.pilot.cell_line import RosCellLine
+    from training.worlds.ros_worlds import RosWorlds
+
+    monkeypatch.setenv('ROS_DOMAIN_ID', said)
+    with pytest.raises(UserError, match=f"ROS_DOMAIN_ID is '{said}', but must be a whole number from 0 to 232"):
+        RosWorlds(1) if line == 'worlds' else RosCellLine(None)
 
 _NODE = '''
 import os, signal, sys

@@ -148,6 +148,17 @@ def test_impossible_episode_is_one_sentence(open_worlds):
         pool.reset({0: EpisodeRequest(0, 'pick', 'mars')})
 
 
+def test_a_world_that_another_trainer_commands_as_well_is_not_learned_from(graph, open_worlds):
+    graph.start('sim_worlds.world_node', '-r', '__ns:=/cell', lock_step=True)
+    pools = [open_worlds(0, attach=['/cell']) for _ in range(2)]
+    for seed, pool in enumerate(pools):
+        pool.reset({0: EpisodeRequest(seed, 'pick')})
+        pool.collect([0])
+    pools[0].execute({0: None})
+    with pytest.raises(UserError, match='cell tells of turn 1 of seed 1, but was asked for turn 1 of seed 0'):
+        pools[0].collect([0])
+
+
 def test_attached_worlds_are_used_and_left_running(graph, open_worlds):
     process = graph.start('sim_worlds.world_node', '-r', '__ns:=/cell', lock_step=True)
     pool = open_worlds(0, attach=['/cell'])

@@ -97,6 +97,19 @@ def test_lock_step_moves_nothing_between_commands_and_repeats_what_may_have_been
     assert clock == sorted(clock)
 
 
+def test_what_is_done_after_the_end_of_an_episode_is_carried_out_but_not_judged(bench, graph, cell, planner):
+    graph.start(MODULE, rate_hz=20.0, pause_s=60.0, patience_s=1.0, episode__task='inspect')
+    graph.wait(lambda: bench.outcome)
+    assert outcome_from(bench.outcome[0], '').terminated
+    names = cell.robot.joints
+    bench.command(cell.robot, planner.plan(Pick(24, 24), names, joint_positions(bench.joints[-1], '', names)), 1)
+    seen = len(bench.joints)
+    graph.wait(lambda: np.ptp([joint_positions(m, '', names) for m in bench.joints[seen:] or bench.joints[-1:]],
+                              axis=0).max() > 0.2)
+    graph.spin(8.0)
+    assert len(bench.outcome) == 1
+
+
 @pytest.mark.parametrize(('task', 'ends'), [('inspect', True), ('pick', False)])
 def test_a_free_running_line_moves_on_where_nothing_has_been_wanted_for_long(bench, graph, task, ends):
     graph.start(MODULE, rate_hz=10.0, patience_s=4.0, pause_s=60.0, episode__task=task)

@@ -1,12 +1,17 @@
 """What the world says of its scene, and which thoughts agree with it."""
 
+import dataclasses
 import re
 
+import numpy as np
 import pytest
 
 from sim_worlds.expert import demonstrate, narrate, projected
 from sim_worlds.statements import judge, true_statements
+from sim_worlds.tasks import SceneState, make_task
+from sim_worlds.truth import SceneTruth
 from sim_worlds.world import CellWorld
+from sim_worlds.world_file import load_world
 from vlm_agent_ros.actions import SkillLanguage
 from vlm_agent_ros.motion import SkillPlanner
 from vlm_agent_ros.types import EpisodeRequest
@@ -139,3 +144,53 @@ def test_the_experts_thoughts_are_true_in_tasks_of_several_turns(task):
         observation, outcome = world.execute(planner.plan(action, observation.joint_names, observation.joint_positions))
         ended = outcome.terminated or outcome.truncated
     world.close()
+
+
+VIEWS = {'as shipped': (48, (0.85, 0.0, 0.85)), 'coarse cells': (24, (0.85, 0.0, 0.85)),
+         'fine cells': (96, (0.85, 0.0, 0.85)), 'from behind the arm': (48, (-0.2, 0.3, 0.9))}
+
+
+def clearing(cell, view, seed):
+    """A scene of ``clear`` as a camera sees it, and the state after each cube was put where the expert says."""
+    grid, position = VIEWS[view]
+    cell = dataclasses.replace(cell, grid=grid, camera=dataclasses.replace(cell.camera, position=position))
+    task, rng = make_task('clear'), np.random.default_rng(seed)
+    items = task.draw_items(load_world('panda_table'), rng)
+    goal = task.draw_goal(items, task.instructions, rng)
+    positions = np.array([[*item.position, item.size / 2] for item in items])
+    while True:
+        yield SceneTruth(task, goal, tuple(items), SceneState(positions.copy(), None, 0.0), cell, 'open')
+        pending = task.pending(goal, items, SceneState(positions, None, 0.0))
+        if not pending:
+            return
+        spot = task.spot(pending[0], items, SceneState(positions, None, 0.0))
+        positions[pending[0].target, :2] = cell.cell_to_table(*cell.point_to_cell([*spot[:2], 0.022]))[:2]
+
+
+@pytest.mark.parametrize('view', VIEWS)
+def test_the_experts_thoughts_are_true_however_large_or_askew_the_cells_are(cell, view):
+    for seed in range(12):
+        for truth in clearing(cell, view, seed):
+            shown, scene = demonstrate(truth), true_statements(truth)
+            assert all(judge(shown.thought, scene)), (seed, shown.thought, scene)
+
+
+@pytest.mark.parametrize('view', VIEWS)
+def test_a_spot_is_taken_where_two_cubes_would_overlap_whatever_the_camera_sees_of_it(cell, view):
+    """Against distances on the table, which the judge of a thought does not know."""
+    rng, counts = np.random.default_rng(0), {True: 0, False: 0}
+    for seed in range(12):
+        *_, truth = clearing(cell, view, seed)
+        scene, tray = true_statements(truth), len(truth.items) - 1
+        for _ in range(20):
+            aim = truth.state.positions[tray] + [*rng.uniform(-0.09, 0.09, 2), 0.0]
+            column, row = truth.cell.point_to_cell([*aim[:2], 0.022])
+            spot = truth.cell.cell_to_table(column, row)
+            if np.abs(spot - truth.state.positions[tray])[:2].max() > 0.09:
+                continue
+            nearest = min(np.abs(spot - cube)[:2].max() for cube in truth.state.positions[:tray])
+            free, _ = judge(f'white tray at {column:02d} {row:02d} , so done', scene)
+            assert free if nearest > 0.045 else True, 'nothing would overlap'
+            assert not free if nearest < 0.02 else True, 'most of a cube lies there'
+            counts[free] += 1
+    assert min(counts.values()) > 20

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from sim_worlds.expert import demonstrate, projected
 from sim_worlds.world import CellWorld, _set_points
@@ -153,6 +154,38 @@ def test_a_world_file_that_names_its_own_path_is_refused_as_any_unknown_key(tmp_
         load_world(str(path))
 
 
+def write_world(folder, name, cell='panda_table', **robot):
+    """A world file of two colours, beside a cell file of its own with another robot section."""
+    content = yaml.safe_load(Path('config/cells', f'{cell}.yaml').read_text())
+    content['robot'].update(robot, urdf='panda.urdf')
+    (folder / f'{name}_cell.yaml').write_text(yaml.safe_dump(content))
+    path = folder / f'{name}.yaml'
+    path.write_text(f'name: {name}\ncell: {folder}/{name}_cell.yaml\nobjects: {{cubes: 2, pads: 2, '
+                    'palette: {red: [1, 0, 0], green: [0, 1, 0]}}\n')
+    return str(path)
+
+
+@pytest.mark.parametrize(('robot', 'split', 'told'), [
+    ({}, 'unseen-combination', 'no scene of task sort'),
+    ({'tool_frame': 'panda_nose'}, '', "'panda_nose' is no joint")])
+def test_a_request_that_is_refused_leaves_the_episode_as_it_is(world, tmp_path, robot, split, told):
+    observation = world.reset(EpisodeRequest(3, 'pick'))
+    before, cell = demonstrate(world.truth()), world.cell
+    with pytest.raises(UserError, match=told):
+        world.reset(EpisodeRequest(0, 'sort', write_world(tmp_path, 'odd', **robot), split))
+    assert world.idle(0.1).task == observation.task and world.cell is cell
+    assert demonstrate(world.truth()) == before
+    _, outcome = act(world, observation, before.action)
+    assert outcome.success and (outcome.seed, outcome.turn) == (3, 1)
+
+
+def test_a_gripper_of_two_commanded_joints_is_refused_with_the_key(world, tmp_path):
+    limits = {key: [1.0] * 9 for key in ('max_velocity', 'max_acceleration', 'max_jerk')}
+    path = write_world(tmp_path, 'odd', gripper_joints=['panda_finger_joint1', 'panda_finger_joint2'], **limits)
+    with pytest.raises(UserError, match=r'odd_cell\.yaml: robot\.gripper_joints names 2 joints.*name one'):
+        world.reset(EpisodeRequest(0, 'pick', path))
+
+
 def test_world_file_with_a_reversed_range_is_refused(tmp_path):
     path = tmp_path / 'bad.yaml'
     text = Path(load_world('panda_table').path).read_text()
@@ -187,6 +220,11 @@ def test_a_world_prints_nothing_and_leaves_nothing_behind_when_it_is_killed(tmp_
     ('stack', 'palette: {red: [1, 0, 0]}', 'stack needs 2'),
     ('clear', 'span_high: [0.5, 0.2]\n  palette: {red: [1, 0, 0]}', 'span_low'),
     ('sort', 'span_high: [0.55, 0.0]\n  palette: {red: [1, 0, 0], blue: [0, 0, 1]}', 'do not fit'),
+    ('pick', 'area_high: [0.42, -0.18]\n  palette: {red: [1, 0, 0]}\n  distractors: [4, 4]', 'do not fit.*area_low'),
+    ('place', 'area_high: [0.45, -0.13]\n  gap: 0.05\n  distractors: [0, 0]\n  pad_size: [0.2, 0.2]\n  '
+     'palette: {red: [1, 0, 0]}', 'its goal reached.*pad_size'),
+    ('pick', 'area_low: [0.05, -0.2]\n  palette: {red: [1, 0, 0]}', 'area_low.*from 0.05 to 0.65 m in x.*from 0.25'),
+    ('sort', 'span_high: [0.68, 0.7]\n  palette: {red: [1, 0, 0]}', 'span_low.*from -0.2 to 0.7 m in y.*to 0.4'),
 ])
 def test_a_world_file_that_a_task_cannot_use_is_refused_with_the_key(tmp_path, task, objects, told):
     path = tmp_path / 'odd.yaml'
@@ -194,6 +232,18 @@ def test_a_world_file_that_a_task_cannot_use_is_refused_with_the_key(tmp_path, t
     with pytest.raises(UserError, match=rf'odd\.yaml.*{told}'):
         world = CellWorld(str(path))
         world.reset(EpisodeRequest(0, task))
+
+
+def test_no_episode_begins_with_its_goal_reached(tmp_path):
+    path = tmp_path / 'odd.yaml'
+    path.write_text('name: odd\nobjects: {cubes: 1, pads: 1, gap: 0.05, pad_size: [0.2, 0.2], area_low: [0.45, -0.08], '
+                    'area_high: [0.6, 0.08], palette: {red: [1, 0, 0]}}\n')
+    world = CellWorld(str(path))
+    for seed in range(8):
+        world.reset(EpisodeRequest(seed, 'place'))
+        _, outcome = world.execute(None)
+        assert not outcome.terminated, seed
+    world.close()
 
 
 def test_a_task_may_weigh_its_terms_otherwise(tmp_path):

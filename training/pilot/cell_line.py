@@ -23,7 +23,7 @@ from vlm_agent_ros.cot import unescape
 from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.nodes import interface
 from vlm_agent_ros.nodes.messages import outcome_from
-from vlm_agent_ros.nodes.ros_env import keep_local
+from vlm_agent_ros.nodes.ros_env import chosen_domain, keep_local
 
 from .cell_events import EpisodeWatch
 from .plan import Plan
@@ -46,10 +46,10 @@ class RosCellLine:
 
     def __init__(self, plan: Plan, discovery_s: float = 15.0) -> None:
         self._plan, self._deciding = plan, ''
+        domain = chosen_domain(os.environ) or 0
         keep_local()
         self._context = Context()
-        rclpy.init(context=self._context, domain_id=int(os.environ.get('ROS_DOMAIN_ID') or 0),
-                   signal_handler_options=SignalHandlerOptions.NO)
+        rclpy.init(context=self._context, domain_id=domain, signal_handler_options=SignalHandlerOptions.NO)
         self._node = Node('pilot', namespace=plan.cell.namespace, context=self._context, use_global_arguments=False,
                           start_parameter_services=False)
         self._executor = SingleThreadedExecutor(context=self._context)

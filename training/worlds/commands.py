@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from vlm_agent_ros.actions import ActionError, Pick, Place, Push
+from vlm_agent_ros.actions import ActionError, Pick, Place, Push, Stack
 from vlm_agent_ros.agent import Agent
 from vlm_agent_ros.motion import MotionError
 from vlm_agent_ros.policy.policy import Decision, PolicyInput
@@ -107,7 +107,7 @@ class CellCommander:
             command = self.agent.language.parse(action)
         except ActionError:
             return None
-        if not isinstance(command, (Pick, Place, Push)):
+        if not isinstance(command, (Pick, Place, Push, Stack)):
             return None
         return (command.column + 0.5) / self.agent.cell.grid, (command.row + 0.5) / self.agent.cell.grid
 

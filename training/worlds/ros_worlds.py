@@ -26,7 +26,7 @@ from vlm_agent_ros.cot import CotReport
 from vlm_agent_ros.errors import UserError
 from vlm_agent_ros.nodes.cot import REPEAT_S, CotPublisher
 from vlm_agent_ros.nodes.process import NodeProcess, with_sources
-from vlm_agent_ros.nodes.ros_env import free_domain, keep_local
+from vlm_agent_ros.nodes.ros_env import chosen_domain, free_domain, keep_local
 from vlm_agent_ros.nodes.shared_memory import remove_stale_segments
 from vlm_agent_ros.types import EpisodeRequest, Trajectory
 
@@ -63,7 +63,8 @@ class RosWorlds:
         self._failures = [0] * self.size
         namespaces = [name.strip('/') for name in attach] or [f'world_{i}' for i in range(count)]
         keep_local()
-        self.domain_id = int(os.environ.get('ROS_DOMAIN_ID') or (0 if attach else free_domain()))
+        domain = chosen_domain(os.environ)
+        self.domain_id = domain if domain is not None else 0 if attach else free_domain()
         self._processes = [] if attach else self._make_processes(namespaces, world, logs)
         self._context = Context()
         rclpy.init(context=self._context, domain_id=self.domain_id, signal_handler_options=SignalHandlerOptions.NO)

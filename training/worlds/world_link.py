@@ -59,6 +59,7 @@ class WorldLink:
         self._turn_timeout_s = 0.0
         self._resend = self._look_again = 0.0
         self._publishers: set[tuple[int, ...]] = set()
+        self._turns = 0
         self._node = node
         self._request: EpisodeRequest | None = None
         self._future: Future | None = None
@@ -97,12 +98,13 @@ class WorldLink:
     def reset(self, request: EpisodeRequest, start_timeout_s: float, turn_timeout_s: float) -> None:
         """Ask for an episode as soon as the world is there."""
         self._cell = self._find_cell(request.world or self._default_world)
-        self._request, self._turn_timeout_s, self._outcome = request, turn_timeout_s, None
+        self._request, self._turn_timeout_s, self._outcome, self._turns = request, turn_timeout_s, None, 0
         self._enter('discover', start_timeout_s)
 
     def execute(self, trajectory: Trajectory | None, turn_timeout_s: float) -> None:
         """Command a turn; it rests on the last image."""
         self._turn, self._look_again = None, time.monotonic() + _LOOK_S
+        self._turns += 1
         if trajectory is not None:
             robot = self._cell.robot
             for publisher, joints in ((self._gripper, robot.gripper_joints), (self._arm, robot.arm_joints)):
@@ -203,6 +205,7 @@ class WorldLink:
         if turn is None or to_ns(turn.header.stamp) <= self._stamp_ns:
             return False
         self._outcome = outcome_from(turn, f'/{self.name}/{interface.OUTCOME}')
+        self._check_asked(self._outcome)
         self._stamp_ns = to_ns(turn.header.stamp)
         self._enter('observe', self._turn_timeout_s)
         return True
@@ -219,6 +222,14 @@ class WorldLink:
             joint_positions(joints, f'/{self.name}/{interface.JOINT_STATES}', names), self._text, self._stamp_ns)
         self.answer, self._stage = (observation, self._outcome), ''
         return False
+
+    def _check_asked(self, outcome: Outcome) -> None:
+        """Refuse a turn that was not asked for here: two trainers in one domain have worlds of the same names."""
+        assert self._request is not None
+        if (outcome.seed, outcome.turn) != (self._request.seed, self._turns):
+            raise UserError(f'{self.name} tells of turn {outcome.turn} of seed {outcome.seed}, but was asked for turn '
+                            f'{self._turns} of seed {self._request.seed}: somebody else commands a world of this name; '
+                            'give each trainer a ROS_DOMAIN_ID, or running worlds, of its own')
 
     def _check_publishers(self) -> None:
         """A world that was started elsewhere may die and come back unseen; its successor publishes as someone new."""

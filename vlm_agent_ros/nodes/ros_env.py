@@ -17,6 +17,7 @@ from ..interrupt import Interrupt
 from .process import end_with_starter
 
 _WAKE_S = 0.1
+_LAST_DOMAIN = 232  # the ports of any higher one would be beyond 65535
 
 
 def keep_local() -> None:
@@ -38,6 +39,24 @@ def loopback(environment: Mapping[str, str]) -> dict[str, str]:
     if profile in environment or environment.get(discovery, 'LOCALHOST') != 'LOCALHOST':
         return {}
     return {profile: str(resource_root() / 'config' / 'fastdds' / 'loopback.xml'), discovery: 'SYSTEM_DEFAULT'}
+
+
+def chosen_domain(environment: Mapping[str, str]) -> int | None:
+    """The ROS domain that the user has chosen; None where ``ROS_DOMAIN_ID`` is not set.
+
+    Args:
+        environment: Of the process.
+
+    Raises:
+        UserError: It is no domain.
+    """
+    said = environment.get('ROS_DOMAIN_ID', '').strip()
+    if not said:
+        return None
+    if not (said.isascii() and said.isdecimal() and int(said) <= _LAST_DOMAIN):
+        raise UserError(f'ROS_DOMAIN_ID is {said!r}, but must be a whole number from 0 to {_LAST_DOMAIN}: set it to '
+                        'one up to 101, or unset it')
+    return int(said)
 
 
 def free_domain(candidates: Sequence[int] = range(1, 102)) -> int:

@@ -1,11 +1,14 @@
 """Who plays what, in which order, and what is made of it."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from training.rl.rollout import TrainingSchedule, collect
 from training.worlds.commands import CellCommander
 from training.worlds.episodes import Player
+from vlm_agent_ros.actions import SkillLanguage
 
 
 def play(toy, updates=1):
@@ -133,3 +136,11 @@ def _observation():
     from vlm_agent_ros.types import Observation
 
     return Observation(np.zeros((4, 4, 3), dtype=np.uint8), ('joint',), np.zeros(1), 'task', 0)
+
+
+@pytest.mark.parametrize(('action', 'marker'), [
+    *((f'{skill} 23 11', (23.5 / 48, 11.5 / 48)) for skill in ('pick', 'place', 'stack')),
+    ('push 23 11 left', (23.5 / 48, 11.5 / 48)), ('done', None), ('pick it up', None)])
+def test_films_mark_the_cell_of_every_skill_that_has_one(cell, action, marker):
+    agent = SimpleNamespace(cell=cell, language=SkillLanguage(cell.grid))
+    assert CellCommander(agent, rules=None).marker(action) == marker

@@ -7,7 +7,7 @@ from vlm_agent_ros.cell import load_cell
 from vlm_agent_ros.config import find_config, load_yaml, parse
 from vlm_agent_ros.errors import UserError
 
-from .config import TERMS, WorldConfig
+from .config import TERMS, Objects, WorldConfig
 from .scene import TABLE_CENTRE, TABLE_HALF
 from .tasks import TASKS
 
@@ -56,11 +56,15 @@ def load_world(name: str) -> WorldConfig:
 
 
 def _check_reach(config: WorldConfig) -> None:
-    """Refuse objects where the tool may not be, or where there is no table to lie on."""
-    workspace = load_cell(config.cell).workspace
-    for key in ('area', 'span'):
+    """Refuse objects where the tool may not be, or where there is no table to lie on.
+
+    A file that does not say where large pads and trays lie may be for other tasks.
+    """
+    workspace, objects = load_cell(config.cell).workspace, config.objects
+    said = (objects.span_low, objects.span_high) != (Objects.span_low, Objects.span_high)
+    for key in ('area', 'span') if said else ('area',):
         for axis, name in enumerate('xy'):
-            low, high = (getattr(config.objects, f'{key}_{end}')[axis] for end in ('low', 'high'))
+            low, high = (getattr(objects, f'{key}_{end}')[axis] for end in ('low', 'high'))
             least = max(workspace.low[axis], TABLE_CENTRE[axis] - TABLE_HALF[axis])
             most = min(workspace.high[axis], TABLE_CENTRE[axis] + TABLE_HALF[axis])
             if low < least or high > most:

@@ -186,6 +186,18 @@ def test_a_gripper_of_two_commanded_joints_is_refused_with_the_key(world, tmp_pa
         world.reset(EpisodeRequest(0, 'pick', path))
 
 
+def test_large_pads_and_trays_have_to_lie_within_reach_where_a_file_says_where_they_lie(tmp_path):
+    cell = yaml.safe_load(Path('config/cells/panda_table.yaml').read_text())
+    cell['robot']['urdf'], cell['workspace']['high'][0] = 'panda.urdf', 0.66
+    (tmp_path / 'cell.yaml').write_text(yaml.safe_dump(cell))
+    path = tmp_path / 'world.yaml'
+    path.write_text(f'name: narrow\ncell: {tmp_path}/cell.yaml\nobjects: {{cubes: 1, pads: 1, palette: {{red: [1, 0, 0]}}}}\n')
+    assert load_world(str(path)).objects.span_high[0] == 0.68  # which pick and place do without
+    path.write_text(path.read_text().replace('objects: {', 'objects: {span_high: [0.67, 0.2], '))
+    with pytest.raises(UserError, match=r'span_low … span_high goes from 0\.35 to 0\.67 m in x'):
+        load_world(str(path))
+
+
 def test_world_file_with_a_reversed_range_is_refused(tmp_path):
     path = tmp_path / 'bad.yaml'
     text = Path(load_world('panda_table').path).read_text()

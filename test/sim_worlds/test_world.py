@@ -191,7 +191,8 @@ def test_large_pads_and_trays_have_to_lie_within_reach_where_a_file_says_where_t
     cell['robot']['urdf'], cell['workspace']['high'][0] = 'panda.urdf', 0.66
     (tmp_path / 'cell.yaml').write_text(yaml.safe_dump(cell))
     path = tmp_path / 'world.yaml'
-    path.write_text(f'name: narrow\ncell: {tmp_path}/cell.yaml\nobjects: {{cubes: 1, pads: 1, palette: {{red: [1, 0, 0]}}}}\n')
+    path.write_text(f'name: narrow\ncell: {tmp_path}/cell.yaml\n'
+                    'objects: {cubes: 1, pads: 1, palette: {red: [1, 0, 0]}}\n')
     assert load_world(str(path)).objects.span_high[0] == 0.68  # which pick and place do without
     path.write_text(path.read_text().replace('objects: {', 'objects: {span_high: [0.67, 0.2], '))
     with pytest.raises(UserError, match=r'span_low … span_high goes from 0\.35 to 0\.67 m in x'):

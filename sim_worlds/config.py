@@ -67,10 +67,12 @@ class WorldConfig:
     name: str
     cell: str = bounded('panda_table', help='cell file that describes robot and camera')
     turn_limit: int = bounded(4, low=1, high=50, help='turns after which an episode is truncated')
-    turn_limits: dict[str, int] = bounded({}, help='the same by task, where a task needs another limit')
+    turn_limits: dict[str, int] = bounded({}, help='the same by task, where a task needs another limit; '
+                                           'load_world adds those of the shipped cell')
     objects: Objects = Objects()
     appearance: Appearance = Appearance()
     dynamics: Dynamics = Dynamics()
-    reward: dict[str, float] = bounded({}, help='weight of each KPI term in the reward')
+    reward: dict[str, float] = bounded({}, help='weight of each KPI term in the reward; load_world takes that of '
+                                       'the shipped cell where a file has none')
     task_rewards: dict[str, dict[str, float]] = bounded({}, help='the weights that are others in a task')
     path: str = ''

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from vlm_agent_ros.bundle import sha256_of
 from vlm_agent_ros.cell import load_cell
 from vlm_agent_ros.config import find_config, load_yaml, parse
@@ -22,7 +24,7 @@ def load_world(name: str) -> WorldConfig:
     content = load_yaml(path)
     if 'path' in content:
         raise UserError(f"{path}: unknown key 'path': remove it, the path of the file is its own")
-    config = parse(WorldConfig, {**content, 'path': str(path)}, str(path))
+    config = parse(WorldConfig, {**_with_defaults(content), 'path': str(path)}, str(path))
     objects = config.objects
     if len(objects.palette) < max(objects.cubes, objects.pads):
         raise UserError(f'{path}: objects.palette has {len(objects.palette)} colours, fewer than the cubes or pads')
@@ -53,6 +55,16 @@ def load_world(name: str) -> WorldConfig:
                             f'objects.area_high in x and y')
     _check_reach(config)
     return config
+
+
+def _with_defaults(content: dict[str, Any]) -> dict[str, Any]:
+    """Rewards and turn limits of the shipped cell for a file that says nothing of them: without, nothing would be
+    rewarded, and a task of twelve turns would end after four."""
+    shipped = load_yaml(find_config('worlds', 'panda_table'))
+    if 'reward' not in content:
+        content = {'task_rewards': shipped['task_rewards'], **content, 'reward': shipped['reward']}
+    given = content.get('turn_limits', {})
+    return {**content, 'turn_limits': {**shipped['turn_limits'], **given} if isinstance(given, dict) else given}
 
 
 def _check_reach(config: WorldConfig) -> None:

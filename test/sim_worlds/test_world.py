@@ -272,6 +272,22 @@ def test_a_task_may_weigh_its_terms_otherwise(tmp_path):
     assert costs == {'sort': -7.0, 'pick': -0.05}
 
 
+def test_a_world_file_without_rewards_and_turn_limits_has_those_of_the_shipped_cell(tmp_path):
+    path, shipped = tmp_path / 'odd.yaml', load_world('panda_table')
+    content = 'name: odd\nobjects: {cubes: 1, pads: 1, palette: {red: [1, 0, 0]}}\n'
+    path.write_text(content)
+    plain = load_world(str(path))
+    assert plain.reward == shipped.reward and plain.task_rewards == shipped.task_rewards
+    assert plain.turn_limits == shipped.turn_limits
+    path.write_text(content + 'reward: {success: 2.0}\nturn_limits: {sort: 20}\n')
+    own = load_world(str(path))
+    assert own.reward == {'success': 2.0} and own.task_rewards == {}
+    assert own.turn_limits == {**shipped.turn_limits, 'sort': 20}
+    path.write_text(content + 'turn_limits: 7\n')
+    with pytest.raises(UserError, match='turn_limits'):
+        load_world(str(path))
+
+
 @pytest.mark.parametrize(('rewards', 'told'), [
     ('{juggle: {cost: 1.0}}', r'odd\.yaml: task_rewards names .juggle'),
     ('{sort: {fame: 1.0}}', r'odd\.yaml: reward names .fame')])

@@ -86,15 +86,16 @@ def _check(ablation: Ablation, jobs: int) -> None:
 
     if configs[0].env == 'cell':
         check_names(ablation.evaluate.tasks, ablation.evaluate.worlds)
+    plan = plan_of_grid(ablation.evaluate)
     for model in {config.model for config in configs}:
         find_policy(model)
-        check_cell_is_unseen(model, plan_of_grid(ablation.evaluate))
+        check_cell_is_unseen(model, plan)
     if jobs > 1 and os.environ.get('ROS_DOMAIN_ID') and any(c.env == 'cell' and c.transport == 'ros' for c in configs):
         raise UserError('ROS_DOMAIN_ID is set, but --jobs runs worlds of equal names side by side: unset it, and each '
                         'run takes a domain that is free')
     for cell in ablation.cells:
         check_settings(cell)
-        check_worlds(cell, plan_of_grid(ablation.evaluate))
+        check_worlds(cell, plan)
 
 
 def _print_plan(ablation: Ablation, waiting: list[Cell]) -> None:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from vlm_agent_ros.errors import UserError
 
+from ..rl.run_folder import claimed
+
 if TYPE_CHECKING:  # these bring PyTorch with them
     from ..progress import Phase
     from .line import Line
@@ -37,15 +39,13 @@ def run(args: argparse.Namespace) -> None:
 
     plan = load_plan(args.plan)
     folder = args.out or Path('runs/pilots') / Path(args.plan).stem
-    # After the plan, because these bring PyTorch.
-    from ..rl.run_folder import claimed
-
     with claimed(folder, 'pilot', '--out'):
         print(_run(plan, folder))
 
 
 def _run(plan: Plan, folder: Path) -> str:
     """The pilot in a folder that is this process' alone; returns the closing words."""
+    # After the plan, because these bring PyTorch.
     from ..progress import Progress
     from .decision import RUNNING, sequential_test, verdict_of
     from .line import open_line

@@ -9,6 +9,8 @@ from typing import Any
 from vlm_agent_ros.config import find_config, load_yaml, parse
 from vlm_agent_ros.errors import UserError
 
+from ..rl.run_folder import claimed
+
 _STAGES = ('vision', 'text', 'joint')
 
 
@@ -38,7 +40,6 @@ def run(args: argparse.Namespace) -> None:
     # Imported here: PyTorch takes a second that `--help` should not.
     from transformers.utils.logging import disable_progress_bar
 
-    from ..rl.run_folder import claimed
     from .sft_trainer import SftConfig, SftTrainer
 
     disable_progress_bar()
